@@ -1,0 +1,479 @@
+"""The ledger: what was loaded and what was built, in the order of one durable logical clock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, text
+
+from lineage_orch.errors import LedgerError
+from lineage_orch.ledger_schema import Database, run
+from lineage_orch.lock import BuildLock, Holder, take_lock
+from lineage_orch.snapshot import LedgerSnapshot, Moment, NodeFact
+from lineage_orch.updates import SourceUpdate
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_PRUNE_EVERY = timedelta(days=1)
+# In the marks table, beside the marks of users.
+_PRUNED = "lineage_orch.pruned_at"
+# How many ids go into one IN (...): far below the limits of both engines.
+_CHUNK = 1000
+
+_CLOCK = "SELECT id, tick FROM lineage_orch_clocks WHERE project = :project AND target = :target"
+_READ_CLOCK = text(_CLOCK)
+# The row lock is the order of the ledger: it is held until the commit, so ticks are given in commit order.
+_LOCK_CLOCK = text(_CLOCK + " FOR UPDATE")
+_NEW_CLOCK = text(
+    "INSERT INTO lineage_orch_clocks (project, target, tick) VALUES (:project, :target, 0) ON CONFLICT DO NOTHING"
+)
+_ADVANCE_CLOCK = text(
+    "UPDATE lineage_orch_clocks SET tick = tick + :count "
+    "WHERE project = :project AND target = :target RETURNING id, tick"
+)
+_SET_CLOCK = text("UPDATE lineage_orch_clocks SET tick = :tick WHERE id = :clock")
+_ADD_UPDATE = text(
+    "INSERT INTO lineage_orch_updates "
+    "(clock_id, tick, source, update_id, loaded_at, recorded_at, flow_run_id, producer) "
+    "VALUES (:clock, :tick, :source, :update_id, :loaded_at, :recorded_at, :flow_run_id, :producer) "
+    "ON CONFLICT (clock_id, source, update_id) DO NOTHING"
+)
+_TICK_OF_UPDATE = text(
+    "SELECT tick FROM lineage_orch_updates WHERE clock_id = :clock AND source = :source AND update_id = :update_id"
+)
+_SET_SOURCE = text(
+    "INSERT INTO lineage_orch_sources (clock_id, source, tick) VALUES (:clock, :source, :tick) "
+    "ON CONFLICT (clock_id, source) DO UPDATE SET tick = excluded.tick"
+)
+_ADD_BUILD = text(
+    "INSERT INTO lineage_orch_builds (clock_id, node, tick, built_at) "
+    "VALUES (:clock, :node, :tick, :built_at) "
+    "ON CONFLICT (clock_id, node, tick) DO UPDATE SET built_at = excluded.built_at"
+)
+_SET_NODE = text(
+    "INSERT INTO lineage_orch_nodes (clock_id, node, tick, built_at, checksum) "
+    "VALUES (:clock, :node, :tick, :built_at, :checksum) "
+    "ON CONFLICT (clock_id, node) DO UPDATE "
+    "SET tick = excluded.tick, built_at = excluded.built_at, checksum = excluded.checksum "
+    "WHERE excluded.tick >= lineage_orch_nodes.tick"
+)
+_SOURCES = text("SELECT source, tick FROM lineage_orch_sources WHERE clock_id = :clock")
+_NODES = text("SELECT node, tick, built_at, checksum FROM lineage_orch_nodes WHERE clock_id = :clock")
+_PRODUCERS = text("SELECT source FROM lineage_orch_producers WHERE clock_id = :clock")
+_ADD_PRODUCER = text(
+    "INSERT INTO lineage_orch_producers (clock_id, source) VALUES (:clock, :source) ON CONFLICT DO NOTHING"
+)
+_UPDATES_OF_ALL = text("SELECT source, tick, loaded_at FROM lineage_orch_updates WHERE clock_id = :clock ORDER BY tick")
+_UPDATES_OF = text(
+    "SELECT source, tick, loaded_at FROM lineage_orch_updates WHERE clock_id = :clock AND source IN :ids ORDER BY tick"
+).bindparams(bindparam("ids", expanding=True))
+_BUILDS_OF_ALL = text("SELECT node, tick, built_at FROM lineage_orch_builds WHERE clock_id = :clock ORDER BY tick")
+_BUILDS_OF = text(
+    "SELECT node, tick, built_at FROM lineage_orch_builds WHERE clock_id = :clock AND node IN :ids ORDER BY tick"
+).bindparams(bindparam("ids", expanding=True))
+_RECENT = text(
+    "SELECT tick, source, update_id, loaded_at, flow_run_id, producer FROM lineage_orch_updates "
+    "WHERE clock_id = :clock AND tick > :after ORDER BY tick DESC LIMIT :limit"
+)
+_PRUNE_UPDATES = text(
+    "DELETE FROM lineage_orch_updates WHERE clock_id = :clock AND recorded_at < :before "
+    "AND tick NOT IN (SELECT tick FROM lineage_orch_sources WHERE clock_id = :clock)"
+)
+_PRUNE_BUILDS = text(
+    "DELETE FROM lineage_orch_builds WHERE clock_id = :clock AND built_at < :before AND NOT EXISTS ("
+    "SELECT 1 FROM lineage_orch_nodes AS newest WHERE newest.clock_id = lineage_orch_builds.clock_id "
+    "AND newest.node = lineage_orch_builds.node AND newest.tick = lineage_orch_builds.tick)"
+)
+_MARK = text("SELECT value FROM lineage_orch_marks WHERE clock_id = :clock AND name = :name")
+_SET_MARK = text(
+    "INSERT INTO lineage_orch_marks (clock_id, name, value) VALUES (:clock, :name, :value) "
+    "ON CONFLICT (clock_id, name) DO UPDATE SET value = excluded.value"
+)
+_HOLDER = text("SELECT who, since FROM lineage_orch_holders WHERE clock_id = :clock")
+_SET_HOLDER = text(
+    "INSERT INTO lineage_orch_holders (clock_id, who, since) VALUES (:clock, :who, :since) "
+    "ON CONFLICT (clock_id) DO UPDATE SET who = excluded.who, since = excluded.since"
+)
+_DROP_HOLDER = text("DELETE FROM lineage_orch_holders WHERE clock_id = :clock")
+
+
+class Ledger:
+    """What was loaded and built in one dbt project and target, ordered by a logical clock of its own.
+
+    Every method is one transaction: all of it is on the disk when it returns, or none of it ever is. Methods
+    may be called from any thread and process. Constructing does no I/O; the first use creates what is missing.
+
+    Args:
+        url: ``sqlite:///folder/ledger.db`` (its folder is created), ``sqlite://`` (in memory, this object's
+            own), or ``postgresql+psycopg://user:password@host/database``.
+        project: The dbt project's name.
+        target: The dbt target's name. Each (project, target) has its own clock, facts and lock.
+        keep_days: History older than this many days may be pruned; newest facts are kept for ever.
+
+    Raises:
+        LedgerUnavailableError: the url cannot be read, here; from every method, that the ledger cannot be
+            reached, read or written. The same object works again after the mend.
+        LedgerSchemaError: from every method, that a newer release wrote the ledger.
+        ValueError: an empty project or target, or a ``keep_days`` below 1.
+    """
+
+    def __init__(self, url: str, *, project: str, target: str, keep_days: int = 90) -> None:
+        if not project or not target:
+            raise ValueError(f"a ledger needs a project and a target, got {project!r} and {target!r}")
+        if keep_days < 1:
+            raise ValueError(f"keep_days must be 1 or more, got {keep_days!r}")
+        self.project = project
+        self.target = target
+        self.keep_days = keep_days
+        self._database = Database(url)
+        self._scope: dict[str, Any] = {"project": project, "target": target}
+        self._memory_lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Ledger({self._database.shown!r}, project={self.project!r}, target={self.target!r})"
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """The url, with its password hidden."""
+        return self._database.shown
+
+    def close(self) -> None:
+        """Close all connections; a later use opens them again. A ledger in memory is then empty."""
+        self._database.close()
+
+    # -- loads ----------------------------------------------------------------------------------------------
+
+    def record_updates(self, updates: Iterable[SourceUpdate], *, now: datetime | None = None) -> int:
+        """Record loads, each at the next tick, in the order given: all of them or none.
+
+        The same ``(source, update_id)`` twice, in one call or at any time later, is one update and keeps its
+        first tick and times.
+
+        Args:
+            updates: Loads whose ``source`` is a unique_id, as ``source.package.source_name.table``.
+            now: When they are recorded (aware); ``prune`` counts from it. Default: the clock on the wall.
+
+        Returns:
+            The tick of the last update given (its first tick, if it was known); the clock's reading if none
+            was given.
+
+        Raises:
+            LedgerError: a source is no unique_id.
+            ValueError: a time without time zone.
+        """
+        recorded_at = _micros(_now(now), "now")
+        rows: list[dict[str, Any]] = [
+            {
+                "source": _source_id(update.source),
+                "update_id": update.update_id,
+                "loaded_at": _micros(update.loaded_at, f"loaded_at of the update of {update.source!r}"),
+                "recorded_at": recorded_at,
+                "flow_run_id": update.flow_run_id,
+                "producer": update.producer,
+            }
+            for update in updates
+        ]
+        if not rows:
+            with self._database.read() as connection:
+                return self._read_clock(connection)[1]
+        with self._write(ticks=len(rows)) as (connection, clock, reserved):
+            tick = last = reserved - len(rows)
+            newest: dict[str, int] = {}
+            for row in rows:
+                row |= {"clock": clock, "tick": tick + 1}
+                if run(connection, _ADD_UPDATE, row).rowcount:
+                    last = tick = tick + 1
+                    newest[row["source"]] = tick
+                else:
+                    known = {"clock": clock, "source": row["source"], "update_id": row["update_id"]}
+                    last = int(connection.execute(_TICK_OF_UPDATE, known).scalar_one())
+            for source, at in newest.items():
+                run(connection, _SET_SOURCE, {"clock": clock, "source": source, "tick": at})
+            if tick != reserved:
+                # Duplicates take no tick; nobody saw the clock meanwhile.
+                connection.execute(_SET_CLOCK, {"clock": clock, "tick": tick})
+            return last
+
+    def register_producers(self, sources: Iterable[str]) -> None:
+        """Note that something loads these sources (unique_ids), so that they count as moving.
+
+        Known ones change nothing and cost one read.
+
+        Raises:
+            LedgerError: a source is no unique_id.
+        """
+        wanted = {_source_id(source) for source in sources}
+        if not wanted:
+            return
+        with self._database.read() as connection:
+            clock, _ = self._read_clock(connection)
+            wanted -= set(connection.execute(_PRODUCERS, {"clock": clock}).scalars())
+        if wanted:
+            with self._write() as (connection, clock, _):
+                connection.execute(_ADD_PRODUCER, [{"clock": clock, "source": each} for each in sorted(wanted)])
+
+    def updates_since(self, tick: int, *, limit: int = 100) -> list[tuple[int, SourceUpdate]]:
+        """Return up to ``limit`` updates with a higher tick than this, newest first, each with its tick."""
+        with self._database.read() as connection:
+            clock, _ = self._read_clock(connection)
+            rows = connection.execute(_RECENT, {"clock": clock, "after": tick, "limit": limit}).all()
+        return [
+            (row.tick, SourceUpdate(row.source, row.update_id, _time(row.loaded_at), row.flow_run_id, row.producer))
+            for row in rows
+        ]
+
+    def recent_updates(self, limit: int = 20) -> list[tuple[int, SourceUpdate]]:
+        """Return the last ``limit`` updates that are still kept, newest first, each with its tick."""
+        return self.updates_since(0, limit=limit)
+
+    # -- builds ---------------------------------------------------------------------------------------------
+
+    def begin_build(
+        self, *, now: datetime | None = None, history_of: Collection[str] | None = None
+    ) -> tuple[int, LedgerSnapshot]:
+        """Take the next tick for a build run, and the ledger as it is at that tick.
+
+        The snapshot holds every update with a lower tick and none with a higher one: what lands later stays
+        owed. Once a day this also prunes.
+
+        Args:
+            now: Decides only whether to prune, and what. Default: the clock on the wall.
+            history_of: See :meth:`snapshot`.
+
+        Returns:
+            ``(R, snapshot)`` with ``snapshot.tick == R``; record what was built well at R.
+        """
+        moment = _now(now)
+        at = _micros(moment, "now")
+        with self._write(ticks=1) as (connection, clock, tick):
+            pruned = connection.execute(_MARK, {"clock": clock, "name": _PRUNED}).scalar()
+            if pruned is None or at - int(pruned) >= _PRUNE_EVERY // _MICROSECOND:
+                self._prune(connection, clock, moment)
+            return tick, _read_snapshot(connection, clock, tick, history_of)
+
+    def snapshot(self, *, history_of: Collection[str] | None = None) -> LedgerSnapshot:
+        """Return the ledger at one instant; the clock does not move.
+
+        Args:
+            history_of: The source and node ids whose history to load; ``None`` loads all that is kept.
+        """
+        with self._database.read() as connection:
+            clock, tick = self._read_clock(connection)
+            return _read_snapshot(connection, clock, tick, history_of)
+
+    def record_built(
+        self,
+        tick: int,
+        node_ids: Iterable[str],
+        *,
+        built_at: datetime,
+        checksums: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record nodes that were built well in the run of this tick.
+
+        A node's tick never falls: if a later run recorded it already, this one goes into the history only.
+
+        Args:
+            tick: The R of :meth:`begin_build`.
+            node_ids: unique_ids of models, snapshots and seeds.
+            built_at: When they were done (aware).
+            checksums: Node id to the checksum of the code it ran; ``None`` is stored for the others.
+
+        Raises:
+            LedgerError: the clock never gave out this tick; a higher one would hide updates to come.
+            ValueError: ``built_at`` has no time zone.
+        """
+        if isinstance(node_ids, str):
+            raise TypeError(f"node_ids must be a list of ids, got the one string {node_ids!r}")
+        at = _micros(built_at, "built_at")
+        known = checksums or {}
+        nodes = sorted(set(node_ids))
+        if not nodes:
+            return
+        with self._write() as (connection, clock, now):
+            if not 1 <= tick <= now:
+                raise LedgerError(
+                    f"the ledger {self.url} never gave out tick {tick} for {self.project}/{self.target} (its "
+                    f"clock is at {now}): use the tick of begin_build; if the ledger was deleted or replaced "
+                    "while the build ran, build again"
+                )
+            rows = [
+                {"clock": clock, "node": node, "tick": tick, "built_at": at, "checksum": known.get(node)}
+                for node in nodes
+            ]
+            connection.execute(_ADD_BUILD, rows)
+            connection.execute(_SET_NODE, rows)
+
+    def prune(self, *, now: datetime) -> int:
+        """Remove updates and builds older than ``keep_days`` before ``now``; return how many.
+
+        The newest update of a source and the newest build of a node always stay. A pruned ``update_id`` that
+        comes once more is a new update: one build too many, never one too few.
+        """
+        with self._write() as (connection, clock, _):
+            return self._prune(connection, clock, now)
+
+    def _prune(self, connection: Connection, clock: int, now: datetime) -> int:
+        before = {"clock": clock, "before": _micros(now - timedelta(days=self.keep_days), "now")}
+        removed = sum(connection.execute(each, before).rowcount for each in (_PRUNE_UPDATES, _PRUNE_BUILDS))
+        connection.execute(_SET_MARK, {"clock": clock, "name": _PRUNED, "value": str(_micros(now, "now"))})
+        return removed
+
+    # -- marks ----------------------------------------------------------------------------------------------
+
+    def mark(self, name: str) -> str | None:
+        """Return the value of a mark of this (project, target), such as a watermark; ``None`` if never set."""
+        with self._database.read() as connection:
+            clock, _ = self._read_clock(connection)
+            value = connection.execute(_MARK, {"clock": clock, "name": name}).scalar()
+        return None if value is None else str(value)
+
+    def set_mark(self, name: str, value: str) -> None:
+        """Set a mark of this (project, target)."""
+        with self._write() as (connection, clock, _):
+            connection.execute(_SET_MARK, {"clock": clock, "name": name, "value": value})
+
+    # -- the build lock -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def build_lock(self, who: str) -> Iterator[BuildLock]:
+        """Hold the one build lock of this (project, target), or find at once that another has it.
+
+        ::
+
+            with ledger.build_lock(f"pid {os.getpid()} on {host}, flow run {name}") as held:
+                if not held:
+                    print("taken by", ledger.holder())
+                    return
+                ...
+                held.check()  # in a long build, now and then
+
+        Processes, threads and Ledger objects all exclude each other; the same thread does not get it twice.
+        When its holder dies, however that happens, the lock is free. In memory, it is this object's own.
+
+        Args:
+            who: Names the holder for people that find it taken.
+        """
+        held = BuildLock(take_lock(self._database, self._lock_scope(), self._memory_lock))
+        try:
+            if held:
+                with self._write() as (connection, clock, _):
+                    since = _micros(datetime.now(UTC), "since")
+                    connection.execute(_SET_HOLDER, {"clock": clock, "who": who, "since": since})
+            yield held
+        finally:
+            if held:
+                try:
+                    # A name that stays behind does no harm: it is read only when the lock is taken.
+                    with suppress(LedgerError), self._write() as (connection, clock, _):
+                        connection.execute(_DROP_HOLDER, {"clock": clock})
+                finally:
+                    held.release()
+
+    def holder(self) -> Holder | None:
+        """Return who took the build lock last and did not give it back.
+
+        Ask it after the lock was found taken: a holder that was killed is still named here.
+        """
+        with self._database.read() as connection:
+            clock, _ = self._read_clock(connection)
+            row = connection.execute(_HOLDER, {"clock": clock}).one_or_none()
+        return None if row is None else Holder(row.who, _time(row.since))
+
+    def _lock_scope(self) -> str:
+        # Lengths keep ("a", "b.c") and ("a.b", "c") apart.
+        return f"lineage_orch {len(self.project)} {self.project} {self.target}"
+
+    # -- the clock ------------------------------------------------------------------------------------------
+
+    def _read_clock(self, connection: Connection) -> tuple[int, int]:
+        """Return (clock id, tick); (0, 0) for a scope that nobody wrote to."""
+        row = connection.execute(_READ_CLOCK, self._scope).one_or_none()
+        return (0, 0) if row is None else (row[0], row[1])
+
+    @contextmanager
+    def _write(self, *, ticks: int = 0) -> Iterator[tuple[Connection, int, int]]:
+        """One write transaction of this scope, taking so many ticks: (connection, clock id, the last tick).
+
+        Every writer locks the clock's row first, so the writes of one scope run one after the other: ticks
+        come in commit order, ``begin_build`` reads one state, and no two writers can deadlock.
+        """
+        if ticks:
+            lock, scope = _ADVANCE_CLOCK, self._scope | {"count": ticks}
+        else:
+            # BEGIN IMMEDIATE locked the whole file on SQLite, which has no FOR UPDATE.
+            lock, scope = (_READ_CLOCK if self._database.is_sqlite else _LOCK_CLOCK), self._scope
+        with self._database.write() as connection:
+            row = run(connection, lock, scope).fetchone()
+            if row is None:
+                connection.execute(_NEW_CLOCK, self._scope)
+                row = connection.execute(lock, scope).one()
+            yield connection, row[0], row[1]
+
+
+def _read_snapshot(connection: Connection, clock: int, tick: int, history_of: Collection[str] | None) -> LedgerSnapshot:
+    scope = {"clock": clock}
+    source_history: dict[str, list[Moment]] = {}
+    node_history: dict[str, list[Moment]] = {}
+    for history, of_all, of_some in (
+        (source_history, _UPDATES_OF_ALL, _UPDATES_OF),
+        (node_history, _BUILDS_OF_ALL, _BUILDS_OF),
+    ):
+        if history_of is None:
+            chunks: list[Sequence[str] | None] = [None]
+        else:
+            ids = sorted(set(history_of))
+            chunks = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
+        for chunk in chunks:
+            found = (
+                connection.execute(of_all, scope)
+                if chunk is None
+                else connection.execute(of_some, {"clock": clock, "ids": chunk})
+            )
+            for name, at_tick, at in found:
+                history.setdefault(name, []).append(Moment(at_tick, _time(at)))
+    return LedgerSnapshot(
+        tick=tick,
+        sources={row[0]: row[1] for row in connection.execute(_SOURCES, scope)},
+        nodes={row[0]: NodeFact(row[1], _time(row[2]), row[3]) for row in connection.execute(_NODES, scope)},
+        producers=frozenset(connection.execute(_PRODUCERS, scope).scalars()),
+        source_history=source_history,
+        node_history=node_history,
+    )
+
+
+def _source_id(name: str) -> str:
+    if not name.startswith("source."):
+        raise LedgerError(
+            f"the ledger takes sources by their unique_id (source.package.source_name.table), got {name!r}; "
+            "resolve it first with Lineage.resolve_source"
+        )
+    return name
+
+
+def _now(now: datetime | None) -> datetime:
+    return datetime.now(UTC) if now is None else now
+
+
+def _micros(moment: datetime, what: str) -> int:
+    """Exact microseconds since 1970, UTC."""
+    if moment.utcoffset() is None:
+        raise ValueError(f"{what} has no time zone: {moment!r}; use datetime.now(UTC)")
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _time(micros: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=micros)

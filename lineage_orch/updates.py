@@ -1,0 +1,77 @@
+"""One load of one source: what a producer reports, and what travels to the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class SourceUpdate:
+    """One load of one source.
+
+    ``source`` is a name as the design allows it (``source_name.table``, with or without the package, or a
+    unique_id); the ledger takes unique_ids only. ``update_id`` makes the record idempotent: the same
+    ``(source, update_id)`` twice is one update. ``loaded_at`` is an aware datetime, kept in UTC.
+    ``flow_run_id`` and ``producer`` say who loaded it, for people who ask later.
+
+    Raises ``ValueError`` for an empty name or id, or a ``loaded_at`` without a time zone.
+    """
+
+    source: str
+    update_id: str
+    loaded_at: datetime
+    flow_run_id: str | None = None
+    producer: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.source or not self.update_id:
+            raise ValueError(
+                f"an update needs a source and an update_id, got source={self.source!r}, "
+                f"update_id={self.update_id!r}"
+            )
+        if self.loaded_at.tzinfo is None:
+            raise ValueError(
+                f"loaded_at of the update of {self.source!r} has no time zone: {self.loaded_at!r}; "
+                "use datetime.now(UTC)"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the update as JSON-ready values, for the parameters of a flow run."""
+        out: dict[str, Any] = {
+            "source": self.source,
+            "update_id": self.update_id,
+            "loaded_at": self.loaded_at.astimezone(UTC).isoformat(),
+        }
+        if self.flow_run_id is not None:
+            out["flow_run_id"] = self.flow_run_id
+        if self.producer is not None:
+            out["producer"] = self.producer
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SourceUpdate:
+        """Read what :meth:`to_dict` wrote.
+
+        Keys that this release does not know are ignored, so that a newer load can talk to an older worker.
+        Raises ``ValueError`` that names the missing or unreadable key.
+        """
+        try:
+            loaded_at = data["loaded_at"]
+            if not isinstance(loaded_at, datetime):
+                loaded_at = datetime.fromisoformat(str(loaded_at))
+            return cls(
+                source=str(data["source"]),
+                update_id=str(data["update_id"]),
+                loaded_at=loaded_at,
+                flow_run_id=_optional(data.get("flow_run_id")),
+                producer=_optional(data.get("producer")),
+            )
+        except KeyError as missing:
+            raise ValueError(f"the update {dict(data)!r} has no {missing.args[0]!r}") from None
+
+
+def _optional(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,601 @@
+"""The ledger: one durable logical clock per (project, target), and what happened at each of its ticks."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from sqlalchemy import Connection, event, text
+from sqlalchemy.pool import Pool
+
+from lineage_orch import ledger_schema
+from lineage_orch.errors import LedgerError, LedgerSchemaError, LedgerUnavailableError
+from lineage_orch.ledger import Ledger
+from lineage_orch.snapshot import LedgerSnapshot, Moment, NodeFact
+from lineage_orch.updates import SourceUpdate
+
+NOW = datetime(2026, 5, 17, 12, 30, 0, 123457, tzinfo=UTC)
+ORDERS, ITEMS, SHOPS = "source.shop.raw.orders", "source.shop.raw.items", "source.shop.raw.shops"
+MART, STAGE = "model.shop.mart", "model.shop.stage"
+
+
+def load(source: str = ORDERS, update_id: str = "1", at: datetime = NOW) -> SourceUpdate:
+    return SourceUpdate(source, update_id, at, flow_run_id="run-" + update_id, producer="export")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture(params=["file", "memory"])
+def ledger(request: pytest.FixtureRequest, path: Path) -> Iterator[Ledger]:
+    url = f"sqlite:///{path}" if request.param == "file" else "sqlite://"
+    with Ledger(url, project="shop", target="prod") as made:
+        yield made
+
+
+def open_file(path: Path, project: str = "shop", target: str = "prod") -> Ledger:
+    return Ledger(f"sqlite:///{path}", project=project, target=target)
+
+
+def execute(path: Path, sql: str) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(path)
+    try:
+        with connection:
+            return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+# -- loads ----------------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_that_nobody_used_is_empty(ledger: Ledger) -> None:
+    assert ledger.snapshot() == LedgerSnapshot()
+    assert ledger.record_updates([]) == 0
+
+
+def test_each_update_takes_its_own_next_tick_in_the_order_given(ledger: Ledger) -> None:
+    assert ledger.record_updates([load(ORDERS), load(ITEMS), load(ORDERS, "2")]) == 3
+    assert ledger.record_updates([load(SHOPS)]) == 4
+    snapshot = ledger.snapshot()
+    assert snapshot.tick == 4
+    assert snapshot.sources == {ORDERS: 3, ITEMS: 2, SHOPS: 4}
+    assert [moment.tick for moment in snapshot.source_history[ORDERS]] == [1, 3]
+
+
+def test_the_same_update_twice_is_one_update_with_its_first_tick(ledger: Ledger) -> None:
+    assert ledger.record_updates([load(), load(ITEMS), load()]) == 1, "the last given is the first one again"
+    assert ledger.record_updates([load(at=NOW + timedelta(hours=1))]) == 1
+    assert ledger.record_updates([load(), load(ORDERS, "2")]) == 3, "duplicates leave no gap"
+    snapshot = ledger.snapshot()
+    assert (snapshot.tick, snapshot.sources) == (3, {ORDERS: 3, ITEMS: 2})
+    assert snapshot.source_history[ORDERS] == [Moment(1, NOW), Moment(3, NOW)]
+
+
+def test_the_same_id_of_two_sources_is_two_updates(ledger: Ledger) -> None:
+    assert ledger.record_updates([load(ORDERS, "x"), load(ITEMS, "x")]) == 2
+
+
+def test_all_updates_of_a_call_are_recorded_or_none(ledger: Ledger) -> None:
+    with pytest.raises(LedgerError, match=r"'raw\.orders'.*Lineage\.resolve_source"):
+        ledger.record_updates([load(ITEMS), load("raw.orders")])
+    with pytest.raises(LedgerError, match="cannot store a value"):
+        ledger.record_updates([load(ITEMS), load(ORDERS, "half \ud800")])
+    assert ledger.snapshot() == LedgerSnapshot()
+    assert ledger.record_updates([load()]) == 1
+
+
+def test_times_come_back_in_utc_exact_to_the_microsecond(ledger: Ledger) -> None:
+    there = timezone(timedelta(hours=5, minutes=45))
+    ledger.record_updates([load(at=NOW.astimezone(there)), load(ITEMS, at=datetime.max.replace(tzinfo=UTC))])
+    history = ledger.snapshot().source_history
+    assert history[ORDERS][0].at == NOW
+    assert history[ORDERS][0].at.tzinfo is UTC
+    assert history[ITEMS][0].at == datetime.max.replace(tzinfo=UTC)
+
+
+def test_naive_times_are_refused(ledger: Ledger) -> None:
+    naive = NOW.replace(tzinfo=None)
+    for call in (
+        lambda: ledger.record_updates([load()], now=naive),
+        lambda: ledger.begin_build(now=naive),
+        lambda: ledger.record_built(1, [MART], built_at=naive),
+        lambda: ledger.prune(now=naive),
+    ):
+        with pytest.raises(ValueError, match="no time zone"):
+            call()
+    assert ledger.snapshot().tick == 0
+
+
+def test_recent_updates_come_back_whole_newest_first(ledger: Ledger) -> None:
+    updates = [load(ORDERS, str(n)) for n in range(1, 6)]
+    ledger.record_updates(updates)
+    assert ledger.recent_updates(2) == [(5, updates[4]), (4, updates[3])]
+    assert ledger.updates_since(3) == [(5, updates[4]), (4, updates[3])]
+    assert ledger.updates_since(5) == []
+
+
+def test_producers_are_registered_once_and_known_ones_write_nothing(path: Path) -> None:
+    ledger = open_file(path)
+    ledger.register_producers([ORDERS, ITEMS, ORDERS])
+    # Another writer has the file: a call that wrote would have to wait for it.
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    ledger.register_producers([ITEMS])
+    ledger.register_producers([])
+    other.close()
+    assert ledger.snapshot().producers == {ORDERS, ITEMS}
+    with pytest.raises(LedgerError, match="resolve_source"):
+        ledger.register_producers(["raw.orders"])
+
+
+# -- builds ---------------------------------------------------------------------------------------------------
+
+
+def test_a_build_takes_a_tick_and_sees_exactly_what_came_before(ledger: Ledger) -> None:
+    ledger.record_updates([load()])
+    ledger.register_producers([ITEMS])
+    tick, snapshot = ledger.begin_build()
+    assert tick == snapshot.tick == 2
+    assert ledger.record_updates([load(ORDERS, "while building")]) == 3
+    assert snapshot == LedgerSnapshot(
+        tick=2,
+        sources={ORDERS: 1},
+        producers=frozenset({ITEMS}),
+        source_history={ORDERS: [Moment(1, NOW)]},
+    )
+
+
+def test_nodes_are_recorded_with_their_tick_time_and_checksum(ledger: Ledger) -> None:
+    first, _ = ledger.begin_build()
+    ledger.record_built(first, [MART, STAGE], built_at=NOW, checksums={MART: "abc"})
+    ledger.record_built(first, [], built_at=NOW)
+    assert ledger.snapshot().nodes == {MART: NodeFact(first, NOW, "abc"), STAGE: NodeFact(first, NOW, None)}
+
+
+def test_a_late_writer_never_lowers_a_node(ledger: Ledger) -> None:
+    early, _ = ledger.begin_build()
+    late, _ = ledger.begin_build()
+    ledger.record_built(late, [MART], built_at=NOW, checksums={MART: "new"})
+    ledger.record_built(early, [MART, STAGE], built_at=NOW + timedelta(hours=1), checksums={MART: "old"})
+    snapshot = ledger.snapshot()
+    assert snapshot.nodes[MART] == NodeFact(late, NOW, "new")
+    assert snapshot.nodes[STAGE].tick == early
+    assert [moment.tick for moment in snapshot.node_history[MART]] == [early, late]
+
+
+@pytest.mark.parametrize("tick", [-1, 0, 2])
+def test_a_tick_that_was_never_given_out_is_refused(ledger: Ledger, tick: int) -> None:
+    ledger.begin_build()
+    with pytest.raises(LedgerError, match=f"never gave out tick {tick} .*begin_build"):
+        ledger.record_built(tick, [MART], built_at=NOW)
+    assert ledger.snapshot().nodes == {}
+
+
+def test_one_string_is_no_list_of_nodes(ledger: Ledger) -> None:
+    tick, _ = ledger.begin_build()
+    with pytest.raises(TypeError, match=MART):
+        ledger.record_built(tick, MART, built_at=NOW)
+
+
+def test_histories_are_limited_to_those_asked_for(ledger: Ledger) -> None:
+    ledger.record_updates([load(ORDERS), load(ITEMS)])
+    tick, _ = ledger.begin_build()
+    ledger.record_built(tick, [MART, STAGE], built_at=NOW)
+    many = [ORDERS, MART, *(f"model.shop.m{n}" for n in range(2500))]
+    for snapshot in (ledger.snapshot(history_of=many), ledger.begin_build(history_of=many)[1]):
+        assert snapshot.source_history == {ORDERS: [Moment(1, NOW)]}
+        assert snapshot.node_history == {MART: [Moment(3, NOW)]}
+        assert set(snapshot.sources) == {ORDERS, ITEMS}
+    ledger.record_built(tick, many[2:], built_at=NOW)
+    assert set(ledger.snapshot(history_of=many).node_history) == {MART, *many[2:]}
+    assert ledger.snapshot(history_of=[]).source_history == {}
+    assert set(ledger.snapshot().node_history) == {MART, STAGE, *many[2:]}
+
+
+def test_dbt_threads_may_record_while_others_read(ledger: Ledger) -> None:
+    tick, _ = ledger.begin_build()
+    nodes = [f"model.shop.m{n}" for n in range(60)]
+
+    def build(node: str) -> None:
+        ledger.record_built(tick, [node], built_at=NOW)
+        assert node in ledger.snapshot().nodes
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(build, nodes))
+    assert set(ledger.snapshot().nodes) == set(nodes)
+
+
+# -- scopes, marks, pruning -----------------------------------------------------------------------------------
+
+
+def test_projects_and_targets_share_a_file_and_nothing_else(path: Path) -> None:
+    one = open_file(path)
+    one.record_updates([load(), load(ITEMS)])
+    one.register_producers([ORDERS])
+    one.set_mark("watermark", "x")
+    one.record_built(one.begin_build(now=NOW)[0], [MART], built_at=NOW)
+    for other in (open_file(path, target="dev"), open_file(path, project="other")):
+        assert other.snapshot() == LedgerSnapshot()
+        assert other.recent_updates() == []
+        assert other.mark("watermark") is None
+        assert other.record_updates([load()]) == 1, "the same update_id is new to another scope"
+        assert other.prune(now=NOW + timedelta(days=1000)) == 0
+    assert one.snapshot().tick == 3
+    assert len(one.snapshot().node_history[MART]) == 1
+
+
+def test_marks(ledger: Ledger) -> None:
+    assert ledger.mark("seen") is None
+    ledger.set_mark("seen", "1")
+    ledger.set_mark("seen", "2")
+    assert (ledger.mark("seen"), ledger.mark("other")) == ("2", None)
+
+
+def test_prune_keeps_what_is_young_and_the_newest_of_each(ledger: Ledger) -> None:
+    old = NOW - timedelta(days=91)
+    ledger.record_updates([load(ORDERS, "1"), load(ORDERS, "2"), load(ITEMS, "1")], now=old)
+    tick, _ = ledger.begin_build(now=old)
+    ledger.record_built(tick, [MART, STAGE], built_at=old)
+    tick, _ = ledger.begin_build(now=old)
+    ledger.record_built(tick, [MART], built_at=old)
+    ledger.record_updates([load(SHOPS, "1"), load(SHOPS, "2")], now=NOW - timedelta(days=89))
+    before = ledger.snapshot()
+    assert ledger.prune(now=NOW) == 2
+    assert ledger.prune(now=NOW) == 0
+    after = ledger.snapshot()
+    assert (after.tick, after.sources, after.nodes) == (before.tick, before.sources, before.nodes)
+    ticks = {name: [moment.tick for moment in history] for name, history in after.source_history.items()}
+    assert ticks == {ORDERS: [2], ITEMS: [3], SHOPS: [6, 7]}
+    assert {name: len(history) for name, history in after.node_history.items()} == {MART: 1, STAGE: 1}
+    assert ledger.record_updates([load(ORDERS, "2")]) == 2, "the newest is still known"
+
+
+def test_a_build_prunes_at_most_once_a_day(ledger: Ledger) -> None:
+    old = NOW - timedelta(days=100)
+    ledger.begin_build(now=NOW)
+    ledger.record_updates([load(ORDERS, "1"), load(ORDERS, "2")], now=old)
+    assert len(ledger.begin_build(now=NOW + timedelta(hours=23))[1].source_history[ORDERS]) == 2
+    assert len(ledger.begin_build(now=NOW + timedelta(hours=24))[1].source_history[ORDERS]) == 1
+
+
+# -- against a model ------------------------------------------------------------------------------------------
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Any order of calls leaves the ledger as a few dictionaries would."""
+
+    sources = st.sampled_from([ORDERS, ITEMS, SHOPS])
+    node_sets = st.sets(st.sampled_from([MART, STAGE, "seed.shop.s"]), max_size=3)
+    times = st.datetimes(min_value=datetime(2000, 1, 1), timezones=st.just(UTC))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger("sqlite://", project="shop", target="prod")
+        self.tick = 0
+        self.updates: dict[tuple[str, str], Moment] = {}
+        self.builds: dict[str, dict[int, NodeFact]] = {}
+        self.producers: set[str] = set()
+
+    @rule(given=st.lists(st.tuples(sources, st.sampled_from("abcdef"), times), max_size=5))
+    def record(self, given: list[tuple[str, str, datetime]]) -> None:
+        last = self.tick
+        for source, update_id, at in given:
+            if (source, update_id) not in self.updates:
+                self.tick += 1
+                self.updates[source, update_id] = Moment(self.tick, at)
+            last = self.updates[source, update_id].tick
+        assert self.ledger.record_updates([SourceUpdate(*each) for each in given]) == last
+
+    @rule()
+    def begin(self) -> None:
+        self.tick += 1
+        # At a time when nothing is old enough to be pruned.
+        tick, snapshot = self.ledger.begin_build(now=datetime(2000, 1, 1, tzinfo=UTC))
+        assert tick == snapshot.tick == self.tick
+        assert snapshot == self.ledger.snapshot()
+
+    @rule(back=st.integers(0, 3), nodes=node_sets, at=times, checksum=st.none() | st.text("ab", max_size=2))
+    def built(self, back: int, nodes: set[str], at: datetime, checksum: str | None) -> None:
+        tick = self.tick - back
+        if tick < 1:
+            return
+        checksums = None if checksum is None else dict.fromkeys(nodes, checksum)
+        self.ledger.record_built(tick, nodes, built_at=at, checksums=checksums)
+        for node in nodes:
+            self.builds.setdefault(node, {})[tick] = NodeFact(tick, at, checksum)
+
+    @rule(which=st.sets(sources))
+    def register(self, which: set[str]) -> None:
+        self.ledger.register_producers(which)
+        self.producers |= which
+
+    @invariant()
+    def as_the_model(self) -> None:
+        histories: dict[str, list[Moment]] = {}
+        for (source, _), moment in self.updates.items():
+            histories.setdefault(source, []).append(moment)
+        assert self.ledger.snapshot() == LedgerSnapshot(
+            tick=self.tick,
+            sources={source: history[-1].tick for source, history in histories.items()},
+            nodes={node: builds[max(builds)] for node, builds in self.builds.items()},
+            producers=frozenset(self.producers),
+            source_history=histories,
+            node_history={
+                node: [Moment(tick, builds[tick].built_at) for tick in sorted(builds)]
+                for node, builds in self.builds.items()
+            },
+        )
+
+    def teardown(self) -> None:
+        self.ledger.close()
+
+
+def test_any_order_of_calls_is_as_the_model() -> None:
+    quick = settings(max_examples=30, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(LedgerMachine, settings=quick)
+
+
+# -- the file and its schema ----------------------------------------------------------------------------------
+
+
+def test_construction_touches_nothing_and_first_use_creates_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / ".lineage_orch"
+    ledger = open_file(folder / "ledger.db")
+    assert list(tmp_path.iterdir()) == []
+    ledger.record_updates([load()])
+    assert (folder / ".gitignore").read_text() == "*\n"
+
+
+def test_a_folder_that_was_there_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / ".lineage_orch").mkdir()
+    open_file(tmp_path / ".lineage_orch" / "ledger.db").snapshot()
+    open_file(tmp_path / "data" / "ledger.db").snapshot()
+    assert not list(tmp_path.rglob(".gitignore"))
+
+
+def test_a_relative_file_stays_the_same_when_the_working_directory_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ledger = Ledger("sqlite:///ledger.db", project="shop", target="prod")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ledger.record_updates([load()])
+    assert (tmp_path / "ledger.db").exists()
+
+
+def test_what_was_recorded_is_there_for_the_next_process_and_on_the_disk(path: Path) -> None:
+    ledger = open_file(path)
+    ledger.record_updates([load()])
+    with ledger._database.write() as connection:
+        pragmas = [connection.execute(text(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "synchronous")]
+    assert pragmas == ["wal", 2], "2 is FULL: a commit waits for the disk"
+    assert open_file(path).snapshot() == ledger.snapshot()
+
+
+def test_a_deleted_file_starts_a_new_ledger_instead_of_losing_loads(path: Path) -> None:
+    ledger = open_file(path)
+    ledger.record_updates([load(), load(ITEMS)])
+    for each in path.parent.glob("ledger.db*"):
+        each.unlink()
+    assert ledger.record_updates([load(SHOPS)]) == 1
+    assert open_file(path).snapshot().sources == {SHOPS: 1}
+
+
+def test_a_file_that_was_restored_under_an_open_ledger_is_the_ledger(path: Path) -> None:
+    ledger = open_file(path)
+    ledger.record_updates([load(), load(ITEMS)])
+    backup = path.parent / "elsewhere" / "ledger.db"
+    with open_file(backup) as other:
+        other.record_updates([load(SHOPS)])
+    for each in path.parent.glob("ledger.db-*"):
+        each.unlink()
+    backup.rename(path)
+    assert ledger.snapshot().sources == {SHOPS: 1}
+
+
+def test_many_first_uses_at_once_make_one_schema(path: Path) -> None:
+    start = threading.Barrier(8)
+
+    def first_use(number: int) -> int:
+        ledger = open_file(path)
+        start.wait()
+        return ledger.record_updates([load(ORDERS, str(number))])
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sorted(threads.map(first_use, range(8))) == list(range(1, 9))
+    assert execute(path, "SELECT version FROM lineage_orch_meta") == [(1,)]
+
+
+def test_an_older_ledger_is_brought_forward_and_keeps_its_facts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_file(path).record_updates([load()])
+
+    def version_2(connection: Connection) -> None:
+        connection.execute(text("ALTER TABLE lineage_orch_sources ADD COLUMN note TEXT"))
+
+    monkeypatch.setattr(ledger_schema, "MIGRATIONS", [*ledger_schema.MIGRATIONS, version_2])
+    for _ in range(2):
+        assert open_file(path).snapshot().sources == {ORDERS: 1}
+    assert execute(path, "SELECT version FROM lineage_orch_meta") == [(2,)]
+    assert execute(path, "SELECT note FROM lineage_orch_sources") == [(None,)]
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_migration_that_fails_leaves_the_ledger_as_it_was_and_is_tried_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, used: bool
+) -> None:
+    if used:
+        open_file(path).record_updates([load()])
+
+    def version_2(connection: Connection) -> None:
+        connection.execute(text("CREATE TABLE lineage_orch_new (x INTEGER)"))
+        if broken:
+            connection.execute(text("INSERT INTO lineage_orch_missing VALUES (1)"))
+
+    broken = True
+    monkeypatch.setattr(ledger_schema, "MIGRATIONS", [*ledger_schema.MIGRATIONS, version_2])
+    ledger = open_file(path)
+    tables = "SELECT count(*) FROM sqlite_master WHERE name LIKE 'lineage_orch_%'"
+    before = execute(path, tables)
+    with pytest.raises(LedgerUnavailableError, match="lineage_orch_missing"):
+        ledger.snapshot()
+    assert execute(path, tables) == before
+    broken = False
+    assert ledger.snapshot().tick == int(used)
+    assert execute(path, "SELECT version FROM lineage_orch_meta") == [(2,)]
+
+
+def test_a_newer_ledger_is_refused_with_both_versions_and_the_mend(path: Path) -> None:
+    open_file(path).snapshot()
+    execute(path, "UPDATE lineage_orch_meta SET version = 7")
+    ledger = open_file(path)
+    for _ in range(2):
+        with pytest.raises(LedgerSchemaError, match=r"version 7.*up to 1; .*pip install --upgrade lineage_orch"):
+            ledger.record_updates([load()])
+    execute(path, "UPDATE lineage_orch_meta SET version = 1")
+    assert ledger.record_updates([load()]) == 1
+
+
+# -- failures, and life after the mend ------------------------------------------------------------------------
+
+
+def assert_unavailable(ledger: Ledger, mend: str) -> None:
+    with pytest.raises(LedgerUnavailableError, match=mend) as caught:
+        ledger.record_updates([load(SHOPS, "again")])
+    assert ledger.url in str(caught.value)
+    assert "[SQL" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database(path: Path) -> None:
+    path.write_bytes(b"this is not a ledger " * 500)
+    ledger = open_file(path)
+    assert_unavailable(ledger, "file is damaged: restore it")
+    path.unlink()
+    assert ledger.record_updates([load()]) == 1
+
+
+def test_a_file_that_is_damaged_while_in_use(path: Path) -> None:
+    ledger = open_file(path)
+    ledger.record_updates([load()])
+    ledger.close()
+    good = path.read_bytes()
+    path.write_bytes(good[:100] + b"\xff" * (len(good) - 100))
+    assert_unavailable(ledger, "file is damaged: restore it")
+    path.write_bytes(good)
+    assert ledger.snapshot().sources == {ORDERS: 1}
+
+
+def test_a_folder_in_the_place_of_the_file(path: Path) -> None:
+    path.mkdir()
+    ledger = open_file(path)
+    assert_unavailable(ledger, "is a folder: name a file in it")
+    path.rmdir()
+    assert ledger.record_updates([load()]) == 1
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    ledger = open_file(tmp_path / "data" / "sub" / "ledger.db")
+    assert_unavailable(ledger, "check the folder")
+    (tmp_path / "data").unlink()
+    assert ledger.record_updates([load()]) == 1
+
+
+def test_a_file_that_can_only_be_read(path: Path) -> None:
+    open_file(path).record_updates([load()])
+    ledger = Ledger(f"sqlite:///file:{path}?mode=ro&uri=true", project="shop", target="prod")
+    assert ledger.snapshot().sources == {ORDERS: 1}
+    assert_unavailable(ledger, "can be read only.*right to write")
+
+
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from lineage_orch.ledger import Ledger\n"
+        "from lineage_orch.errors import LedgerUnavailableError\n"
+        "ledger = Ledger('sqlite:///' + sys.argv[1], project='p', target='t')\n"
+        "os.geteuid() or os.setuid(65534)\n"  # root may do everything, so be nobody
+        "try: ledger.snapshot()\n"
+        "except LedgerUnavailableError as error: print(error)\n"
+    )
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    command = [sys.executable, "-c", code, str(closed / "ledger.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "cannot be used" in done.stdout, done.stderr
+    assert "may write there" in done.stdout or "rights on it" in done.stdout
+
+
+def test_a_full_disk(path: Path) -> None:
+    def shrink(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA max_page_count = 40")
+
+    event.listen(Pool, "connect", shrink)
+    try:
+        ledger = open_file(path)
+        ledger.record_updates([load()])
+        too_much = [load(ORDERS, f"{n} " + "x" * 5000) for n in range(100)]
+        with pytest.raises(LedgerUnavailableError, match="disk is full: free some space"):
+            ledger.record_updates(too_much)
+    finally:
+        event.remove(Pool, "connect", shrink)
+    assert ledger.record_updates([load(ITEMS)]) == 2
+
+
+def test_a_file_that_is_locked_for_too_long(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_schema, "BUSY_SECONDS", 0.2)
+    ledger = open_file(path)
+    ledger.record_updates([load()])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert_unavailable(ledger, "another process has held it")
+    assert ledger.snapshot().sources == {ORDERS: 1}, "reading does not wait for a writer"
+    other.close()
+    assert ledger.record_updates([load(ITEMS)]) == 2
+
+
+def test_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    ledger = Ledger("postgresql+psycopg://me:secret@127.0.0.1:1/db", project="shop", target="prod")
+    assert_unavailable(ledger, r"pip install 'lineage_orch\[postgres\]'")
+
+
+def test_a_server_that_is_down_and_no_password_in_any_message() -> None:
+    pytest.importorskip("psycopg")
+    ledger = Ledger("postgres://me:secret@127.0.0.1:1/db?password=hidden", project="shop", target="prod")
+    assert_unavailable(Ledger("postgresql://me:secret@127.0.0.1:1/db", project="a", target="b"), "server runs")
+    with pytest.raises(LedgerUnavailableError, match="check that the server runs") as caught:
+        ledger.snapshot()
+    for words in (str(caught.value), repr(ledger), ledger.url):
+        assert "secret" not in words
+        assert "hidden" not in words
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://me:secret@host/db", "postgresql+asyncpg://me:secret@host/db", "secret", "", "sqlite+aiosqlite:///x"],
+)
+def test_a_url_that_is_not_supported_is_refused_at_once(url: str) -> None:
+    with pytest.raises(LedgerUnavailableError, match=r"sqlite:///.*postgresql\+psycopg://") as caught:
+        Ledger(url, project="shop", target="prod")
+    assert "secret" not in str(caught.value)
+
+
+def test_empty_names_and_no_days_are_refused() -> None:
+    with pytest.raises(ValueError, match="project and a target"):
+        Ledger("sqlite://", project="", target="prod")
+    with pytest.raises(ValueError, match="keep_days"):
+        Ledger("sqlite://", project="shop", target="prod", keep_days=0)
