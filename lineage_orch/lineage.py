@@ -1,0 +1,521 @@
+"""The graph of a dbt project: names -> unique_ids, source -> everything downstream."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from lineage_orch import names
+from lineage_orch.errors import LineageError
+from lineage_orch.manifest import Manifest, read_manifest
+from lineage_orch.policy import Policy, read_policy
+from lineage_orch.selectors import SelectorWriter
+
+if TYPE_CHECKING:
+    import networkx
+
+# What dbt builds into the warehouse. Everything else that can stand between a source and one of these
+# (an ephemeral model, a function, a metric of an old release) is glass: parents are seen through it.
+BUILT_TYPES = frozenset({"model", "snapshot", "seed"})
+TEST_TYPES = frozenset({"test", "unit_test"})
+
+
+class ManifestWarning(UserWarning):
+    """Something in a manifest was left out, and lineage goes on without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTable:
+    """A dbt source table."""
+
+    unique_id: str
+    package: str
+    source_name: str
+    table: str
+    relation_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Something that dbt builds: a model that is not ephemeral, a snapshot or a seed.
+
+    ``fqn`` is dbt's fully qualified name (package, folders, name); ``version`` that of a versioned model;
+    ``checksum`` is of its code, or None where dbt keeps none.
+    """
+
+    unique_id: str
+    resource_type: str
+    package: str
+    name: str
+    fqn: tuple[str, ...]
+    version: str | None = None
+    materialized: str = ""
+    original_file_path: str = ""
+    checksum: str | None = None
+
+
+class Lineage:
+    """Which models hang on which source, read from dbt's manifest.
+
+    Make one with :meth:`from_manifest`. Resources are kept as numbers in one list, sources first, so that a
+    project of fifty thousand models is walked in milliseconds; the public methods speak unique_ids.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self.where: str = manifest.where
+        metadata = manifest.metadata
+        self.project_name: str | None = metadata.project_name if metadata else None
+        self.adapter_type: str | None = metadata.adapter_type if metadata else None
+        self._ids: list[str] = []
+        self._types: list[str] = []
+        self._index: dict[str, int] = {}
+        self._collect_resources()
+        self._children: list[list[int]] = self._collect_edges()
+
+    @classmethod
+    def from_manifest(cls, source: str | os.PathLike[str] | Mapping[str, Any]) -> Lineage:
+        """Read the lineage from a ``manifest.json``, or from the dict that ``json.load`` made of one.
+
+        Warns:
+            ManifestWarning: once, with their number, if edges lead to unknown nodes (dbt itself writes them
+                for disabled parents); they are dropped.
+
+        Raises:
+            ManifestError: the file is missing, empty, cut off, not JSON, or not a dbt manifest.
+        """
+        return cls(read_manifest(source))
+
+    # Reading the manifest ---------------------------------------------------------------------------------
+
+    def _collect_resources(self) -> None:
+        ids, types = self._ids, self._types
+        manifest = self._manifest
+        for unique_id, source in (manifest.sources or {}).items():
+            if source.config is None or source.config.enabled is not False:
+                ids.append(unique_id)
+                types.append("source")
+        self._source_count = len(ids)
+        for unique_id, node in manifest.nodes.items():
+            if node.config is None or node.config.enabled is not False:
+                ids.append(unique_id)
+                types.append(node.resource_type or unique_id.partition(".")[0])
+        for resource_type, section in manifest.leaf_sections():
+            for unique_id, leaf in section.items():
+                if leaf.config is None or leaf.config.enabled is not False:
+                    ids.append(unique_id)
+                    types.append(resource_type)
+        self._index = dict(zip(ids, range(len(ids)), strict=True))
+
+    def _collect_edges(self) -> list[list[int]]:
+        """Return the children of each resource: the union of ``child_map`` and of every ``depends_on``.
+
+        dbt writes both, and they agree; but some dumps have no ``child_map``, and some have one that lists
+        only the nodes with children, so neither is trusted to be whole.
+        """
+        index = self._index
+        find = index.get
+        children: list[list[int]] = [[] for _ in self._ids]
+        unknown: set[tuple[str, str]] = set()
+        # The children of the few parents that have so many that a list is slow to search.
+        hubs: dict[int, set[int]] = {}
+        manifest = self._manifest
+        known_but_disabled = self._disabled()
+        for parent_id, child_ids in (manifest.child_map or {}).items():
+            if not child_ids:
+                continue
+            parent = find(parent_id)
+            if parent is None:
+                if parent_id not in known_but_disabled:
+                    unknown.update((parent_id, child_id) for child_id in child_ids)
+                continue
+            found = [find(child_id) for child_id in child_ids]
+            if None in found:
+                unknown.update(
+                    (parent_id, child_id)
+                    for child, child_id in zip(found, child_ids, strict=True)
+                    if child is None and child_id not in known_but_disabled
+                )
+            children[parent] = [child for child in found if child is not None]
+        sections: list[Mapping[str, Any]] = [manifest.nodes]
+        sections += [section for _, section in manifest.leaf_sections()]
+        for section in sections:
+            for child_id, record in section.items():
+                depends_on = record.depends_on
+                if depends_on is None or not depends_on.nodes:
+                    continue
+                child = find(child_id)
+                if child is None:
+                    continue
+                for parent_id in depends_on.nodes:
+                    parent = find(parent_id)
+                    if parent is None:
+                        if parent_id not in known_but_disabled:
+                            unknown.add((parent_id, child_id))
+                        continue
+                    siblings = children[parent]
+                    if len(siblings) > 50 and parent not in hubs:
+                        hubs[parent] = set(siblings)
+                    if child not in hubs.get(parent, siblings):
+                        siblings.append(child)
+                        if parent in hubs:
+                            hubs[parent].add(child)
+        if unknown:
+            warnings.warn(
+                f"{self.where} lists {len(unknown)} edge{'s' * (len(unknown) != 1)} to unknown nodes (as dbt writes "
+                "them for disabled parents); left out of the lineage",
+                ManifestWarning,
+                stacklevel=4,
+            )
+        return children
+
+    def _disabled(self) -> frozenset[str]:
+        """Return what the manifest lists as a member but disabled: known, and not part of the lineage."""
+        index = self._index
+        manifest = self._manifest
+        members: list[Mapping[str, Any]] = [manifest.nodes, manifest.sources or {}]
+        members += [section for _, section in manifest.leaf_sections()]
+        if sum(map(len, members)) == len(index):
+            return frozenset()
+        return frozenset(each for section in members for each in section if each not in index)
+
+    # What there is ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def sources(self) -> Mapping[str, SourceTable]:
+        """The enabled source tables, by unique_id."""
+        records = self._manifest.sources or {}
+        return {
+            unique_id: SourceTable(
+                unique_id, record.package_name, record.source_name, record.name, record.relation_name
+            )
+            for unique_id in self._ids[: self._source_count]
+            for record in (records[unique_id],)
+        }
+
+    @cached_property
+    def nodes(self) -> Mapping[str, Node]:
+        """Everything that dbt builds (models that are not ephemeral, snapshots, seeds), by unique_id."""
+        records = self._manifest.nodes
+        out: dict[str, Node] = {}
+        for unique_id, resource_type in zip(self._ids, self._types, strict=True):
+            if resource_type not in BUILT_TYPES:
+                continue
+            record = records[unique_id]
+            materialized = str(record.config.materialized or "") if record.config else ""
+            if materialized == "ephemeral":
+                continue
+            name = record.name or unique_id.split(".", 2)[-1]
+            package = record.package_name or unique_id.split(".")[1]
+            out[unique_id] = Node(
+                unique_id,
+                resource_type,
+                package,
+                name,
+                tuple(record.fqn) if record.fqn else (package, name),
+                None if record.version is None else str(record.version),
+                materialized,
+                record.original_file_path or "",
+                record.checksum.checksum if record.checksum else None,
+            )
+        return out
+
+    @cached_property
+    def graph(self) -> networkx.DiGraph[str]:
+        """All enabled resources and their edges, parent to child, as a graph of your own to walk.
+
+        Each node carries ``resource_type``. The graph is made at the first use; changing it changes nothing
+        else.
+        """
+        import networkx
+
+        graph: networkx.DiGraph[str] = networkx.DiGraph()
+        ids = self._ids
+        graph.add_nodes_from(
+            (unique_id, {"resource_type": resource_type})
+            for unique_id, resource_type in zip(ids, self._types, strict=True)
+        )
+        graph.add_edges_from((ids[parent], ids[child]) for parent, each in enumerate(self._children) for child in each)
+        return graph
+
+    # Names ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _source_names(self) -> names.Names:
+        return names.source_names(self.sources.values(), self.where)
+
+    @cached_property
+    def _node_names(self) -> names.Names:
+        return names.node_names(self.nodes.values(), self.where)
+
+    def resolve_source(self, name: str) -> str:
+        """Return the unique_id of one source.
+
+        Takes ``source_name.table``, ``package.source_name.table`` or the unique_id itself.
+
+        Raises:
+            UnknownSourceError: no such source (the nearest real names are suggested), or more than one.
+        """
+        return self._source_names.one(name)
+
+    def resolve_sources(self, *source_names: str) -> tuple[str, ...]:
+        """Return the unique_ids of sources, without doubles; ``source_name.*`` means all its tables.
+
+        Raises:
+            UnknownSourceError: as :meth:`resolve_source`.
+        """
+        found = (each for name in source_names for each in self._source_names.some(name))
+        return tuple(dict.fromkeys(found))
+
+    def resolve_node(self, name: str) -> str:
+        """Return the unique_id of a model, snapshot or seed, from its name, ``package.name`` or unique_id.
+
+        Raises:
+            UnknownNodeError: no such node (the nearest real names are suggested), or more than one.
+        """
+        return self._node_names.one(name)
+
+    # Downstream -------------------------------------------------------------------------------------------
+
+    def _below(self, starts: Iterable[int]) -> set[int]:
+        children = self._children
+        seen: set[int] = set()
+        stack = [child for start in starts for child in children[start]]
+        pop, extend = stack.pop, stack.extend
+        add = seen.add
+        while stack:
+            each = pop()
+            if each not in seen:
+                add(each)
+                extend(children[each])
+        return seen
+
+    def downstream(self, *sources: str) -> frozenset[str]:
+        """Return all dbt resources below these sources, without the sources themselves.
+
+        The transitive closure of dbt's own ``child_map``: models of every materialization, tests, unit
+        tests, snapshots, exposures, metrics, semantic models and saved queries.
+
+        Raises:
+            UnknownSourceError: as :meth:`resolve_source`.
+        """
+        index = self._index
+        ids = self._ids
+        return frozenset(ids[each] for each in self._below(index[name] for name in self.resolve_sources(*sources)))
+
+    def source_map(self) -> dict[str, tuple[str, ...]]:
+        """Return ``{source unique_id: its downstream models' unique_ids, parents before children}``."""
+        ids, types = self._ids, self._types
+        position = self._positions
+        return {
+            ids[source]: tuple(
+                ids[each]
+                for each in sorted(
+                    (each for each in self._below((source,)) if types[each] == "model"),
+                    key=position.__getitem__,
+                )
+            )
+            for source in range(self._source_count)
+        }
+
+    def selection(self, *sources: str) -> str:
+        """Return dbt's selector for everything below these sources: ``"source:a.b.c+ source:a.b.d+"``.
+
+        Raises:
+            UnknownSourceError: as :meth:`resolve_source`.
+            LineageError: the name of a source cannot be told from another's in dbt's selector grammar.
+        """
+        return " ".join(self.selectors.source(name) + "+" for name in self.resolve_sources(*sources))
+
+    @cached_property
+    def selectors(self) -> SelectorWriter:
+        """Writes selectors that match exactly one source or node of this project."""
+        return SelectorWriter(self)
+
+    def selectable(self) -> Iterable[tuple[str, tuple[str, ...], bool]]:
+        """Yield ``(unique_id, fqn, is_versioned)`` of everything that dbt may build, ephemeral or not."""
+        records = self._manifest.nodes
+        for unique_id, resource_type in zip(self._ids, self._types, strict=True):
+            if resource_type in BUILT_TYPES:
+                record = records[unique_id]
+                fqn = record.fqn or [record.package_name or "", record.name or ""]
+                yield unique_id, tuple(fqn), record.version is not None
+
+    def test_folders(self) -> Iterable[tuple[str, ...]]:
+        """Yield the folder part of the fqn of each data test."""
+        for unique_id, record in self._manifest.nodes.items():
+            if unique_id.startswith("test.") and record.fqn:
+                yield tuple(record.fqn[:-1])
+
+    def tests_on(self, unique_id: str) -> tuple[str, ...]:
+        """Return the unique_ids of the tests and unit tests on a node or source."""
+        ids, types = self._ids, self._types
+        return tuple(ids[child] for child in self._children[self._index[unique_id]] if types[child] in TEST_TYPES)
+
+    def fqn(self, unique_id: str) -> tuple[str, ...]:
+        """Return dbt's fully qualified name of a model, snapshot, seed or test."""
+        record = self._manifest.nodes[unique_id]
+        return tuple(record.fqn or (record.package_name or "", record.name or ""))
+
+    def glass_above(self, unique_id: str) -> list[str]:
+        """Return the ephemeral models that a node is made of."""
+        found: list[int] = []
+        stack = [self._index[unique_id]]
+        while stack:
+            for parent in self._parents[stack.pop()]:
+                if self._types[parent] == "model" and not self._is_solid(parent) and parent not in found:
+                    found.append(parent)
+                    stack.append(parent)
+        return [self._ids[each] for each in found]
+
+    def tested_by(self, test_id: str) -> tuple[str, ...]:
+        """Return the unique_ids of what a test reads (nodes and sources), ephemeral models seen through."""
+        test = self._index.get(test_id)
+        if test is None:
+            return ()
+        parents = self._parents
+        found: list[int] = []
+        seen: set[int] = set()
+        stack = list(parents[test])
+        while stack:
+            each = stack.pop()
+            if each in seen:
+                continue
+            seen.add(each)
+            if self._is_solid(each):
+                found.append(each)
+            else:
+                stack.extend(parents[each])
+        return tuple(self._ids[each] for each in sorted(found))
+
+    # Order ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _parents(self) -> list[list[int]]:
+        parents: list[list[int]] = [[] for _ in self._ids]
+        for parent, children in enumerate(self._children):
+            for child in children:
+                parents[child].append(parent)
+        return parents
+
+    @cached_property
+    def _order(self) -> list[int]:
+        """All resources, parents before children (Kahn's algorithm)."""
+        children = self._children
+        waiting = [len(each) for each in self._parents]
+        order = [each for each, count in enumerate(waiting) if not count]
+        for each in order:  # grows while it is walked
+            for child in children[each]:
+                waiting[child] -= 1
+                if not waiting[child]:
+                    order.append(child)
+        if len(order) < len(waiting):
+            import networkx
+
+            cycle = " -> ".join(parent for parent, _ in networkx.find_cycle(self.graph))
+            raise LineageError(f"{self.where} has a cycle: {cycle}; dbt cannot build it either, break it there")
+        return order
+
+    @cached_property
+    def _positions(self) -> list[int]:
+        positions = [0] * len(self._ids)
+        for position, each in enumerate(self._order):
+            positions[each] = position
+        return positions
+
+    def _is_solid(self, each: int) -> bool:
+        """Whether this is a source or something dbt builds, and no glass."""
+        return each < self._source_count or self._ids[each] in self.nodes
+
+    # For the planner --------------------------------------------------------------------------------------
+
+    @cached_property
+    def plan_graph(self) -> PlanGraph:
+        """The sources and nodes alone, as the planner walks them.
+
+        Raises:
+            PolicyError: the freshness or state config of a node cannot be read.
+        """
+        return PlanGraph.of(self)
+
+
+@dataclass(frozen=True)
+class PlanGraph:
+    """Sources and nodes as numbers: sources ``0 .. source_count - 1``, then nodes, parents before children.
+
+    ``parents[i]`` are the numbers of what node ``i`` reads, glass seen through. ``policies`` and ``views``
+    hold only the nodes that have a policy of their own, or are views.
+    """
+
+    ids: tuple[str, ...]
+    index: Mapping[str, int]
+    source_count: int
+    parents: tuple[tuple[int, ...], ...]
+    checksums: tuple[str | None, ...]
+    policies: Mapping[int, Policy]
+    views: frozenset[int]
+
+    @cached_property
+    def above_a_lag(self) -> frozenset[int]:
+        """The nodes with a ``lag_tolerance``, and those above them: whose ``pending_since`` may be asked."""
+        found = {number for number, policy in self.policies.items() if policy.lag_tolerance is not None}
+        if found:
+            for number in range(len(self.ids) - 1, self.source_count - 1, -1):
+                if number in found:
+                    found.update(self.parents[number])
+        return frozenset(found)
+
+    @classmethod
+    def of(cls, lineage: Lineage) -> PlanGraph:
+        """Number the sources and nodes of a lineage, and read their policies."""
+        old_ids, old_parents = lineage._ids, lineage._parents
+        source_count = lineage._source_count
+        nodes = lineage.nodes
+        ids = old_ids[:source_count]
+        new: list[int] = [*range(source_count)] + [-1] * (len(old_ids) - source_count)
+        parents: list[tuple[int, ...]] = [()] * source_count
+        # What a glass resource lets one see: the numbers of the solid parents behind it.
+        behind: dict[int, tuple[int, ...]] = {}
+        for each in lineage._order:
+            if each < source_count:
+                continue
+            of_each = old_parents[each]
+            seen = [new[parent] for parent in of_each]
+            if -1 in seen:
+                mixed = (
+                    (number,) if number >= 0 else behind[parent] for number, parent in zip(seen, of_each, strict=True)
+                )
+                seen = list(dict.fromkeys(number for group in mixed for number in group))
+            if old_ids[each] in nodes:
+                new[each] = len(ids)
+                ids.append(old_ids[each])
+                parents.append(tuple(seen))
+            else:
+                behind[each] = tuple(seen)
+        records = lineage._manifest.nodes
+        policies: dict[int, Policy] = {}
+        views: list[int] = []
+        checksums: list[str | None] = [None] * source_count
+        for number in range(source_count, len(ids)):
+            record = records[ids[number]]
+            checksums.append(record.checksum.checksum if record.checksum else None)
+            config = record.config
+            if config is None:
+                continue
+            if config.materialized == "view":
+                views.append(number)
+            if config.freshness is not None or config.state is not None:
+                policies[number] = read_policy(ids[number], config.freshness, config.state)
+        return cls(
+            tuple(ids),
+            {unique_id: number for number, unique_id in enumerate(ids)},
+            source_count,
+            tuple(parents),
+            tuple(checksums),
+            policies,
+            frozenset(views),
+        )

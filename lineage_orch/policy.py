@@ -1,0 +1,123 @@
+"""When an out-of-date node may build: dbt's own freshness configs.
+
+Read from the places where dbt reads them: ``config.freshness.build_after`` (dbt docs, "freshness") and
+``config.state`` (dbt docs, "lag_tolerance" and "require_fresh_data_from"). Where both name the same thing,
+``state``, the newer block, wins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+from lineage_orch.errors import PolicyError
+
+UpdatesOn = Literal["any", "all"]
+
+_PERIODS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
+_UNITS = {
+    unit: length
+    for units, length in (
+        (("s", "second", "seconds"), timedelta(seconds=1)),
+        (("m", "minute", "minutes"), timedelta(minutes=1)),
+        (("h", "hour", "hours"), timedelta(hours=1)),
+        (("d", "day", "days"), timedelta(days=1)),
+        (("w", "week", "weeks"), timedelta(weeks=1)),
+    )
+    for unit in units
+}
+_DURATION = re.compile(r"\s*(\d+)\s*([a-z]+)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When an out-of-date node may build.
+
+    ``updates_on``: whether one fresh parent is enough, or all that move must be fresh. ``build_after``: the
+    least time since the node's last good build. ``lag_tolerance``: the least time since data for it began to
+    wait. None: no such limit.
+    """
+
+    updates_on: UpdatesOn = "any"
+    build_after: timedelta | None = None
+    lag_tolerance: timedelta | None = None
+
+
+DEFAULT_POLICY = Policy()
+
+
+def read_policy(node_id: str, freshness: object, state: object) -> Policy:
+    """Read the policy of a node from its ``config.freshness`` and ``config.state``.
+
+    Raises:
+        PolicyError: a value cannot be read; the message names the node, the key and the value.
+    """
+    if freshness is None and state is None:
+        return DEFAULT_POLICY
+    build_after: timedelta | None = None
+    updates_on: UpdatesOn = "any"
+    after = _block(node_id, "freshness", freshness).get("build_after")
+    if after is not None:
+        block = _block(node_id, "freshness.build_after", after)
+        build_after = _build_after(node_id, block)
+        updates_on = _any_or_all(node_id, "freshness.build_after.updates_on", block.get("updates_on"), "any")
+    state_block = _block(node_id, "state", state)
+    updates_on = _any_or_all(
+        node_id, "state.require_fresh_data_from", state_block.get("require_fresh_data_from"), updates_on
+    )
+    lag = state_block.get("lag_tolerance")
+    lag_tolerance = None if lag is None else _duration(node_id, "state.lag_tolerance", lag)
+    return Policy(updates_on, build_after, lag_tolerance)
+
+
+def _block(node_id: str, key: str, value: object) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _unreadable(node_id, key, value, "a block of keys")
+    return value
+
+
+def _build_after(node_id: str, block: Mapping[str, Any]) -> timedelta | None:
+    count, period = block.get("count"), block.get("period")
+    if count is None and period is None:
+        return None
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise _unreadable(node_id, "freshness.build_after.count", count, "a whole number, such as 4")
+    if not isinstance(period, str) or period not in _PERIODS:
+        raise _unreadable(node_id, "freshness.build_after.period", period, "one of minute, hour, day")
+    return _times(node_id, "freshness.build_after.count", count, _PERIODS[period])
+
+
+def _any_or_all(node_id: str, key: str, value: object, default: UpdatesOn) -> UpdatesOn:
+    if value is None:
+        return default
+    if value == "any":
+        return "any"
+    if value == "all":
+        return "all"
+    raise _unreadable(node_id, key, value, "any or all")
+
+
+def _duration(node_id: str, key: str, value: object) -> timedelta:
+    match = _DURATION.fullmatch(value.lower()) if isinstance(value, str) else None
+    if match is None or match[2] not in _UNITS:
+        raise _unreadable(node_id, key, value, "a duration such as '45m', '4h' or '7d'")
+    return _times(node_id, key, int(match[1]), _UNITS[match[2]])
+
+
+def _times(node_id: str, key: str, count: int, unit: timedelta) -> timedelta:
+    try:
+        return count * unit
+    except OverflowError:
+        raise _unreadable(node_id, key, count, "a time of less than a million years") from None
+
+
+def _unreadable(node_id: str, key: str, value: object, expected: str) -> PolicyError:
+    return PolicyError(
+        f"config.{key} of {node_id} is {value!r}; it must be {expected}. Mend it in the model, its "
+        "properties file or dbt_project.yml"
+    )
