@@ -1,0 +1,396 @@
+"""Record -> plan -> build -> record, under one lock."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from lineage_orch.dbt import Dbt, DbtRunner
+from lineage_orch.dbt_project import DbtProject
+from lineage_orch.errors import LineageError, ManifestError, PolicyError
+from lineage_orch.ledger import Ledger
+from lineage_orch.lineage import Lineage
+from lineage_orch.plan import BuildPlan, plan_builds
+from lineage_orch.recording import BuildRecorder
+from lineage_orch.report import BuildReport
+from lineage_orch.settings import LineageOrchSettings
+from lineage_orch.snapshot import LedgerSnapshot
+from lineage_orch.updates import SourceUpdate
+
+if TYPE_CHECKING:
+    from lineage_orch.explain import Explanation
+    from lineage_orch.status import Status
+
+Say = Callable[[str], Any]
+
+
+class Orchestrator:
+    """One dbt project and target: what was loaded, what is owed, and how it gets built.
+
+    Args:
+        settings: by default read from the environment and pyproject.toml.
+        dbt: what runs dbt; by default dbt itself, in this process.
+        ledger: a ledger, or the url of one; by default the one that the settings name.
+        clock: returns the time now (aware); only ``build_after`` and ``lag_tolerance`` look at it.
+        overrides: single settings to replace.
+
+    Raises:
+        SettingsError: a setting cannot be read, or there is no dbt project.
+        DbtError: the project's files or its profile cannot be read.
+    """
+
+    def __init__(
+        self,
+        settings: LineageOrchSettings | None = None,
+        *,
+        dbt: Dbt | None = None,
+        ledger: Ledger | str | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        **overrides: Any,
+    ) -> None:
+        if isinstance(ledger, str):
+            overrides["ledger"], ledger = ledger, None
+        self.settings = settings.with_overrides(**overrides) if settings else LineageOrchSettings(**overrides)
+        self.project = DbtProject.find(self.settings)
+        self._dbt: Dbt = dbt or DbtRunner(self.project, self.settings)
+        self._owns_ledger = ledger is None
+        self.ledger = ledger or Ledger(
+            self.settings.ledger or self.project.ledger_url,
+            project=self.project.name,
+            target=self.project.target,
+            keep_days=self.settings.keep_days,
+        )
+        self._clock = clock
+        self._lineage: tuple[int, Lineage] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the ledger's connections."""
+        if self._owns_ledger:
+            self.ledger.close()
+
+    # Lineage ----------------------------------------------------------------------------------------------
+
+    @property
+    def manifest_path(self) -> Path:
+        """The manifest that is used."""
+        return self.settings.manifest or self.project.manifest_path
+
+    @property
+    def lineage(self) -> Lineage:
+        """The project's lineage as of now.
+
+        A manifest that is missing, or older than a file of the project, is made anew by ``dbt parse``, unless the
+        setting ``manifest`` names one to use as it is.
+
+        Raises:
+            ManifestError: the manifest cannot be read.
+            DbtError: the project does not parse.
+        """
+        if self.settings.manifest is None and self.project.manifest_is_stale():
+            self._parse_once()
+        return self._read_lineage()
+
+    def _parse_once(self) -> None:
+        from filelock import FileLock
+
+        # Processes that find it stale at the same time parse one after the other, and all but the first find
+        # that there is nothing left to do.
+        self.project.state_dir.mkdir(exist_ok=True)
+        with FileLock(self.project.state_dir / "parse.lock"):
+            if self.project.manifest_is_stale():
+                self._dbt.parse()
+
+    def _read_lineage(self) -> Lineage:
+        """Read the manifest unless this very file was read before; a reader may meet dbt while it writes it."""
+        path = self.manifest_path
+        for patience in (0.1, 0.3, 0.6, 1.0, 0.0):
+            try:
+                version = path.stat().st_mtime_ns
+                if self._lineage is None or self._lineage[0] != version:
+                    self._lineage = (version, Lineage.from_manifest(path))
+            except (ManifestError, FileNotFoundError):
+                if patience and self.settings.manifest is None and _is_being_written(path):
+                    time.sleep(patience)
+                    continue
+                self._lineage = (0, Lineage.from_manifest(path))
+            return self._lineage[1]
+        raise AssertionError("unreachable")
+
+    def _lineage_for_names(self) -> Lineage:
+        """The lineage as it was last parsed: a load that only reports what it loaded need not parse the project."""
+        if self.settings.manifest is None and not self.project.manifest_path.exists():
+            return self.lineage
+        return self._read_lineage()
+
+    # Updates ----------------------------------------------------------------------------------------------
+
+    def record(self, updates: Iterable[SourceUpdate | str]) -> int:
+        """Record loads; returns the tick of the last.
+
+        Sources may be named as people do, ``source_name.*`` included; a plain name is an update as of now.
+
+        Raises:
+            UnknownSourceError: a name is not in the manifest; all others were recorded.
+            LedgerError: the ledger cannot be reached or written; nothing was recorded.
+        """
+        now = self._clock()
+        given = [
+            SourceUpdate(each, update_id=uuid.uuid4().hex, loaded_at=now) if isinstance(each, str) else each
+            for each in updates
+        ]
+        resolved: list[SourceUpdate] = []
+        unknown: list[LineageError] = []
+        for update in given:
+            try:
+                resolved += [_renamed(update, source) for source in self._resolve(update.source)]
+            except LineageError as error:
+                unknown.append(error)
+        tick = self.ledger.record_updates(resolved, now=now)
+        self.ledger.register_producers([update.source for update in resolved if update.producer])
+        if unknown:
+            raise type(unknown[0])("; ".join(map(str, unknown)))
+        return tick
+
+    def _resolve(self, source: str) -> tuple[str, ...]:
+        try:
+            return self._lineage_for_names().resolve_sources(source)
+        except LineageError:
+            # Perhaps the source is newer than the manifest.
+            return self.lineage.resolve_sources(source)
+
+    def register_producers(self, sources: Iterable[str]) -> None:
+        """Make known that these sources have a producer, before its first load.
+
+        Raises:
+            UnknownSourceError: a name is not in the manifest; all others were registered.
+        """
+        known: list[str] = []
+        unknown: list[LineageError] = []
+        for source in sources:
+            try:
+                known += self._resolve(source)
+            except LineageError as error:
+                unknown.append(error)
+        self.ledger.register_producers(known)
+        if unknown:
+            raise type(unknown[0])("; ".join(map(str, unknown)))
+
+    # Plan -------------------------------------------------------------------------------------------------
+
+    def plan(self) -> BuildPlan:
+        """Return what a build would do now; changes nothing.
+
+        Raises:
+            PolicyError: the freshness or state config of a node cannot be read.
+            ManifestError, DbtError, LedgerError: the manifest or ledger cannot be read.
+        """
+        lineage = self.lineage
+        return self._plan(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
+
+    def _plan(self, lineage: Lineage, snapshot: LedgerSnapshot, failed: Iterable[str] = ()) -> BuildPlan:
+        settings = self.settings
+        self._check_history(lineage)
+        return plan_builds(
+            lineage,
+            snapshot,
+            now=self._clock(),
+            views=settings.views,
+            hold_until_first_load=settings.hold_until_first_load,
+            rebuild_changed_code=settings.rebuild_changed_code,
+            failed=frozenset(failed),
+        )
+
+    def _check_history(self, lineage: Lineage) -> None:
+        graph = lineage.plan_graph
+        for number, policy in graph.policies.items():
+            if policy.lag_tolerance is not None and policy.lag_tolerance.days >= self.settings.keep_days:
+                # Since when data waits is read from the history: cut off before that, it would wait for ever.
+                raise PolicyError(
+                    f"config.state.lag_tolerance of {graph.ids[number]} is {policy.lag_tolerance.days} days, and the "
+                    f"ledger keeps {self.settings.keep_days} days of history; raise keep_days (LINEAGE_ORCH_KEEP_DAYS)"
+                )
+
+    # Build ------------------------------------------------------------------------------------------------
+
+    def build(self, *, who: str | None = None, say: Say = lambda _: None) -> BuildReport:
+        """Build all that is due, until nothing is.
+
+        Whoever finds the lock taken leaves at once (``report.busy`` says who holds it): the holder plans again
+        after each dbt run, and once more after it let go. Nothing that failed is tried again in the same call
+        unless new data came for it.
+
+        Args:
+            who: how others are told who builds; this process and host are added.
+            say: takes a line for people on each step.
+
+        Raises:
+            PolicyError: the freshness or state config of a node cannot be read.
+            DbtError: dbt could not be run.
+            ManifestError, LedgerError: the manifest or ledger cannot be read or written. What was not recorded
+                stays owed.
+        """
+        report = BuildReport()
+        me = f"{who + ', ' if who else ''}process {os.getpid()} on {socket.gethostname()}"
+        tried: dict[str, int] = {}
+        while True:
+            with self.ledger.build_lock(who=me) as held:
+                if not held:
+                    holder = self.ledger.holder()
+                    report.busy = f"{holder.who} (since {holder.since:%H:%M:%S} UTC)" if holder else "another process"
+                    say(report.summary())
+                    return report
+                while self._build_once(report, tried, say):
+                    held.check()
+            # A load that was recorded after the last plan found the lock still taken, and left it to us.
+            lineage = self._read_lineage()
+            snapshot = self.ledger.snapshot(history_of=_with_history(lineage))
+            if self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried)).is_empty:
+                return report
+
+    def _build_once(self, report: BuildReport, tried: dict[str, int], say: Say) -> bool:
+        """Plan and build once; returns whether to plan again."""
+        lineage = self.lineage
+        tick, snapshot = self.ledger.begin_build(now=self._clock(), history_of=_with_history(lineage))
+        plan = self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried))
+        report.held, report.next_due = plan.held, plan.next_due
+        report.blocked = [node for node, each in plan.held.items() if each.reason == "failed" and each.waiting_for]
+        if plan.is_empty:
+            return False
+        recorder = BuildRecorder(
+            self._tests_to_run(lineage, plan, plan.build),
+            self._recording(lineage, tick),
+            passed=self._tests_to_run(lineage, plan, plan.passed),
+        )
+        if plan.select:
+            say(f"dbt {self.settings.dbt_command} --select {' '.join(plan.select)}")
+            report.runs += 1
+            exclude = plan.exclude if self.settings.dbt_command == "build" else ()
+            if exclude:
+                tests = f"{len(exclude)} test{'s' * (len(exclude) != 1)}"
+                say(f"Left out for now: {tests} that also read what is held or was never built.")
+            outcome = self._dbt.build(plan.select, exclude, recorder.on_result)
+            recorder.finish(outcome.results)
+        report.built += [node for node in recorder.built if node not in report.built]
+        for node in recorder.built:
+            tried.pop(node, None)
+            report.failed.pop(node, None)
+        report.failed.update(recorder.failed)
+        tried.update(dict.fromkeys(recorder.unbuilt, tick))
+        if recorder.ledger_error is not None:
+            raise recorder.ledger_error
+        return True
+
+    def _tests_to_run(
+        self, lineage: Lineage, plan: BuildPlan, nodes: Iterable[str]
+    ) -> Mapping[str, frozenset[str]]:
+        if self.settings.dbt_command != "build":
+            return dict.fromkeys(nodes, frozenset())
+        left_out = frozenset(plan.left_out_tests)
+        return {node: frozenset(lineage.tests_on(node)) - left_out for node in nodes}
+
+    def _recording(self, lineage: Lineage, tick: int) -> Callable[[str], None]:
+        def record(node: str) -> None:
+            checksum = lineage.nodes[node].checksum
+            checksums = {node: checksum} if checksum else {}
+            self.ledger.record_built(tick, [node], built_at=self._clock(), checksums=checksums)
+
+        return record
+
+    # Questions --------------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Return what the ledger knows of each source and node, and what is owed."""
+        from lineage_orch.status import status
+
+        lineage = self.lineage
+        snapshot = self.ledger.snapshot()
+        return status(lineage, snapshot, self._plan(lineage, snapshot), self.ledger.holder())
+
+    def explain(self, node: str) -> Explanation:
+        """Say why a node will build, is held or is up to date, along the path from its sources.
+
+        Raises:
+            UnknownNodeError: no such node in the manifest.
+        """
+        from lineage_orch.explain import explain
+
+        lineage = self.lineage
+        snapshot = self.ledger.snapshot()
+        return explain(lineage, snapshot, self._plan(lineage, snapshot), lineage.resolve_node(node))
+
+    def adopt(self) -> int:
+        """Declare the warehouse as it stands as loaded and built; returns the tick of it.
+
+        For a warehouse that was built before lineage_orch came: every source counts as loaded, every node as
+        built with its code of now, and nothing is owed.
+        """
+        lineage = self.lineage
+        now = self._clock()
+        adoption = f"adopt:{uuid.uuid4().hex}"
+        loaded = self.ledger.snapshot(history_of=()).sources
+        never = [source for source in lineage.sources if source not in loaded]
+        self.ledger.record_updates([SourceUpdate(source, adoption, now) for source in never], now=now)
+        tick, _ = self.ledger.begin_build(now=now, history_of=())
+        checksums = {node.unique_id: node.checksum for node in lineage.nodes.values() if node.checksum}
+        self.ledger.record_built(tick, list(lineage.nodes), built_at=now, checksums=checksums)
+        return tick
+
+
+def _renamed(update: SourceUpdate, source: str) -> SourceUpdate:
+    return SourceUpdate(source, update.update_id, update.loaded_at, update.flow_run_id, update.producer)
+
+
+def _is_being_written(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime < 5  # seconds
+    except FileNotFoundError:
+        return False
+
+
+def _with_history(lineage: Lineage) -> frozenset[str]:
+    """What ``lag_tolerance`` needs to know the history of: what the nodes that have it hang on."""
+    graph = lineage.plan_graph
+    lagging = [number for number, policy in graph.policies.items() if policy.lag_tolerance is not None]
+    above: set[int] = set()
+    stack = list(lagging)
+    while stack:
+        for parent in graph.parents[stack.pop()]:
+            if parent not in above:
+                above.add(parent)
+                stack.append(parent)
+    return frozenset(graph.ids[number] for number in above)
+
+
+def _not_again(lineage: Lineage, snapshot: LedgerSnapshot, tried: Mapping[str, int]) -> frozenset[str]:
+    """What was tried in this call and is not built well, unless a source above it was loaded since."""
+    if not tried:
+        return frozenset()
+    graph = lineage.plan_graph
+    again = set()
+    for node, tick in tried.items():
+        seen = {graph.index[node]} if node in graph.index else set()
+        stack = list(seen)
+        while stack:
+            for parent in graph.parents[stack.pop()]:
+                if parent < graph.source_count:
+                    if snapshot.sources.get(graph.ids[parent], 0) > tick:
+                        again.add(node)
+                elif parent not in seen:
+                    seen.add(parent)
+                    stack.append(parent)
+    return frozenset(tried.keys() - again)

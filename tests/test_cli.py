@@ -1,0 +1,390 @@
+"""The command line: exit codes, JSON on stdout alone, one line per error, and no heavy imports."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lineage_orch.cli import main
+from lineage_orch.dbt import OnResult, Outcome, Result
+from lineage_orch.lineage import Lineage
+from tests.manifests import manifest, node, source
+
+HOURLY = {"freshness": {"build_after": {"count": 1, "period": "hour"}}}
+MANIFEST = manifest(
+    source("raw.orders"),
+    source("raw.users"),
+    node("stg_orders", "raw.orders"),
+    node("stg_users", "raw.users"),
+    node("mart", "stg_orders", "stg_users"),
+    node("hourly", "stg_orders", config=HOURLY),
+)
+
+
+class FakeDbt:
+    """A noisy dbt that builds what it is told to; what is in ``broken`` fails, and what hangs on it is skipped."""
+
+    broken: frozenset[str] = frozenset()
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def parse(self) -> None:
+        raise AssertionError("the manifest is given; nothing is to be parsed")
+
+    def build(self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult) -> Outcome:
+        print("dbt prints to stdout")
+        lineage = Lineage.from_manifest(MANIFEST)
+        chosen: set[str] = set()
+        for each in select:
+            name = each.removeprefix("source:").removeprefix("fqn:").removesuffix("+")
+            chosen |= lineage.downstream(name) if each.startswith("source:") else {f"model.{name}"}
+        results: list[Result] = []
+        bad: set[str] = set()
+        graph = lineage.plan_graph
+        for unique_id in (each for each in graph.ids if each in chosen):
+            parents = {graph.ids[number] for number in graph.parents[graph.index[unique_id]]}
+            status = "error" if unique_id in self.broken else "skipped" if parents & bad else "success"
+            bad |= {unique_id} if status != "success" else set()
+            results.append(Result(unique_id, status, "Binder Error: no column x" if status == "error" else ""))
+            on_result(results[-1])
+        return Outcome(results)
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "dbt_project.yml").write_text("name: shop\nprofile: shop\n")
+    (tmp_path / "profiles.yml").write_text(
+        "shop: {target: dev, outputs: {dev: {type: duckdb}, prod: {type: duckdb}}}\n"
+    )
+    (tmp_path / "m.json").write_text(json.dumps(MANIFEST))
+    monkeypatch.setattr("lineage_orch.orchestrator.DbtRunner", FakeDbt)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def run(project: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command on the project; gives (exit code, stdout, stderr)."""
+
+    def run(command: str, *args: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([command, *args, "--manifest", str(project / "m.json")])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def good(answer: tuple[int, str, str]) -> str:
+    code, out, err = answer
+    assert code == 0, err
+    return out
+
+
+def data(answer: tuple[int, str, str]) -> Any:
+    assert answer[0] in (0, 1), answer[2]
+    return json.loads(answer[1])
+
+
+def error(answer: tuple[int, str, str]) -> str:
+    code, out, err = answer
+    assert code == 2
+    assert out == ""
+    assert err.startswith("lineage-orch: ")
+    assert err.count("\n") == 1, err
+    return err
+
+
+# What was loaded gets built -------------------------------------------------------------------------------
+
+
+def test_a_load_its_plan_its_build_and_its_status(run: Run) -> None:
+    assert "Nothing to build now." in good(run("plan"))
+    assert "Recorded raw.orders at tick 1." in good(run("record", "raw.orders"))
+
+    out = good(run("plan"))
+    assert [line.split() for line in out.splitlines()[3:6]] == [
+        ["stg_orders", "raw.orders"],
+        ["hourly", "raw.orders"],
+        ["mart", "raw.orders"],
+    ]
+    assert "dbt build --select source:shop.raw.orders+" in out
+    plan = data(run("plan", "--json"))
+    assert plan["build"] == ["model.shop.stg_orders", "model.shop.hourly", "model.shop.mart"]
+    assert plan["because"]["model.shop.mart"] == ["source.shop.raw.orders"]
+    assert plan["select"] == ["source:shop.raw.orders+"]
+
+    code, out, err = run("build")
+    assert (code, out.splitlines()[0]) == (0, "Built 3 nodes.")
+    assert "dbt prints to stdout" in err
+    assert "dbt build --select source:shop.raw.orders+" in err
+    assert "Nothing was due." in good(run("build"))
+
+    status = good(run("status"))
+    assert "Nodes: 3 up to date, 1 never built." in status
+    states = {each["name"]: each["state"] for each in data(run("status", "--json"))["nodes"]}
+    assert states == {
+        "stg_orders": "up_to_date",
+        "hourly": "up_to_date",
+        "mart": "up_to_date",
+        "stg_users": "never_built",
+    }
+
+
+def test_what_is_held_is_shown_with_its_reason_and_time(run: Run) -> None:
+    good(run("record", "raw.orders", "--build"))
+    good(run("record", "raw.orders"))
+    out = good(run("plan"))
+    assert "Held: 1 node" in out
+    assert "(in 1 h)" in out
+    assert "freshness.build_after" in out
+    plan = data(run("plan", "--json"))
+    assert plan["held"]["model.shop.hourly"]["reason"] == "build_after"
+    assert plan["next_due"] == plan["held"]["model.shop.hourly"]["until"]
+    assert "hourly is held until" in good(run("explain", "hourly"))
+    assert "held: until" in good(run("status"))
+
+
+def test_build_prints_json_and_nothing_else(run: Run) -> None:
+    good(run("record", "raw.*"))
+    report = data(run("build", "--json"))
+    assert len(report["built"]) == 4
+    assert report["failed"] == {}
+
+
+def test_a_failed_build_is_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeDbt, "broken", frozenset({"model.shop.stg_orders"}))
+    good(run("record", "raw.orders"))
+    code, out, _ = run("build")
+    assert code == 1
+    assert "Binder Error: no column x" in out
+    assert "waits for stg_orders, which failed" in out
+    code, out, _ = run("build", "--json")
+    assert code == 1
+    assert list(json.loads(out)["failed"]) == ["model.shop.stg_orders"]
+    code, out, _ = run("record", "raw.users", "--build", "--json")
+    assert code == 1
+    assert json.loads(out)["build"]["built"] == ["model.shop.stg_users"]
+    monkeypatch.setattr(FakeDbt, "broken", frozenset())
+    assert "Built 3 nodes." in good(run("build"))
+
+
+def test_a_build_that_another_process_does_is_exit_code_0(run: Run, project: Path) -> None:
+    from lineage_orch.ledger import Ledger
+
+    good(run("record", "raw.orders"))
+    with (
+        Ledger(f"sqlite:///{project}/.lineage_orch/ledger.db", project="shop", target="dev") as ledger,
+        ledger.build_lock("the night shift") as held,
+    ):
+        assert held
+        assert "the night shift" in good(run("build"))
+        assert "the night shift" in data(run("build", "--json"))["busy"]
+        assert "Build lock: taken by the night shift since" in good(run("status"))
+
+
+# Explain --------------------------------------------------------------------------------------------------
+
+
+def test_explain(run: Run) -> None:
+    assert good(run("explain", "mart")).startswith("mart was never built, and no source above it was ever loaded")
+    good(run("record", "raw.orders", "--loaded-at", "2026-01-02T03:04:05+01:00"))
+    out = good(run("explain", "shop.mart"))
+    assert "raw.orders was loaded at tick 1 (2026-01-02 02:04 UTC)" in out
+    assert "Path: raw.orders -> stg_orders -> mart" in out
+    answer = data(run("explain", "model.shop.mart", "--json"))
+    assert answer["verdict"] == "build"
+    assert answer["lines"][0].startswith("mart will build")
+    assert answer["sources"][0]["path"] == ["source.shop.raw.orders", "model.shop.stg_orders", "model.shop.mart"]
+
+
+# Sources --------------------------------------------------------------------------------------------------
+
+
+def test_sources_of_a_manifest_alone(run: Run) -> None:
+    out = good(run("sources"))
+    assert "producers" not in out
+    assert "raw.orders  3: stg_orders, hourly, mart" in out
+    rows = data(run("sources", "--json"))["sources"]
+    assert rows[1] == {
+        "unique_id": "source.shop.raw.users",
+        "name": "raw.users",
+        "has_producer": None,
+        "producers": None,
+        "models": ["model.shop.stg_users", "model.shop.mart"],
+    }
+
+
+def test_sources_with_their_producers(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = ("--ledger", f"sqlite:///{project}/.lineage_orch/ledger.db")
+    good(run("record", "raw.orders", "--producer", "nightly import"))
+    assert "nightly import" in good(run("sources", *ledger))
+    monkeypatch.setenv("LINEAGE_ORCH_MANIFEST", str(project / "m.json"))
+    assert main(["sources", "--json"]) == 0
+    rows = data(run("sources", "--json", *ledger))["sources"]
+    assert [(each["has_producer"], each["producers"]) for each in rows] == [(True, ["nightly import"]), (False, [])]
+
+
+def test_sources_where_there_is_no_ledger_yet(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LINEAGE_ORCH_MANIFEST", str(project / "m.json"))
+    assert main(["sources", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sources"][0]["producers"] == []
+    assert not (project / ".lineage_orch").exists()
+
+
+def test_a_project_without_sources(run: Run, project: Path) -> None:
+    (project / "m.json").write_text(json.dumps(manifest(node("alone"))))
+    assert good(run("sources")) == "The project has no sources.\n"
+    assert "Nothing to build now." in good(run("plan"))
+    assert "alone" in good(run("status"))
+
+
+# Record and adopt -----------------------------------------------------------------------------------------
+
+
+def test_the_same_update_id_counts_once(run: Run) -> None:
+    first = data(run("record", "raw.orders", "--update-id", "monday", "--json"))
+    again = data(run("record", "raw.orders", "--update-id", "monday", "--json"))
+    assert first == again == {"sources": ["raw.orders"], "update_id": "monday", "tick": 1, "build": None}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "record needs one source or more"),
+        ([""], "record needs one source or more"),
+        (["raw.order"], "did you mean 'raw.orders'"),
+        (["raw.orders", "--update-id", ""], "--update-id is empty"),
+        (["raw.orders", "--loaded-at", "yesterday"], "'yesterday' is no ISO 8601 time"),
+        (["raw.orders", "--loaded-at", "2026-01-01T00:00:00"], "has no time zone; write it as"),
+    ],
+)
+def test_records_that_cannot_be(run: Run, args: list[str], message: str) -> None:
+    assert message in error(run("record", *args))
+
+
+def test_adopt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    code, out, err = run("adopt")
+    assert (code, out) == (1, "")
+    assert "Declare 2 sources as loaded and 4 nodes as built in shop, target dev? [y/N]" in err
+    assert "2 sources" not in good(run("status"))
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert "Nothing is owed." in good(run("adopt"))
+    assert "Nodes: 4 up to date." in good(run("status"))
+    assert data(run("adopt", "--yes", "--json"))["nodes"] == 4
+
+
+def test_adopt_with_nobody_to_ask(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    code, out, err = run("adopt", "--json")
+    assert (code, out) == (2, "")
+    assert "pass --yes" in err
+
+
+# Bad usage and bad projects -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["plan", "--colour"], "Unknown option: --colour"),
+        (["explain"], "NODE requires an argument"),
+        (["explain", "mrat"], "did you mean 'mart'?"),
+        (["plan", "--target", "nowhere"], "has no target 'nowhere'; it has: dev, prod"),
+        (["plan", "--vars", "{"], "setting vars"),
+        (["plan", "--project-dir", "nowhere"], "it has no dbt_project.yml"),
+        (["plan", "--profiles-dir", "nowhere"], "no profiles.yml in"),
+        (["plan", "--ledger", "what is this"], "the ledger's url cannot be read"),
+        (["status", "--ledger", "sqlite:////dev/null/ledger.db"], "/dev/null"),
+    ],
+)
+def test_errors_are_one_line_on_stderr_and_exit_code_2(run: Run, args: list[str], message: str) -> None:
+    assert message in error(run(*args))
+
+
+def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recrod"]) == 2
+    assert 'Did you mean "record"?' in capsys.readouterr().err
+
+
+def test_a_manifest_that_is_none(run: Run, project: Path) -> None:
+    (project / "m.json").write_text("{")
+    os.utime(project / "m.json", (0, 0))  # not one that dbt is writing just now, and worth waiting for
+    for command in ("plan", "sources", "status"):
+        assert "m.json" in error(run(command))
+
+
+def test_a_broken_policy_names_the_node(run: Run, project: Path) -> None:
+    bad = manifest(source("a.b"), node("m", "a.b", config={"state": {"lag_tolerance": "soon"}}))
+    (project / "m.json").write_text(json.dumps(bad))
+    assert "config.state.lag_tolerance of model.shop.m is 'soon'" in error(run("plan"))
+
+
+def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    for args in (["--help"], ["build", "--help"], []):
+        assert main(args) == 0
+        assert "Exit codes: 0 done" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == "0.1.0"
+
+
+# Tables ---------------------------------------------------------------------------------------------------
+
+
+def test_tables_fit_80_columns_and_cut_nothing_off(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "a_model_whose_name_is_so_long_that_it_alone_would_fill_a_good_part_of_a_line_and_more"
+    (project / "m.json").write_text(
+        json.dumps(manifest(source("raw.orders"), node(long, "raw.orders"), node("[b]", long)))
+    )
+    monkeypatch.setenv("COLUMNS", "80")
+    good(run("record", "raw.orders"))
+    for command in ("sources", "status", "plan"):
+        out = good(run(command))
+        assert max(map(len, out.splitlines())) <= 80 or command == "plan"
+        assert "[b]" in out
+    monkeypatch.delenv("COLUMNS")
+    out = good(run("status"))
+    assert long in out
+    assert all(line == line.rstrip() for line in out.splitlines())
+
+
+# Start-up -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [["--help"], ["sources", "--json", "--manifest", "m.json"]])
+def test_fast_commands_import_nothing_heavy(project: Path, args: list[str]) -> None:
+    code = (
+        "import sys; from lineage_orch.cli import main; assert main(sys.argv[1:]) == 0; "
+        "print([each for each in ('dbt', 'prefect', 'sqlalchemy', 'networkx', 'pydantic') if each in sys.modules], "
+        "file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], cwd=project, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "[]"
+
+
+def test_a_reader_that_leaves_early(project: Path) -> None:
+    shell = f'"{sys.executable}" -m lineage_orch.cli sources --manifest m.json | true; exit "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(["bash", "-c", shell], cwd=project, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,366 @@
+"""Every answer of `explain`, on graphs small enough to check by eye."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from lineage_orch.errors import UnknownNodeError
+from lineage_orch.explain import Explanation, explain
+from lineage_orch.lineage import Lineage
+from lineage_orch.plan import plan_builds
+from lineage_orch.snapshot import LedgerSnapshot, Moment, NodeFact
+from lineage_orch.words import listed, span, until
+from tests.manifests import manifest, node, source
+
+NOW = datetime(2026, 10, 16, 13, 53, tzinfo=UTC)
+HOURLY = {"freshness": {"build_after": {"count": 1, "period": "hour"}}}
+ALL = {"freshness": {"build_after": {"updates_on": "all"}}}
+LAGGING = {"state": {"lag_tolerance": "4h"}}
+
+SHOP = (
+    source("raw.orders"),
+    source("raw.users"),
+    node("stg_orders", "raw.orders"),
+    node("stg_users", "raw.users"),
+)
+
+
+def at(tick: int) -> datetime:
+    """Tick 60 is NOW, and each tick before it one minute earlier."""
+    return NOW - timedelta(minutes=60 - tick)
+
+
+def ask(
+    name: str,
+    *resources: dict[str, Any],
+    loaded: Mapping[str, int] | None = None,
+    built: Mapping[str, int | tuple[int, str]] | None = None,
+    producers: tuple[str, ...] = (),
+    clock: int = 60,
+    **options: Any,
+) -> Explanation:
+    """Explain one node; ``loaded`` and ``built`` are ticks by short name, built with a checksum if not the present."""
+    lineage = Lineage.from_manifest(manifest(*resources))
+    sources = {lineage.resolve_source(each): tick for each, tick in (loaded or {}).items()}
+    nodes: dict[str, NodeFact] = {}
+    for each, fact in (built or {}).items():
+        unique_id = lineage.resolve_node(each)
+        tick, checksum = fact if isinstance(fact, tuple) else (fact, lineage.nodes[unique_id].checksum)
+        nodes[unique_id] = NodeFact(tick, at(tick), checksum)
+    snapshot = LedgerSnapshot(
+        clock,
+        sources,
+        nodes,
+        frozenset(lineage.resolve_source(each) for each in producers),
+        {each: [Moment(tick, at(tick))] for each, tick in sources.items()},
+        {each: [Moment(fact.tick, fact.built_at)] for each, fact in nodes.items()},
+    )
+    options["failed"] = [lineage.resolve_node(each) for each in options.get("failed", ())]
+    plan = plan_builds(lineage, snapshot, now=NOW, **options)
+    found = explain(lineage, snapshot, plan, lineage.resolve_node(name))
+    assert json.loads(json.dumps(found.to_dict()))["verdict"] == found.verdict
+    return found
+
+
+def words(found: Explanation) -> str:
+    return "\n".join(found.lines(now=NOW))
+
+
+def test_new_data_builds_and_names_the_load_and_the_path() -> None:
+    found = ask(
+        "mart_x",
+        *SHOP,
+        node("eph", "stg_orders", materialized="ephemeral"),
+        node("mart_x", "eph", "stg_users"),
+        loaded={"raw.orders": 12, "raw.users": 3},
+        built={"stg_orders": 9, "stg_users": 9, "mart_x": 9},
+    )
+    assert found.verdict == "build"
+    assert found.lines(now=NOW) == [
+        "mart_x will build: raw.orders was loaded at tick 12 (2026-10-16 13:05 UTC), after this node's last good "
+        "build at tick 9 (2026-10-16 13:02 UTC).",
+        "Path: raw.orders -> stg_orders -> eph -> mart_x",
+        "Parents: stg_orders (in the plan, tick 9), stg_users (not newer, tick 9)",
+    ]
+    assert [(each.unique_id, each.state) for each in found.parents] == [
+        ("model.shop.stg_orders", "in_plan"),
+        ("model.shop.stg_users", "not_newer"),
+    ]
+    assert [(each.unique_id, each.state) for each in found.sources] == [
+        ("source.shop.raw.orders", "reaches"),
+        ("source.shop.raw.users", "not_newer"),
+    ]
+    assert found.builds_when.kind == "next_build"
+
+
+def test_a_node_that_was_never_built() -> None:
+    found = ask("stg_orders", *SHOP, loaded={"raw.orders": 12})
+    assert found.verdict == "build"
+    assert "stg_orders will build: it was never built, and raw.orders was loaded at tick 12" in words(found)
+    assert "raw.orders (newer than this node, tick 12)" in words(found)
+
+
+def test_a_parent_that_was_built_since_is_fresh() -> None:
+    found = ask(
+        "mart", *SHOP, node("mart", "stg_orders"), loaded={"raw.orders": 12}, built={"stg_orders": 13, "mart": 9}
+    )
+    assert found.parents[0].state == "fresh"
+    assert "raw.orders was loaded at tick 12" in words(found)
+
+
+def test_a_parent_that_was_built_since_for_no_load() -> None:
+    found = ask(
+        "mart", *SHOP, node("mart", "stg_orders"), loaded={"raw.orders": 5}, built={"stg_orders": 13, "mart": 9}
+    )
+    assert "mart will build: stg_orders was built at tick 13" in words(found)
+
+
+def test_a_load_that_a_parent_takes_in_only_now() -> None:
+    found = ask(
+        "mart",
+        *SHOP,
+        node("mart", "stg_orders", "stg_users"),
+        loaded={"raw.orders": 8, "raw.users": 2},
+        built={"stg_orders": 5, "stg_users": 9, "mart": 9},
+    )
+    assert "raw.orders was loaded at tick 8 (2026-10-16 13:01 UTC), and stg_orders (tick 5) builds only now" in words(
+        found
+    )
+
+
+def test_the_path_is_the_one_along_which_the_change_flows() -> None:
+    # The shortest way, straight from raw.orders, was taken by the last build; the news comes the long way.
+    found = ask(
+        "mart",
+        *SHOP,
+        node("int_orders", "stg_orders"),
+        node("short", "raw.orders"),
+        node("mart", "short", "int_orders"),
+        loaded={"raw.orders": 8},
+        built={"short": 9, "stg_orders": 5, "int_orders": 5, "mart": 9},
+    )
+    assert "Path: raw.orders -> stg_orders -> int_orders -> mart" in words(found)
+
+
+def test_changed_code() -> None:
+    found = ask("stg_orders", *SHOP, loaded={"raw.orders": 5}, built={"stg_orders": (9, "old code")})
+    assert found.code_changed
+    assert found.builds_for_code
+    assert words(found).startswith("stg_orders will build: its code changed since its last good build at tick 9")
+    assert "Path" not in words(found)
+
+
+def test_changed_code_and_new_data() -> None:
+    found = ask("stg_orders", *SHOP, loaded={"raw.orders": 12}, built={"stg_orders": (9, "old code")})
+    assert "; and its code changed too." in words(found)
+
+
+def test_changed_code_above() -> None:
+    found = ask(
+        "mart",
+        *SHOP,
+        node("mid", "stg_orders"),
+        node("mart", "mid"),
+        loaded={"raw.orders": 5},
+        built={"stg_orders": (9, "old code"), "mid": 9, "mart": 9},
+    )
+    assert found.changed_above == ("model.shop.stg_orders",)
+    assert words(found).startswith("mart will build: stg_orders above it is built for changed code.")
+
+
+def test_changed_code_that_is_not_rebuilt() -> None:
+    found = ask(
+        "stg_orders", *SHOP, loaded={"raw.orders": 5}, built={"stg_orders": (9, "old code")}, rebuild_changed_code=False
+    )
+    assert found.verdict == "up_to_date"
+    assert found.code_changed
+    assert "which alone does not build it" in words(found)
+
+
+def test_a_view_that_is_passed_through() -> None:
+    resources = [source("raw.orders"), node("stg", "raw.orders", materialized="view"), node("mart", "stg")]
+    facts: dict[str, Any] = {"loaded": {"raw.orders": 12}, "built": {"stg": 9, "mart": 9}, "views": "pass_through"}
+    found = ask("stg", *resources, **facts)
+    assert found.verdict == "passed"
+    assert words(found).startswith(
+        "stg is passed through, a view that new data flows through without a build: raw.orders"
+    )
+    assert ask("mart", *resources, **facts).parents[0].state == "in_plan"
+
+
+def test_held_by_build_after() -> None:
+    found = ask("mart", *SHOP, node("mart", "stg_orders", config=HOURLY), loaded={"raw.orders": 50}, built={"mart": 12})
+    assert found.verdict == "held"
+    assert found.lines(now=NOW)[:2] == [
+        "mart is held until 14:05 UTC (in 12 min): freshness.build_after 1 hour since its last good build at 13:05 "
+        "UTC.",
+        "Waiting for it: raw.orders was loaded at tick 50 (2026-10-16 13:43 UTC).",
+    ]
+    assert "Path: raw.orders -> stg_orders -> mart" in words(found)
+    assert "Policy: updates_on any, build_after 1 hour" in words(found)
+    assert (found.builds_when.kind, found.builds_when.not_before) == ("time", at(72))
+
+
+def test_held_by_lag_tolerance() -> None:
+    found = ask(
+        "mart", *SHOP, node("mart", "stg_orders", config=LAGGING), loaded={"raw.orders": 48}, built={"mart": 12}
+    )
+    assert words(found).startswith(
+        "mart is held until 17:41 UTC (in 3 h 48 min): state.lag_tolerance 4 hours since data for it began to wait at "
+        "13:41 UTC."
+    )
+
+
+def test_held_until_all_parents_are_new() -> None:
+    found = ask(
+        "mart",
+        *SHOP,
+        node("fixed", kind="seed"),
+        node("mart", "stg_orders", "stg_users", "seed.shop.fixed", config=ALL),
+        loaded={"raw.orders": 12, "raw.users": 3},
+        built={"stg_orders": 9, "stg_users": 4, "mart": 9},
+    )
+    text = words(found)
+    assert text.startswith(
+        "mart is held: it needs new data from all its parents (updates_on: all) and still waits for stg_users (last "
+        "new at tick 4)."
+    )
+    assert "It will build when stg_users has new data. For that, load raw.users." in text
+    assert "Path: raw.orders -> stg_orders -> mart" in text
+    assert "Path: raw.users -> stg_users -> mart" in text
+    assert "fixed (not moving, never built)" in text
+    assert (found.builds_when.kind, found.builds_when.waiting_for) == ("all_new", ("model.shop.stg_users",))
+    assert [each.state for each in found.sources] == ["waits", "awaited"]
+
+
+def test_held_until_the_first_load() -> None:
+    found = ask(
+        "mart",
+        *SHOP,
+        source("raw.carts"),
+        node("mart", "stg_orders", "raw.carts"),
+        loaded={"raw.orders": 12},
+        producers=("raw.carts",),
+        hold_until_first_load=True,
+    )
+    assert words(found).startswith(
+        "mart is held: raw.carts has a producer and was never loaded (hold_until_first_load).\n"
+        "Waiting for it: raw.orders was loaded at tick 12 (2026-10-16 13:05 UTC).\n"
+        "It will build when raw.carts is loaded."
+    )
+    assert "Path: raw.carts -> mart" in words(found)
+
+
+def test_failed_and_blocked_by_what_failed() -> None:
+    facts: dict[str, Any] = {"loaded": {"raw.orders": 12}, "failed": ["stg_orders"]}
+    resources = (*SHOP, node("mart", "stg_orders"))
+    found = ask("stg_orders", *resources, **facts)
+    assert "stg_orders is held: it failed in this build, and nothing new came for it since." in words(found)
+    found = ask("mart", *resources, **facts)
+    assert words(found).startswith("mart is held: it waits for stg_orders, which failed.")
+    assert "It will build when stg_orders is mended" in words(found)
+    assert found.parents[0].state == "held"
+
+
+def test_up_to_date() -> None:
+    resources = (*SHOP, node("mart", "stg_orders", "stg_users"))
+    built = {"stg_orders": 9, "stg_users": 9, "mart": 9}
+    found = ask("mart", *resources, loaded={"raw.orders": 5, "raw.users": 3}, built=built)
+    assert found.verdict == "up_to_date"
+    assert found.lines(now=NOW)[0] == (
+        "mart is up to date: nothing above it was loaded since its last good build at tick 9 (2026-10-16 13:02 UTC); "
+        "it will build when raw.orders or raw.users is loaded next."
+    )
+    assert "Path: raw.orders -> stg_orders -> mart" in words(found)
+    assert found.builds_when.kind == "any_load"
+
+
+def test_up_to_date_with_a_policy_says_what_it_will_wait_for() -> None:
+    config = {"freshness": {"build_after": {"count": 1, "period": "hour", "updates_on": "all"}}}
+    found = ask(
+        "mart",
+        *SHOP,
+        node("mart", "stg_orders", "stg_users", config=config),
+        loaded={"raw.orders": 5, "raw.users": 3},
+        built={"stg_orders": 9, "stg_users": 9, "mart": 12},
+    )
+    assert "it will build when all of stg_orders and stg_users have new data (updates_on: all)." in words(found)
+    assert "Not before 14:05 UTC (in 12 min): freshness.build_after." in words(found)
+
+
+def test_up_to_date_because_the_news_waits_further_up() -> None:
+    found = ask(
+        "mart",
+        *SHOP,
+        node("slow", "stg_orders", config=HOURLY),
+        node("mart", "slow"),
+        loaded={"raw.orders": 50},
+        built={"stg_orders": 51, "slow": 12, "mart": 12},
+    )
+    assert found.verdict == "up_to_date"
+    assert words(found).startswith(
+        "mart is up to date, but raw.orders was loaded at tick 50 (2026-10-16 13:43 UTC), which has not reached it: it "
+        "waits at slow, which is held until 14:05 UTC (in 12 min).\nIt will build when slow builds."
+    )
+    assert found.builds_when.kind == "released"
+
+
+def test_never_built_and_never_loaded() -> None:
+    found = ask("stg_orders", *SHOP)
+    assert found.verdict == "up_to_date"
+    assert found.lines(now=NOW)[0] == (
+        "stg_orders was never built, and no source above it was ever loaded; it will build when raw.orders is loaded "
+        "next."
+    )
+
+
+@pytest.mark.parametrize(
+    ("built", "text"),
+    [
+        ({"fixed": 9}, "fixed is up to date: nothing above it is loaded; it builds when its own code changes."),
+        ({}, "fixed was never built, and nothing above it is loaded, so that no load builds it: build it with dbt"),
+    ],
+)
+def test_a_seed(built: dict[str, int], text: str) -> None:
+    found = ask("fixed", *SHOP, node("fixed", kind="seed"), built=built)
+    assert words(found).startswith(text)
+    assert found.sources == ()
+
+
+def test_two_packages_with_one_name_are_told_apart() -> None:
+    found = ask(
+        "shop.orders",
+        source("raw.orders"),
+        node("orders", "raw.orders"),
+        node("orders", "raw.orders", package="other", depends_on={"nodes": ["source.shop.raw.orders"]}),
+        loaded={"raw.orders": 3},
+    )
+    assert found.names["model.shop.orders"] == "shop.orders"
+    assert words(found).startswith("shop.orders will build")
+
+
+def test_an_unknown_node() -> None:
+    lineage = Lineage.from_manifest(manifest(*SHOP))
+    plan = plan_builds(lineage, LedgerSnapshot(), now=NOW)
+    with pytest.raises(UnknownNodeError, match=r"no node 'model.shop.stg_order'.*did you mean 'model.shop.stg_orders'"):
+        explain(lineage, LedgerSnapshot(), plan, "model.shop.stg_order")
+
+
+def test_words() -> None:
+    assert [span(timedelta(minutes=each)) for each in (1, 60, 90, 2880)] == [
+        "1 minute",
+        "1 hour",
+        "90 minutes",
+        "2 days",
+    ]
+    assert span(timedelta(seconds=90)) == "90 seconds"
+    assert listed("abcde") == "a, b, c and 2 more"
+    assert listed("ab", "or") == "a or b"
+    assert listed([]) == ""
+    assert until(NOW + timedelta(days=3), NOW) == "2026-10-19 13:53 UTC (in 3 days)"
+    assert until(NOW - timedelta(days=3), NOW).endswith("(now)")

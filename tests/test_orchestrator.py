@@ -1,0 +1,466 @@
+"""Record -> plan -> build -> record: with dbt replaced at its seam, everything else is real."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lineage_orch.errors import (
+    BuildFailedError,
+    DbtError,
+    LedgerError,
+    LedgerUnavailableError,
+    PolicyError,
+    SettingsError,
+    UnknownSourceError,
+)
+from lineage_orch.ledger import Ledger
+from lineage_orch.lineage import Lineage
+from lineage_orch.orchestrator import Orchestrator
+from lineage_orch.testing import FakeDbt
+from lineage_orch.updates import SourceUpdate
+from tests.manifests import manifest, node, source
+
+A, B, C = "source.shop.raw.a", "source.shop.raw.b", "source.shop.raw.c"
+
+# raw.a -> stg_a -> mart_ab -> top      raw.c -> stg_c
+# raw.b -> stg_b -^
+SHOP = (
+    source("raw.a"),
+    source("raw.b"),
+    source("raw.c"),
+    node("stg_a", "raw.a"),
+    node("stg_b", "raw.b"),
+    node("stg_c", "raw.c"),
+    node("mart_ab", "stg_a", "stg_b"),
+    node("top", "mart_ab"),
+    node("test_stg_a", "stg_a", kind="test"),
+    node("test_both", "stg_a", "stg_b", kind="test"),
+)
+
+
+def model(*names: str) -> set[str]:
+    return {f"model.shop.{name}" for name in names}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "dbt_project.yml").write_text("name: shop\nprofile: shop\n")
+    (folder / "profiles.yml").write_text("shop:\n  target: dev\n  outputs:\n    dev: {type: duckdb}\n")
+    return folder
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+Make = Callable[..., tuple[Orchestrator, FakeDbt]]
+
+
+@pytest.fixture
+def make(project: Path) -> Make:
+    def make(*resources: dict[str, Any], **overrides: Any) -> tuple[Orchestrator, FakeDbt]:
+        path = project / "manifest.json"
+        path.write_text(json.dumps(manifest(*(resources or SHOP))))
+        dbt = FakeDbt(lambda: Lineage.from_manifest(path))
+        clock = overrides.pop("clock", Clock())
+        return Orchestrator(project_dir=project, manifest=path, dbt=dbt, clock=clock, **overrides), dbt
+
+    return make
+
+
+def test_a_load_builds_what_hangs_on_it_and_nothing_else(make: Make) -> None:
+    orchestrator, dbt = make()
+    orchestrator.record(["raw.c"])
+    report = orchestrator.build()
+    assert set(report.built) == model("stg_c")
+    assert dbt.commands == [("source:shop.raw.c+",)]
+    assert orchestrator.plan().is_empty
+    assert not orchestrator.build().runs
+
+
+def test_a_failed_node_and_what_hangs_on_it_stay_owed(make: Make) -> None:
+    orchestrator, dbt = make()
+    orchestrator.record(["raw.a", "raw.b"])
+    dbt.failing = model("mart_ab")
+    report = orchestrator.build()
+    assert set(report.built) == model("stg_a", "stg_b")
+    assert list(report.failed) == ["model.shop.mart_ab"]
+    assert set(report.blocked) == model("top")
+    assert report.runs == 1, "nothing that failed is tried again in the same call"
+    with pytest.raises(BuildFailedError, match=r"model\.shop\.mart_ab: it was told to"):
+        report.raise_for_failures()
+
+    dbt.failing = set()
+    report = orchestrator.build()
+    assert report.built == ["model.shop.mart_ab", "model.shop.top"], "only what is owed"
+    assert report.ok
+
+
+def test_a_node_whose_test_failed_is_not_built_and_blocks_what_hangs_on_it(make: Make) -> None:
+    orchestrator, dbt = make()
+    orchestrator.record(["raw.a", "raw.b"])
+    dbt.failing = {"test.shop.test_stg_a"}
+    report = orchestrator.build()
+    assert set(report.built) == model("stg_b")
+    for _ in range(2):
+        report = orchestrator.build()
+        assert not report.built, "still blocked in later runs"
+        assert "test.shop.test_stg_a" in report.failed
+    dbt.failing = set()
+    assert set(orchestrator.build().built) == model("stg_a", "mart_ab", "top")
+
+
+def test_a_failed_test_of_two_nodes_blocks_those_that_were_built_in_that_run(make: Make) -> None:
+    orchestrator, dbt = make()
+    orchestrator.record(["raw.a", "raw.b"])
+    orchestrator.build()
+    before = orchestrator.ledger.snapshot().nodes
+    orchestrator.record(["raw.a"])
+    dbt.failing = {"test.shop.test_both"}
+    orchestrator.build()
+    after = orchestrator.ledger.snapshot().nodes
+    assert after["model.shop.stg_a"] == before["model.shop.stg_a"]
+    assert after["model.shop.stg_b"] == before["model.shop.stg_b"]
+    plan = orchestrator.plan()
+    assert "model.shop.stg_a" in plan.build
+    assert "model.shop.stg_b" not in plan.build, "it was not built in that run, so it is not blamed"
+
+
+def test_an_update_that_lands_during_a_build_is_built_by_the_same_call(make: Make) -> None:
+    orchestrator, dbt = make()
+    landed = iter([lambda: orchestrator.record(["raw.a"])])
+    dbt.before_build = lambda: next(landed, lambda: None)()
+    orchestrator.record(["raw.a"])
+    report = orchestrator.build()
+    assert report.runs == 2
+    assert dbt.built[0] == dbt.built[1]
+    assert orchestrator.plan().is_empty
+
+
+def test_new_data_for_a_failed_node_is_tried_in_the_same_call(make: Make) -> None:
+    orchestrator, dbt = make()
+    dbt.failing = model("stg_c")
+
+    def heal() -> None:
+        if len(dbt.commands) == 1:
+            orchestrator.record(["raw.c"])
+        else:
+            dbt.failing = set()
+
+    dbt.before_build = heal
+    orchestrator.record(["raw.c"])
+    report = orchestrator.build()
+    assert report.runs == 2
+    assert report.ok
+    assert set(report.built) == model("stg_c")
+
+
+def test_an_update_that_lands_after_the_last_plan_is_seen_after_the_lock_is_let_go(make: Make) -> None:
+    orchestrator, _ = make()
+    real = orchestrator.ledger.build_lock
+    late = iter([True])
+
+    from contextlib import contextmanager
+
+    @contextmanager
+    def late_load(who: str) -> Any:
+        with real(who) as held:
+            yield held
+            if next(late, False):
+                orchestrator.record(["raw.c"])
+
+    orchestrator.ledger.build_lock = late_load  # type: ignore[method-assign]
+    orchestrator.record(["raw.a"])
+    report = orchestrator.build()
+    assert model("stg_a", "stg_c") <= set(report.built)
+    assert orchestrator.plan().is_empty
+
+
+def test_whoever_finds_the_lock_taken_leaves_and_says_who_holds_it(make: Make) -> None:
+    orchestrator, dbt = make()
+    orchestrator.record(["raw.a"])
+    other, _ = make()
+    with other.ledger.build_lock("the night shift"):
+        report = orchestrator.build()
+    assert "the night shift" in (report.busy or "")
+    assert "the night shift" in report.summary()
+    assert not dbt.commands
+    assert not orchestrator.build().busy
+
+
+def test_the_same_update_twice_is_built_once(make: Make) -> None:
+    orchestrator, dbt = make()
+    update = SourceUpdate("raw.c", "load-1", datetime(2026, 1, 1, tzinfo=UTC))
+    assert orchestrator.record([update]) == orchestrator.record([update, update])
+    orchestrator.build()
+    orchestrator.record([update])
+    assert not orchestrator.build().runs
+    assert len(dbt.commands) == 1
+
+
+def test_a_wrong_name_is_an_error_and_the_others_are_recorded(make: Make) -> None:
+    orchestrator, _ = make()
+    with pytest.raises(UnknownSourceError, match=r"no source 'raw\.aa'.*did you mean 'raw\.a'"):
+        orchestrator.record(["raw.aa", "raw.c"])
+    assert set(orchestrator.plan().build) == model("stg_c")
+
+
+def test_a_wildcard_records_every_table(make: Make) -> None:
+    orchestrator, _ = make()
+    orchestrator.record(["raw.*"])
+    assert set(orchestrator.ledger.snapshot().sources) == {A, B, C}
+
+
+def test_held_nodes_are_reported_with_their_time(make: Make) -> None:
+    clock = Clock()
+    lagging = node("slow", "stg_c", config={"state": {"lag_tolerance": "4h"}})
+    orchestrator, _ = make(*SHOP, lagging, clock=clock)
+    orchestrator.record(["raw.c"])
+    report = orchestrator.build()
+    assert set(report.built) == model("stg_c")
+    assert report.held["model.shop.slow"].reason == "lag_tolerance"
+    assert report.next_due == clock.now + timedelta(hours=4)
+    clock.now += timedelta(hours=4)
+    assert orchestrator.build().built == ["model.shop.slow"]
+
+
+def test_first_load_holds_until_every_source_with_a_producer_was_loaded(make: Make) -> None:
+    orchestrator, _ = make(hold_until_first_load=True)
+    orchestrator.register_producers(["raw.*"])
+    orchestrator.record(["raw.a"])
+    report = orchestrator.build()
+    assert set(report.built) == model("stg_a")
+    assert report.held["model.shop.mart_ab"].waiting_for == (B,)
+    orchestrator.record(["raw.b"])
+    assert set(orchestrator.build().built) == model("stg_b", "mart_ab", "top")
+
+
+def test_a_test_between_a_built_and_a_held_node_waits_for_the_held_one(make: Make) -> None:
+    orchestrator, dbt = make(hold_until_first_load=True)
+    dbt.failing = {"test.shop.test_both"}  # as it would: stg_b does not exist
+    orchestrator.register_producers(["raw.*"])
+    orchestrator.record(["raw.a"])
+    report = orchestrator.build()
+    assert report.ok
+    assert set(report.built) == model("stg_a")
+    orchestrator.record(["raw.b"])
+    assert "test.shop.test_both" in orchestrator.build().failed, "and then it runs"
+
+
+def test_adopt_declares_the_warehouse_as_loaded_and_built(make: Make) -> None:
+    orchestrator, _ = make(hold_until_first_load=True)
+    orchestrator.register_producers(["raw.*"])
+    orchestrator.adopt()
+    assert orchestrator.plan().is_empty
+    assert not orchestrator.plan().held
+    orchestrator.record(["raw.a"])
+    assert set(orchestrator.plan().build) == model("stg_a", "mart_ab", "top")
+
+
+def test_changed_code_is_built_after_the_first_build_is_known(make: Make, project: Path) -> None:
+    orchestrator, _ = make()
+    assert orchestrator.plan().is_empty
+    orchestrator.record(["raw.c"])
+    orchestrator.build()
+    changed, _ = make(source("raw.c"), node("stg_c", "raw.c", checksum="other"), node("below", "stg_c"))
+    plan = changed.plan()
+    assert plan.changed_code == model("stg_c")
+    assert set(changed.build().built) == model("stg_c", "below")
+    assert changed.plan().is_empty
+
+
+def test_views_pass_the_change_through_and_are_tested(make: Make) -> None:
+    shop = (
+        source("raw.a"),
+        node("view_a", "raw.a", materialized="view"),
+        node("mart", "view_a"),
+        node("test_view", "view_a", kind="test"),
+    )
+    orchestrator, dbt = make(*shop, views="pass_through")
+    orchestrator.record(["raw.a"])
+    assert set(orchestrator.build().built) == model("view_a", "mart")
+    orchestrator.record(["raw.a"])
+    assert set(orchestrator.build().built) == model("mart"), "the view is not built again"
+    assert any("resource_type:test" in selector for selector in dbt.commands[-1])
+    assert orchestrator.plan().is_empty
+    dbt.failing = {"test.shop.test_view"}
+    orchestrator.record(["raw.a"])
+    report = orchestrator.build()
+    assert not report.built, "a failing test on the view blocks what hangs on it"
+    dbt.failing = set()
+    assert set(orchestrator.build().built) == model("mart")
+
+
+def test_a_kill_below_a_passed_view_builds_nothing_finished_again(make: Make) -> None:
+    shop = (
+        source("raw.a"),
+        node("view_a", "raw.a", materialized="view"),
+        node("first", "view_a"),
+        node("second", "view_a"),
+    )
+    orchestrator, dbt = make(*shop, views="pass_through")
+    orchestrator.record(["raw.a"])
+    orchestrator.build()
+    orchestrator.record(["raw.a"])
+
+    def killed(node: str) -> None:
+        if node == "model.shop.second":
+            raise KeyboardInterrupt
+
+    dbt.before_node = killed
+    with pytest.raises(KeyboardInterrupt):
+        orchestrator.build()
+    dbt.before_node = lambda _: None
+    assert orchestrator.build().built == ["model.shop.second"]
+
+
+def test_a_lag_longer_than_the_history_is_refused(make: Make) -> None:
+    orchestrator, _ = make(
+        source("raw.a"), node("slow", "raw.a", config={"state": {"lag_tolerance": "120d"}}), keep_days=90
+    )
+    with pytest.raises(PolicyError, match="120 days.*keeps 90 days.*raise keep_days"):
+        orchestrator.plan()
+
+
+def test_a_source_without_models_runs_nothing_and_says_so(make: Make) -> None:
+    orchestrator, dbt = make(source("raw.lonely"))
+    orchestrator.record(["raw.lonely"])
+    report = orchestrator.build()
+    assert not dbt.commands
+    assert report.summary() == "Nothing was due."
+
+
+def test_a_ledger_that_fails_during_the_build_is_an_error_and_what_it_missed_stays_owed(make: Make) -> None:
+    orchestrator, dbt = make()
+    real = orchestrator.ledger.record_built
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        if "model.shop.stg_b" in args[1]:
+            raise LedgerUnavailableError("the ledger went away")
+        real(*args, **kwargs)
+
+    orchestrator.ledger.record_built = broken  # type: ignore[method-assign]
+    orchestrator.record(["raw.a", "raw.b"])
+    with pytest.raises(LedgerError, match="went away"):
+        orchestrator.build()
+    orchestrator.ledger.record_built = real  # type: ignore[method-assign]
+    report = orchestrator.build()
+    assert "model.shop.stg_b" in report.built
+    assert orchestrator.plan().is_empty
+    assert len(dbt.commands) == 2
+
+
+def test_dbt_run_leaves_what_it_does_not_build_owed_and_ends(make: Make) -> None:
+    shop = (source("raw.a"), node("snap", "raw.a", kind="snapshot"), node("mart", "raw.a"))
+    orchestrator, dbt = make(*shop, dbt_command="run")
+    real = dbt.build
+
+    def only_models(select: Any, exclude: Any, on_result: Any) -> Any:
+        from lineage_orch.dbt import Outcome
+
+        outcome = real(select, exclude, lambda r: on_result(r) if r.unique_id.startswith("model.") else None)
+        return Outcome(tuple(each for each in outcome.results if each.unique_id.startswith("model.")))
+
+    dbt.build = only_models  # type: ignore[method-assign]
+    orchestrator.record(["raw.a"])
+    report = orchestrator.build()
+    assert report.built == ["model.shop.mart"]
+    assert report.runs == 1
+    assert "snapshot.shop.snap" in orchestrator.plan().build
+
+
+def test_random_loads_and_failures_end_in_a_warehouse_that_owes_nothing(make: Make) -> None:
+    """200 random loads with a model that fails now and then, then healed: nothing is owed, nothing was missed."""
+    chance = random.Random(7)
+    orchestrator, dbt = make()
+    version = dict.fromkeys((A, B, C), 0)
+    contents: dict[str, Any] = {}
+    lineage = orchestrator.lineage
+    graph = lineage.plan_graph
+
+    def build_node(unique_id: str) -> None:
+        if unique_id not in dbt.failing:
+            parents = [graph.ids[each] for each in graph.parents[graph.index[unique_id]]]
+            contents[unique_id] = tuple(version.get(each, contents.get(each)) for each in parents)
+
+    dbt.before_node = build_node
+    for _ in range(200):
+        for each in chance.sample(["raw.a", "raw.b", "raw.c"], k=chance.randint(1, 2)):
+            version[lineage.resolve_source(each)] += 1
+            orchestrator.record([each])
+        dbt.failing = set(chance.sample(sorted(lineage.nodes), k=chance.choice([0, 0, 1])))
+        if chance.random() < 0.7:
+            orchestrator.build()
+    dbt.failing = set()
+    orchestrator.build()
+    assert orchestrator.plan().is_empty
+    assert contents["model.shop.mart_ab"] == ((version[A],), (version[B],))
+    assert contents["model.shop.top"] == (contents["model.shop.mart_ab"],)
+    assert contents["model.shop.stg_c"] == (version[C],)
+
+
+def test_fifty_loads_in_threads_are_all_built_in_a_few_runs(make: Make) -> None:
+    orchestrator, dbt = make()
+    reports = []
+
+    def load(number: int) -> None:
+        orchestrator.record([f"raw.{'abc'[number % 3]}"])
+        reports.append(orchestrator.build())
+
+    threads = [threading.Thread(target=load, args=(number,)) for number in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(reports) == 50
+    assert orchestrator.ledger.snapshot().tick >= 50
+    assert orchestrator.plan().is_empty
+    assert len(dbt.commands) <= 50
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: (p / "profiles.yml").unlink(), r"no profiles\.yml"),
+        (lambda p: (p / "profiles.yml").write_text("other: {}"), r"no profile 'shop'.*it has: other"),
+        (lambda p: (p / "profiles.yml").write_text("shop: {target: prod, outputs: {dev: {}}}"), r"no target 'prod'"),
+        (lambda p: (p / "dbt_project.yml").write_text("a: [b"), r"dbt_project\.yml cannot be read"),
+        (lambda p: (p / "dbt_project.yml").write_text("profile: shop"), r"has no `name`"),
+    ],
+)
+def test_a_broken_project_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], Any], message: str
+) -> None:
+    monkeypatch.chdir(project.parent)
+    monkeypatch.setenv("HOME", str(project.parent))
+    spoil(project)
+    with pytest.raises(DbtError, match=message):
+        Orchestrator(project_dir=project, profiles_dir=project if (project / "profiles.yml").exists() else None)
+
+
+def test_no_project_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match=r"no dbt_project\.yml in .* set LINEAGE_ORCH_PROJECT_DIR"):
+        Orchestrator()
+
+
+def test_the_ledger_may_be_given_by_url(project: Path, tmp_path: Path, make: Make) -> None:
+    make()
+    url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    orchestrator = Orchestrator(project_dir=project, manifest=project / "manifest.json", ledger=url)
+    orchestrator.record(["raw.a"])
+    assert Ledger(url, project="shop", target="dev").snapshot().sources.keys() == {A}
