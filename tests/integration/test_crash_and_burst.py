@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -145,5 +146,5 @@ def test_fifty_loads_of_ten_sources_in_five_processes(tmp_path: Path) -> None:
     with duckdb.connect(str(folder / "warehouse.duckdb"), read_only=True) as warehouse:
         rows = warehouse.execute("select n, version from mart order by n").fetchall()
     assert rows == [(n, 5) for n in range(10)], "every node was built after the last update that reaches it"
-    assert all(ends <= begins for (_, ends), (begins, _) in zip(spans, spans[1:], strict=False)), "never two at once"
+    assert all(ends <= begins for (_, ends), (begins, _) in itertools.pairwise(spans)), "never two at once"
     assert len(spans) <= 15, "a few dbt runs, not fifty"

@@ -1,0 +1,295 @@
+"""Loads that completed and never told us: found in Prefect's own run history.
+
+A load may be killed between its Completed state and its completion hook, or Prefect's API may fail it there. Its
+run is in the history, tagged with its sources.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterEndTime,
+    FlowRunFilterStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+
+from lineage_orch.errors import LineageError, TriggerError
+from lineage_orch.launch import launch
+from lineage_orch.tagging import BUILDS, NOTHING_NEW, sources_in, trigger_tag
+from lineage_orch.triggers import Completion
+from lineage_orch.updates import SourceUpdate
+
+if TYPE_CHECKING:
+    from lineage_orch.orchestrator import Orchestrator
+
+# The name of the watermark in the ledger: until when (ISO, UTC) the history was read.
+WATERMARK = "lineage_orch.reconciled_until"
+# Read again each time: clocks differ, and a state may reach the server late.
+OVERLAP = timedelta(minutes=10)
+# How far back to look when there is no watermark yet.
+FIRST_LOOK = timedelta(days=1)
+# Several times the 3 minutes between the heartbeats of a run.
+DEAD_AFTER = timedelta(minutes=15)
+
+_PAGE = 200
+_RECENT = 5000
+
+
+@dataclass(frozen=True)
+class LostLoad:
+    """A load that completed without a word to the ledger; its update is recorded now."""
+
+    run_id: str
+    run_name: str
+    completed_at: datetime
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DeadRun:
+    """A run that is RUNNING by name only: its last heartbeat is long ago."""
+
+    run_id: str
+    run_name: str
+    last_heartbeat: datetime
+
+    @property
+    def mend(self) -> str:
+        """The command that ends it."""
+        return f"prefect flow-run cancel {self.run_id}"
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """What the history told: loads that were lost, runs that are dead, and sources that the manifest lacks."""
+
+    since: datetime
+    until: datetime
+    found: tuple[LostLoad, ...] = ()
+    dead: tuple[DeadRun, ...] = ()
+    unknown: str | None = None
+
+    def lines(self) -> list[str]:
+        """Return what to tell people, one line each; empty if all was in order."""
+        lines = [
+            f"The load {load.run_name!r} completed at {load.completed_at:%Y-%m-%d %H:%M:%S} UTC and its hook never "
+            f"ran: {', '.join(load.sources)} recorded as loaded."
+            for load in self.found
+        ]
+        if self.unknown:
+            lines.append(self.unknown)
+        lines += [
+            f"The run {run.run_name!r} is RUNNING by name, and its last sign of life was at "
+            f"{run.last_heartbeat:%Y-%m-%d %H:%M:%S} UTC: its process is gone. "
+            f"End it (the server takes some minutes over it) with: {run.mend}"
+            for run in self.dead
+        ]
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready values."""
+        return {
+            "since": self.since.isoformat(),
+            "until": self.until.isoformat(),
+            "found": [
+                {
+                    "run_id": load.run_id,
+                    "run_name": load.run_name,
+                    "completed_at": load.completed_at.isoformat(),
+                    "sources": list(load.sources),
+                }
+                for load in self.found
+            ],
+            "dead": [
+                {
+                    "run_id": run.run_id,
+                    "run_name": run.run_name,
+                    "last_heartbeat": run.last_heartbeat.isoformat(),
+                    "mend": run.mend,
+                }
+                for run in self.dead
+            ],
+            "unknown": self.unknown,
+        }
+
+
+def reconcile(
+    orchestrator: Orchestrator,
+    *,
+    deployment: str | None = None,
+    grace: timedelta = timedelta(0),
+    client: SyncPrefectClient | None = None,
+) -> Reconciliation:
+    """Find loads that completed and that the ledger does not know, since the last look, and record them.
+
+    A lost load counts for all sources that it declares: what it marked with ``mark_updated`` died with it. A load
+    whose hook did run is known by its update's id, and one that found nothing new by a tag. Nothing is built.
+
+    Args:
+        orchestrator: whose ledger and manifest.
+        deployment: ``flow/name``: only loads that set this off. Default: the setting; without one, the loads that
+            build in their own process.
+        grace: leave out what completed within this time: its hook may still be at work.
+        client: of Prefect's API; by default a new one.
+
+    Returns:
+        What was found, and which runs are RUNNING by name only.
+
+    Raises:
+        LedgerError: the ledger cannot be reached or written.
+        httpx.HTTPError: Prefect's API cannot be reached, or failed.
+    """
+    marker = trigger_tag(deployment or orchestrator.settings.deployment)
+    now = datetime.now(UTC)
+    until = now - grace
+    known_until = orchestrator.ledger.mark(WATERMARK)
+    since = (datetime.fromisoformat(known_until) - OVERLAP) if known_until else now - FIRST_LOOK
+    with nullcontext(client) if client is not None else get_client(sync_client=True) as api:
+        lost = _lost(orchestrator, api, marker, since, until)
+        dead = tuple(_dead(api, marker, now))
+        updates = [update for run in lost for update in _updates(api, run)]
+    unknown = None
+    try:
+        orchestrator.record(updates)
+    except LineageError as error:
+        unknown = f"A load in Prefect's history names a source that is not in the manifest: {error}"
+    if known_until is None or until > datetime.fromisoformat(known_until):
+        orchestrator.ledger.set_mark(WATERMARK, until.isoformat())
+    found = tuple(
+        LostLoad(str(run.id), run.name, _completed_at(run), tuple(sources_in(run.tags)))
+        for run in sorted(lost, key=_completed_at)
+    )
+    return Reconciliation(since, until, found, dead, unknown)
+
+
+def reconcile_and_build(
+    orchestrator: Orchestrator, *, deployment: str | None = None, say: Callable[[str], Any]
+) -> Reconciliation:
+    """What ``lineage-orch reconcile`` does: find lost loads, and see to it that all that is owed gets built.
+
+    With a deployment, a run of it is launched; without, it is built here. Also what a killed build left owed is
+    taken up so.
+
+    Args:
+        orchestrator: whose ledger and manifest.
+        deployment: ``flow/name``. Default: the setting; without one, loads that build in their own process.
+        say: takes a line for people on each step.
+
+    Raises:
+        TriggerError: Prefect's API cannot be reached, or refused, or has no such deployment.
+        BuildFailedError: something failed in a build here.
+        LineageOrchError: the ledger, the manifest or dbt, as :meth:`Orchestrator.build` says.
+    """
+    deployment = deployment or orchestrator.settings.deployment
+    try:
+        found = reconcile(orchestrator, deployment=deployment)
+    except httpx.HTTPError as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise TriggerError(f"Prefect's run history could not be read ({text}); see PREFECT_API_URL") from error
+    for line in found.lines() or ["No load was lost."]:
+        say(line)
+    plan = orchestrator.plan()
+    if plan.is_empty and plan.next_due is None:
+        say("Nothing is owed.")
+    elif deployment is None:
+        report = orchestrator.build(who="lineage-orch reconcile", say=say)
+        say(report.summary())
+        report.raise_for_failures()
+    else:
+        # Held nodes too: that run schedules the wake-up, if it was lost.
+        run = launch(deployment, Completion(()), logging.getLogger(__name__), debounce=0, attempts=2)
+        say(f"Run {run.name!r} of {deployment} builds what is owed.")
+    return found
+
+
+def _lost(
+    orchestrator: Orchestrator, client: SyncPrefectClient, marker: str, since: datetime, until: datetime
+) -> list[FlowRun]:
+    completed = [
+        run
+        for run in _pages(
+            client,
+            FlowRunFilter(
+                tags=FlowRunFilterTags(all_=[marker]),
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.COMPLETED])),
+                end_time=FlowRunFilterEndTime(after_=since, before_=until),
+            ),
+            FlowRunSort.END_TIME_DESC,
+        )
+        if run.state is not None and run.state.name != "Cached" and NOTHING_NEW not in run.tags
+    ]
+    if not completed:
+        return []
+    # One update of a run is enough to know that its hook ran: it may have marked only some of its sources.
+    known = {update.update_id for _, update in orchestrator.ledger.recent_updates(_RECENT)}
+    return [run for run in completed if run.state is not None and str(run.state.id) not in known]
+
+
+def _pages(client: SyncPrefectClient, chosen: FlowRunFilter, sort: FlowRunSort) -> Iterator[FlowRun]:
+    seen = set()
+    offset = 0
+    while True:
+        page = client.read_flow_runs(flow_run_filter=chosen, sort=sort, limit=_PAGE, offset=offset)
+        for run in page:
+            if run.id not in seen:
+                seen.add(run.id)
+                yield run
+        if len(page) < _PAGE:
+            return
+        offset += _PAGE
+
+
+def _updates(client: SyncPrefectClient, run: FlowRun) -> list[SourceUpdate]:
+    """Return the updates that the hook of this run would have reported, had it run."""
+    assert run.state is not None
+    flow = client.read_flow(run.flow_id)
+    return [
+        SourceUpdate(source, str(run.state.id), _completed_at(run), flow_run_id=str(run.id), producer=flow.name)
+        for source in sources_in(run.tags)
+    ]
+
+
+def _completed_at(run: FlowRun) -> datetime:
+    assert run.state is not None
+    return run.state.timestamp
+
+
+def _dead(client: SyncPrefectClient, marker: str, now: datetime) -> Iterator[DeadRun]:
+    running = FlowRunFilter(
+        tags=FlowRunFilterTags(any_=[marker, BUILDS]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
+        start_time=FlowRunFilterStartTime(before_=now - DEAD_AFTER),
+    )
+    for run in _pages(client, running, FlowRunSort.START_TIME_ASC):
+        last = _last_heartbeat(client, run, now)
+        # Without any, heartbeats are switched off, and nothing can be said.
+        if last is not None and now - last > DEAD_AFTER:
+            yield DeadRun(str(run.id), run.name, last)
+
+
+def _last_heartbeat(client: SyncPrefectClient, run: FlowRun, now: datetime) -> datetime | None:
+    since = (run.start_time or now) - OVERLAP
+    body = {
+        "filter": {
+            "occurred": {"since": since.isoformat(), "until": (now + OVERLAP).isoformat()},
+            "event": {"name": ["prefect.flow-run.heartbeat"]},
+            "resource": {"id": [f"prefect.flow-run.{run.id}"]},
+            "order": "DESC",
+        },
+        "limit": 1,
+    }
+    events = client.request("POST", "/events/filter", json=body).json().get("events") or []
+    return datetime.fromisoformat(events[0]["occurred"]) if events else None

@@ -1,0 +1,105 @@
+"""What every test stands on: no settings from outside, one Prefect server, one parsed dbt project."""
+
+# ruff: noqa: E402 - the environment is set before Prefect and dbt read it
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+# Before Prefect or dbt is imported: no telemetry from tests, and no profile, results or server of the developer's.
+for _name in [name for name in os.environ if name.startswith("PREFECT_")]:
+    del os.environ[_name]
+os.environ.update(
+    PREFECT_HOME=tempfile.mkdtemp(prefix="lineage_orch_prefect_"),
+    DO_NOT_TRACK="1",
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    DBT_SEND_ANONYMOUS_USAGE_STATS="false",
+)
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
+
+from tests.shop_project import Shop
+
+atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No LINEAGE_ORCH_* or DBT_* of the developer's shell, and a working directory below no pyproject.toml."""
+    for name in os.environ:
+        if name.startswith(("LINEAGE_ORCH_", "DBT_")) and name != "DBT_SEND_ANONYMOUS_USAGE_STATS":
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A Prefect server of this test session alone, on a database of its own."""
+    # Without heartbeats a flow run costs a tenth of a second instead of a whole one.
+    with (
+        prefect_test_harness(server_startup_timeout=180),
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+    ):
+        yield
+
+
+@pytest.fixture(scope="session")
+def parsed_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dbt project of ``tests/shop``, parsed once; read-only."""
+    from dbt.cli.main import dbtRunner
+
+    folder = tmp_path_factory.mktemp("parsed") / "shop"
+    shutil.copytree(Path(__file__).parent / "shop", folder)
+    places = ["--project-dir", str(folder), "--profiles-dir", str(folder), "--target-path", str(folder / "target")]
+    outcome = dbtRunner().invoke(["--quiet", "--log-path", str(folder / "logs"), "parse", *places])
+    assert outcome.success, outcome.exception
+    return folder
+
+
+@pytest.fixture(scope="session")
+def first_built_shop(parsed_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The parsed project with both sources loaded and everything built once; read-only."""
+    from lineage_orch import Orchestrator
+
+    folder = tmp_path_factory.mktemp("built") / "shop"
+    shutil.copytree(parsed_shop, folder)
+    with Orchestrator(project_dir=folder) as orchestrator:
+        orchestrator.record(["crm.orders", "crm.customers"])
+        report = orchestrator.build()
+    assert report.ok, report
+    return folder
+
+
+@pytest.fixture
+def no_other_producers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This test's producers are the only ones of the process: those of other tests load sources of their own."""
+    monkeypatch.setattr("lineage_orch.producers._declared", {})
+
+
+@pytest.fixture
+def shop(parsed_shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_other_producers: None) -> Shop:
+    """A copy of the parsed project for one test; the settings of the environment point to it."""
+    return _copy(parsed_shop, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def built_shop(
+    first_built_shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_other_producers: None
+) -> Shop:
+    """A copy of the project in which everything was built once; the settings of the environment point to it."""
+    return _copy(first_built_shop, tmp_path, monkeypatch)
+
+
+def _copy(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    folder = tmp_path / "shop"
+    shutil.copytree(original, folder)  # with the files' times, so nothing is parsed again
+    monkeypatch.setenv("LINEAGE_ORCH_PROJECT_DIR", str(folder))
+    return Shop(folder)

@@ -1,0 +1,93 @@
+"""``make demo``, as the README shows it: the transcript line by line, again, and with a dead API."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the example: what the demo writes does not end up in the repository."""
+    folder = tmp_path_factory.mktemp("checkout")
+    ignore = shutil.ignore_patterns("data", "target", "logs", "__pycache__", ".lineage_orch", "*.duckdb", "*.db")
+    shutil.copytree(ROOT / "example_project", folder / "example_project", ignore=ignore)
+    return folder
+
+
+def run_demo(checkout: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the demo from the copy: there, ``python -m`` finds the copy first."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LINEAGE_ORCH_", "PREFECT_"))}
+    clean.pop("DUMMYJSON_BASE_URL", None)
+    clean.pop("PYTHONPATH", None)
+    environment = clean | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "COLUMNS": "200", **variables}
+    return subprocess.run(
+        [sys.executable, "-m", "example_project.demo"],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+
+
+def transcript(text: str) -> list[str]:
+    """The lines from the first load to the last, without the times."""
+    lines = [line.rstrip() for line in text.splitlines() if not re.match(r"\s+took\s+[\d.]+ s$", line)]
+    first = next(number for number, line in enumerate(lines) if line.startswith("1. "))
+    last = max(number for number, line in enumerate(lines) if line.startswith("   left alone"))
+    return lines[first : last + 1]
+
+
+def shown_in_readme() -> list[str]:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"## What it looks like\n.*?```text\n(.*?)```", readme, flags=re.S)
+    assert found
+    return transcript(found[1])
+
+
+@pytest.mark.parametrize("time", ["first", "second"])
+def test_the_readme_shows_what_the_demo_prints(checkout: Path, time: str) -> None:
+    done = run_demo(checkout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert transcript(done.stdout) == shown_in_readme()
+    assert done.stderr == ""
+    start, *rest = done.stdout.splitlines()
+    assert start.startswith("Starting: ")
+    # Nothing but the transcript, and the two tables at its end.
+    ours = re.compile(
+        r"$|\d\. |   (loaded|built|held|left alone|took) |mart_product_sales, |When each table|  |Done in| ─"
+    )
+    assert [line for line in rest if not ours.match(line)] == []
+    assert re.search(r"^Done in \d+ s\.", rest[-1])
+    assert not (checkout / "example_project" / "data" / "raw").exists()
+
+
+def test_a_dead_api_ends_it_with_one_line_and_no_table(checkout: Path) -> None:
+    import duckdb
+
+    done = run_demo(checkout, DUMMYJSON_BASE_URL="http://127.0.0.1:9")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr == ""
+    start, *rest = [line for line in done.stdout.splitlines() if line]
+    title, why = rest
+    assert start.startswith("Starting: ")
+    assert title.startswith("1. ")
+    assert why.startswith("The load of external_sources.raw_products failed, so no model was built: ")
+    assert "127.0.0.1:9" in why
+    assert "Traceback" not in done.stdout
+    warehouse = checkout / "example_project" / "data" / "demo" / "warehouse.duckdb"
+    if warehouse.exists():
+        with duckdb.connect(str(warehouse), read_only=True) as connection:
+            assert connection.execute("select count(*) from information_schema.tables").fetchone() == (0,)

@@ -1,0 +1,301 @@
+"""Loads and a served dbt deployment on a real Prefect server."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from lineage_orch import Ledger, Orchestrator, SourceUpdate
+from lineage_orch.reconcile import reconcile, reconcile_and_build
+from lineage_orch.tagging import TRIGGERED, WAKE_UP
+from tests.integration.real_prefect import ROOT, RealPrefect, end, wait_for
+from tests.shop_project import Shop
+
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("deployment")]
+
+LOADS = str(ROOT / "tests" / "integration" / "served_loads.py")
+SHOP = "build-affected/shop"
+HELD = "build-affected/held"
+LAG = 25  # seconds that the held project lets a mart wait
+
+
+@pytest.fixture(scope="module")
+def projects(tmp_path_factory: pytest.TempPathFactory, parsed_shop: Path) -> Path:
+    folder = tmp_path_factory.mktemp("deployment")
+    for name in ("shop", "held"):
+        shutil.copytree(parsed_shop, folder / name)
+    Shop(folder / "held").edit(
+        "dbt_project.yml",
+        "+materialized: table",
+        f"+materialized: table\n    marts:\n      +state: {{lag_tolerance: {LAG}s}}",
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(projects: Path) -> Iterator[RealPrefect]:
+    extra = {
+        "TEST_SHOP": str(projects / "shop"),
+        "TEST_HELD": str(projects / "held"),
+        "TEST_KILL": str(projects / "kill"),
+        "LINEAGE_ORCH_HOLD_UNTIL_FIRST_LOAD": "true",
+        "SHOP_SLOW": "2",
+    }
+    server = RealPrefect.on_a_free_port(projects / "prefect", extra)
+    server.start()
+    serving = server.spawn([sys.executable, LOADS, "serve"], "serve.log")
+    try:
+        wait_for("the deployments are served", lambda: server.deployment(HELD))
+        yield server
+    finally:
+        end(serving)
+        server.stop()
+
+
+@pytest.fixture
+def shop(server: RealPrefect, projects: Path) -> Shop:
+    """The served project, with nothing at work; both sources were loaded before."""
+    shop = Shop(projects / "shop")
+    settle(server, SHOP)
+    if "revenue" not in shop.tables():
+        ended(server, server.launch(SHOP, {"updates": [update("crm.orders"), update("crm.customers")]}))
+        settle(server, SHOP)
+    return shop
+
+
+@pytest.fixture
+def ledger(shop: Shop) -> Iterator[Ledger]:
+    with Ledger(f"sqlite:///{shop.folder}/.lineage_orch/ledger.db", project="shop", target="dev") as ledger:
+        yield ledger
+
+
+def update(source: str) -> dict[str, Any]:
+    return SourceUpdate(source, os.urandom(8).hex(), datetime.now(UTC)).to_dict()
+
+
+def is_waiting(run: dict[str, Any]) -> bool:
+    """Whether a run is due, or at work."""
+    if run["state_type"] == "SCHEDULED":
+        return datetime.fromisoformat(run["expected_start_time"]) < datetime.now(UTC) + timedelta(minutes=2)
+    return run["state_type"] in ("PENDING", "RUNNING", "CANCELLING")
+
+
+def settle(server: RealPrefect, deployment: str) -> list[dict[str, Any]]:
+    """Wait until no run of the deployment waits or works; return all its runs."""
+    wait_for("all runs end", lambda: not any(map(is_waiting, server.runs(deployment))))
+    return server.runs(deployment)
+
+
+def ended(server: RealPrefect, run_id: str) -> dict[str, Any]:
+    final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+    return wait_for("the run ends", lambda: (run := server.run(run_id))["state_type"] in final and run)
+
+
+def child_of(server: RealPrefect, load_id: str) -> dict[str, Any] | None:
+    """Return the dbt run that is linked to a load as its subflow."""
+    found = server.post("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [load_id]}}})
+    return found[0] if found else None
+
+
+def test_a_load_sets_off_exactly_its_models(server: RealPrefect, shop: Shop) -> None:
+    in_an_hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    deployment = server.deployment(SHOP)
+    assert deployment is not None
+    assert deployment["schedules"] == []
+
+    def later(**body: Any) -> str:
+        state = {"type": "SCHEDULED", "state_details": {"scheduled_time": in_an_hour}}
+        return server.post(f"/deployments/{deployment['id']}/create_flow_run", {"state": state, **body})["id"]
+
+    by_a_person = later()
+    unreadable = later(parameters={"updates": [{"sauce": "x"}]}, tags=[TRIGGERED])
+    of_another_build = later(parameters={"settings": {"target": "prod"}}, tags=[TRIGGERED])
+    useless_wake_up = later(tags=[WAKE_UP])
+    before = {table: shop.built_at(table) for table in ("stg_orders", "stg_customers", "revenue")}
+
+    load = ended(server, server.launch("orders/orders"))
+    build = ended(server, wait_for("the load's subflow", lambda: child_of(server, load["id"]))["id"])
+
+    assert load["state_type"] == "COMPLETED"
+    assert build["state_name"] == "Completed"
+    assert build["state"]["message"] == "Built 3 nodes."
+    assert shop.built_at("stg_orders") > before["stg_orders"]
+    assert shop.built_at("revenue") > before["revenue"]
+    assert shop.built_at("stg_customers") == before["stg_customers"]
+    due = datetime.fromisoformat(build["expected_start_time"])
+    assert (
+        timedelta(seconds=1.5) < due - datetime.fromisoformat(load["end_time"]) < timedelta(seconds=4)
+    )  # debounce 2 s
+    assert "source:crm.orders" in load["tags"]
+
+    states = [server.run(each)["state_name"] for each in (by_a_person, unreadable, of_another_build, useless_wake_up)]
+    assert states == ["Scheduled", "Scheduled", "Scheduled", "Coalesced"]
+    assert "is left to itself: the update {'sauce': 'x'} has no 'loaded_at'" in server.logs(build["id"])
+    for each in (by_a_person, unreadable, of_another_build):
+        server.post(f"/flow_runs/{each}/set_state", {"state": {"type": "CANCELLED"}})
+
+
+def test_a_burst_of_loads_shares_its_builds(server: RealPrefect, shop: Shop, ledger: Ledger) -> None:
+    before = {run["id"] for run in server.runs(SHOP)}
+    end_of_burst = server.spawn([sys.executable, LOADS, "burst"], "burst.log")
+    assert end_of_burst.wait(90) == 0, (server.folder / "burst.log").read_text()
+    runs = [run for run in settle(server, SHOP) if run["id"] not in before]
+
+    assert len(runs) == 12
+    asked = {each["update_id"] for run in runs for each in run["parameters"]["updates"]}
+    assert len(asked) == 12
+    assert asked <= {each.update_id for _, each in ledger.recent_updates(100)}
+    names = [run["state_name"] for run in runs]
+    assert set(names) == {"Completed", "Coalesced"}
+    # Some may start before the burst has ended; no load starts a build of its own.
+    assert 1 <= names.count("Completed") <= 4, names
+    builders = [run["name"] for run in runs if run["state_name"] == "Completed"]
+    for run in runs:
+        if run["state_name"] == "Coalesced":
+            assert any(repr(name) in run["state"]["message"] for name in builders)
+            assert "Running" not in server.states(run["id"])
+    assert Orchestrator(project_dir=shop.folder).plan().is_empty
+
+
+def test_a_load_that_was_killed_after_completed_is_reconciled_once(
+    server: RealPrefect, shop: Shop, ledger: Ledger, projects: Path
+) -> None:
+    (projects / "kill").touch()
+    try:
+        load = ended(server, server.launch("orders/orders"))
+    finally:
+        (projects / "kill").unlink()
+    assert load["state_type"] == "COMPLETED"
+    assert child_of(server, load["id"]) is None
+    quiet = server.spawn([sys.executable, LOADS, "nothing-new"], "quiet.log")
+    assert quiet.wait(60) == 0
+
+    with temporary_settings({PREFECT_API_URL: server.url}), Orchestrator(project_dir=shop.folder) as orchestrator:
+        found = reconcile(orchestrator, deployment=SHOP)
+        assert [each.run_id for each in found.found] == [load["id"]]
+        assert "build" not in str(found.dead)
+        again = reconcile(orchestrator, deployment=SHOP)
+        assert load["id"] not in [each.run_id for each in again.found]
+    [recorded] = [each for _, each in ledger.recent_updates(50) if each.flow_run_id == load["id"]]
+    assert (recorded.update_id, recorded.producer) == (load["state_id"], "orders")
+    assert recorded.loaded_at == datetime.fromisoformat(load["state"]["timestamp"])
+
+    before, said = shop.built_at("stg_orders"), []
+    with temporary_settings({PREFECT_API_URL: server.url}), Orchestrator(project_dir=shop.folder) as orchestrator:
+        reconcile_and_build(orchestrator, deployment=SHOP, say=said.append)
+    assert said[0] == "No load was lost."
+    build = settle(server, SHOP)[-1]
+    assert repr(build["name"]) in said[1]
+    assert build["state_name"] == "Completed"
+    assert shop.built_at("stg_orders") > before
+    idle = ended(server, server.launch(SHOP))
+    assert idle["state"]["message"] == "Nothing was due."
+    assert idle["total_run_time"] < 5
+
+
+def test_a_build_that_was_killed_is_taken_up_by_the_next(server: RealPrefect, shop: Shop, ledger: Ledger) -> None:
+    before = shop.built_at("stg_orders")
+    killed = server.launch(SHOP, {"updates": [update("crm.orders")]})
+    # A python model takes 2 seconds.
+    wait_for("dbt builds", lambda: "START python table model" in server.logs(killed), every=0.1)
+    holder = ledger.holder()
+    assert holder is not None
+    pid = re.search(r"process (\d+)", holder.who)
+    assert pid is not None
+    os.kill(int(pid[1]), signal.SIGKILL)
+    assert ended(server, killed)["state_type"] == "CRASHED"
+
+    taken_up = ended(server, server.launch(SHOP))
+    assert taken_up["state_name"] == "Completed"
+    assert shop.built_at("stg_orders") > before
+    assert Orchestrator(project_dir=shop.folder).plan().is_empty
+
+
+def test_what_is_held_is_woken_up_once(server: RealPrefect, projects: Path) -> None:
+    shop = Shop(projects / "held")
+    loads = [update("crm.orders"), update("crm.customers")]
+    first = ended(server, server.launch(HELD, {"updates": loads}))
+    assert "2 held, the next until" in first["state"]["message"]
+    assert "stg_orders" in shop.tables()
+    assert "revenue" not in shop.tables()
+    # A second plan that says the same.
+    assert "held" in ended(server, server.launch(HELD))["state"]["message"]
+
+    runs = settle(server, HELD)
+    [wake_up] = [run for run in runs if WAKE_UP in run["tags"]]
+    assert wake_up["state_name"] == "Completed"
+    assert "Built 2 nodes" in wake_up["state"]["message"]
+    assert shop.built_at("revenue") > shop.built_at("stg_orders") + timedelta(seconds=LAG - 15)
+    assert Orchestrator(project_dir=shop.folder).plan().is_empty
+
+
+def test_a_run_that_finds_the_lock_taken_hands_over(server: RealPrefect, shop: Shop, ledger: Ledger) -> None:
+    owed = update("crm.customers")
+    before = shop.built_at("stg_customers")
+    with ledger.build_lock("a worker on another machine") as held:
+        assert held
+        left = ended(server, server.launch(SHOP, {"updates": [owed]}))
+    assert left["state_name"] == "HandedOver"
+    assert "a worker on another machine" in left["state"]["message"]
+    assert owed["update_id"] in {each.update_id for _, each in ledger.recent_updates(10)}
+    assert shop.built_at("stg_customers") == before
+    assert ended(server, server.launch(SHOP))["state_name"] == "Completed"
+    assert shop.built_at("stg_customers") > before
+
+
+def test_a_load_needs_no_dbt_and_a_wrong_deployment_is_named(server: RealPrefect, projects: Path) -> None:
+    script = projects / "bare.py"
+    script.write_text(BARE_LOAD)
+    bare = server.spawn([sys.executable, str(script)], "bare.log")
+    log = server.folder / "bare.log"
+    assert bare.wait(90) == 0, log.read_text()
+    text = log.read_text()
+    assert "Prefect has no deployment 'build-affected/shopp'; did you mean 'build-affected/shop'" in text
+    assert "will build what hangs on crm.orders" in text
+
+
+BARE_LOAD = """
+import sys
+
+FORBIDDEN = {"dbt", "prefect_dbt", "networkx", "msgspec", "sqlite3", "psycopg", "duckdb", "filelock"}
+
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in FORBIDDEN:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+
+
+sys.meta_path.insert(0, Blocker())
+
+from prefect import flow
+from lineage_orch import DeploymentTrigger, produces_source
+
+
+@produces_source("crm.orders", trigger=DeploymentTrigger("build-affected/shopp"))
+@flow
+def mistyped():
+    pass
+
+
+@produces_source("crm.orders", trigger=DeploymentTrigger("build-affected/shop", debounce=0))
+@flow
+def load():
+    pass
+
+
+mistyped()
+load()
+assert "sqlalchemy" not in sys.modules or "lineage_orch.ledger" not in sys.modules
+assert "lineage_orch.orchestrator" not in sys.modules
+"""

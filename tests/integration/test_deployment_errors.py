@@ -1,0 +1,238 @@
+"""The branches of the deployment mode that a healthy server never takes."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Scheduled
+
+from lineage_orch import SettingsError, SourceUpdate, TriggerError, launch, reconcile
+from lineage_orch.deployments import dbt_deployment
+from lineage_orch.tagging import BUILDS, TRIGGERED, WAKE_UP
+from lineage_orch.triggers import Completion
+from lineage_orch.waiting_runs import WaitingRuns, out_of_date, to_take_over
+from lineage_orch.wakeups import schedule_wake_up
+
+NOW = datetime(2025, 3, 1, 12, tzinfo=UTC)
+LOGGER = logging.getLogger("test")
+COMPLETION = Completion((SourceUpdate("crm.orders", "1", NOW),), ("crm.orders",))
+
+
+def refused(status: int) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", "http://127.0.0.1/api")
+    return httpx.HTTPStatusError(
+        "refused", request=request, response=httpx.Response(status, text="no", request=request)
+    )
+
+
+# --- launching
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What ``run_deployment`` is called with; each call raises the next error in ``errors``."""
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(launch, "BACKOFF", 0.0)
+    return calls
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, calls: list[dict[str, Any]], *errors: Exception) -> None:
+    left = list(errors)
+
+    def run_deployment(name: str, **options: Any) -> Any:
+        calls.append(options)
+        if left:
+            raise left.pop(0)
+        return SimpleNamespace(name="quick-fox")
+
+    monkeypatch.setattr(launch, "run_deployment", run_deployment)
+
+
+@pytest.mark.parametrize(
+    "error", [httpx.ConnectError("refused"), httpx.ReadTimeout("slow"), refused(503), refused(429)]
+)
+def test_what_may_pass_is_tried_once_more(
+    error: Exception, api: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, api, error)
+    run = launch.launch("build-affected/x", COMPLETION, LOGGER, debounce=5, attempts=2)
+    assert run.name == "quick-fox"
+    assert len(api) == 2
+    assert api[0] == api[1]  # one idempotency key: nothing is made twice
+    assert api[0]["tags"] == [TRIGGERED]
+
+
+def test_after_that_it_says_that_nothing_is_lost(api: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, api, *[httpx.ConnectError("refused")] * 3)
+    with pytest.raises(TriggerError, match=r"after 2 attempts: refused\. Nothing is lost.*lineage-orch reconcile"):
+        launch.launch("build-affected/x", COMPLETION, LOGGER, debounce=5, attempts=2)
+
+
+@pytest.mark.parametrize("status", [401, 409, 422])
+def test_what_will_not_pass_is_told_at_once(
+    status: int, api: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, api, refused(status))
+    with pytest.raises(TriggerError, match=f"HTTP {status}.*no"):
+        launch.launch("build-affected/x", COMPLETION, LOGGER, debounce=5, attempts=2)
+    assert len(api) == 1
+
+
+def test_a_missing_deployment_is_named_even_if_no_hint_can_be_had(
+    api: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, api, ObjectNotFound(refused(404)))
+
+    def no_client(**_: Any) -> Any:
+        raise httpx.ConnectError("gone")
+
+    monkeypatch.setattr(launch, "get_client", no_client)
+    with pytest.raises(TriggerError, match=r"no deployment 'build-affected/x'.*lineage-orch serve --name x"):
+        launch.launch("build-affected/x", COMPLETION, LOGGER, debounce=5, attempts=2)
+
+
+# --- the queue
+
+
+class FakeApi:
+    """A Prefect server that knows flow runs by their id."""
+
+    def __init__(self, runs: list[FlowRun], *, bulk: bool = True) -> None:
+        self.runs = runs
+        self.bulk = bulk
+        self.cancelled: list[UUID] = []
+
+    def read_flow_runs(self, *, limit: int, offset: int, **_: Any) -> list[FlowRun]:
+        return self.runs[offset : offset + limit]
+
+    def read_flow_run(self, run_id: UUID) -> FlowRun:
+        return next(run for run in self.runs if run.id == run_id)
+
+    def request(self, method: str, path: str, *, json: Any) -> httpx.Response:
+        if not self.bulk:
+            raise refused(404)
+        ids = [UUID(each) for each in json["flow_runs"]["id"]["any_"]]
+        assert len(ids) <= 50
+        self.cancelled += ids
+        return httpx.Response(200, json={"results": [{"status": "ACCEPT"}] * len(ids)})
+
+    def set_flow_run_state(self, run_id: UUID, state: Any) -> Any:
+        self.cancelled.append(run_id)
+        return SimpleNamespace(status=SimpleNamespace(value="ACCEPT"))
+
+
+def waiting(due: datetime = NOW, tags: tuple[str, ...] = (TRIGGERED,), **parameters: Any) -> FlowRun:
+    state = Scheduled(scheduled_time=due)
+    return FlowRun(
+        id=uuid4(),
+        flow_id=uuid4(),
+        tags=list(tags),
+        parameters=parameters,
+        state=state,
+        state_type=state.type,
+        state_name=state.name,
+        expected_start_time=due,
+    )
+
+
+def queue(api: FakeApi, warnings: list[str] | None = None) -> WaitingRuns:
+    return WaitingRuns(api, uuid4(), uuid4(), None, (warnings if warnings is not None else []).append)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bulk", [True, False])
+def test_a_queue_of_many_pages_is_read_and_dismissed_whole(bulk: bool) -> None:
+    api = FakeApi([waiting() for _ in range(450)], bulk=bulk)
+    api.runs[7] = api.runs[7].model_copy(update={"state": Cancelled(), "state_name": "Cancelled"})
+    runs = queue(api)
+    read = runs.read()
+    assert len(read) == 450
+    if not bulk:  # a server without the bulk call: each is looked at again before it is touched
+        api.runs[7].state_type = Cancelled().type
+    assert runs.dismiss(read, "done") == (450 if bulk else 449)
+    assert len(set(api.cancelled)) == (450 if bulk else 449)
+
+
+def test_what_cannot_be_read_is_left_alone_and_told_once() -> None:
+    warnings: list[str] = []
+    runs = queue(
+        FakeApi([waiting(updates="all"), waiting(updates=[{"source": "a.b"}]), waiting(full_refresh=True)]), warnings
+    )
+    assert runs.read() == []
+    assert runs.read() == []
+    assert len(warnings) == 3
+    assert "full_refresh" in warnings[2]
+
+
+def test_which_runs_are_taken_over() -> None:
+    later = NOW + timedelta(minutes=5)
+    by_load, by_person = waiting(later), waiting(later, tags=())
+    wake_up, due = waiting(later, tags=(WAKE_UP,)), waiting(NOW - timedelta(seconds=1), tags=())
+    read = queue(FakeApi([by_load, by_person, wake_up, due])).read()
+    assert {run.id for run in to_take_over(read, NOW)} == {by_load.id, due.id}
+    assert {run.id for run in to_take_over(read, NOW, started=True)} == {due.id}
+    assert [run.id for run in out_of_date(read, NOW, None)] == [wake_up.id]
+    assert [run.id for run in out_of_date(read, NOW, later + timedelta(hours=1))] == [wake_up.id]
+    assert out_of_date(read, NOW, later) == []
+
+
+# --- wake-ups, reconcile, deployments
+
+
+def test_a_wake_up_that_is_over_does_not_stand_for_a_new_one() -> None:
+    keys: list[str] = []
+
+    class Api:
+        def create_flow_run_from_deployment(self, *_: Any, idempotency_key: str, **__: Any) -> Any:
+            keys.append(idempotency_key)
+            return SimpleNamespace(state_type=Cancelled().type if len(keys) == 1 else Scheduled().type)
+
+    schedule_wake_up(Api(), uuid4(), NOW, settings=None, run_id=uuid4())  # type: ignore[arg-type]
+    assert len(set(keys)) == 2
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "dead"), [(timedelta(hours=2), True), (timedelta(minutes=3), False), (None, False)]
+)
+def test_a_run_without_a_sign_of_life_is_told_with_the_command_that_ends_it(
+    heartbeat: timedelta | None, dead: bool
+) -> None:
+    run = waiting().model_copy(update={"start_time": NOW - timedelta(hours=3), "name": "old-owl"})
+
+    class Api(FakeApi):
+        def request(self, method: str, path: str, *, json: Any) -> httpx.Response:
+            assert json["filter"]["resource"]["id"] == [f"prefect.flow-run.{run.id}"]
+            events = [] if heartbeat is None else [{"occurred": (NOW - heartbeat).isoformat()}]
+            return httpx.Response(200, json={"events": events})
+
+    found = tuple(reconcile._dead(Api([run]), "triggers:x", NOW))  # type: ignore[arg-type]
+    assert bool(found) is dead
+    if found:
+        [line] = reconcile.Reconciliation(NOW, NOW, dead=found).lines()
+        assert f"prefect flow-run cancel {run.id}" in line
+        assert "old-owl" in line
+
+
+def test_the_dbt_deployment_is_one_at_a_time_and_holds_no_secret() -> None:
+    deployment = dbt_deployment("shop", target="prod", tags=["x"])
+    assert deployment.full_name == "build-affected/shop"
+    assert deployment.entrypoint == "lineage_orch.flows.build_affected"
+    assert deployment.tags == [BUILDS, "x"]
+    assert deployment.concurrency_limit == 1
+    assert deployment.concurrency_options is not None
+    assert deployment.concurrency_options.collision_strategy.value == "ENQUEUE"
+    assert deployment.parameters == {"settings": {"target": "prod"}}
+    assert not deployment.schedules
+    with pytest.raises(SettingsError, match="LINEAGE_ORCH_LEDGER"):
+        dbt_deployment(ledger="postgresql+psycopg://me:secret@db/x")
+    with pytest.raises(SettingsError, match="did you mean 'target'"):
+        dbt_deployment(tarket="prod")
+    with pytest.raises(SettingsError, match="slash"):
+        dbt_deployment("build-affected/shop")

@@ -1,0 +1,561 @@
+"""Which runs of a producer set off what, on a real Prefect server: a recording trigger stands in for the build."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import textwrap
+import threading
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect import flow, task
+from prefect.client.orchestration import get_client
+from prefect.exceptions import CancelledRun
+from prefect.flow_engine import run_flow
+from prefect.flows import load_flow_from_entrypoint
+from prefect.states import Cancelled, Completed, Failed, State
+
+from lineage_orch import ProducerError, TriggerError, mark_updated, produces_source
+from lineage_orch.producers import _marked
+from lineage_orch.triggers import Completion, using_trigger
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+
+
+class Recorder:
+    """A trigger that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.completions: list[Completion] = []
+        self.threads: list[threading.Thread] = []
+
+    def fire(self, completion: Completion, logger: object) -> None:
+        self.completions.append(completion)
+        self.threads.append(threading.current_thread())
+
+    @property
+    def sources(self) -> list[str]:
+        return [update.source for completion in self.completions for update in completion.updates]
+
+
+@pytest.fixture
+def fired() -> Iterator[Recorder]:
+    recorder = Recorder()
+    with using_trigger(recorder):
+        yield recorder
+
+
+# Flows -------------------------------------------------------------------------------------------------------
+
+
+def test_a_completed_flow_is_one_update_of_each_of_its_sources(fired: Recorder):
+    @produces_source("crm.orders", "crm.customers")
+    @flow
+    def load() -> str:
+        return "done"
+
+    assert load() == "done"
+    (completion,) = fired.completions
+    assert [update.source for update in completion.updates] == ["crm.orders", "crm.customers"]
+    assert completion.declared == ("crm.orders", "crm.customers")
+    update = completion.updates[0]
+    assert update.producer == "load"
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(update.flow_run_id)
+    # The time and the id are those of the state that the server shows.
+    assert run.state.type == "COMPLETED"
+    assert update.update_id == str(run.state.id)
+    assert abs((update.loaded_at - run.end_time).total_seconds()) < 0.01
+
+
+def test_each_run_is_an_update_of_its_own(fired: Recorder):
+    @produces_source("crm.orders")
+    @flow
+    def load() -> None: ...
+
+    load()
+    load()
+    assert len({completion.updates[0].update_id for completion in fired.completions}) == 2
+
+
+def test_an_async_flow_fires_beside_its_event_loop(fired: Recorder):
+    loop_thread = threading.current_thread()
+
+    @produces_source("crm.{table}")
+    @flow
+    async def load(table: str = "orders") -> None:
+        mark_updated("crm.orders")
+
+    asyncio.run(load())
+    assert fired.sources == ["crm.orders"]
+    assert fired.threads[0] is not loop_thread
+
+
+def test_retries_are_one_update(fired: Recorder):
+    attempts = []
+
+    @produces_source("crm.orders")
+    @flow(retries=2)
+    def load() -> None:
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise RuntimeError("not yet")
+
+    load()
+    assert len(attempts) == 3
+    assert fired.sources == ["crm.orders"]
+
+
+def test_a_subflow_fires_for_itself_and_its_parent_does_not(fired: Recorder):
+    @produces_source("crm.orders")
+    @flow
+    def load() -> None: ...
+
+    @flow
+    def parent() -> list[str]:
+        load()
+        return list(fired.sources)
+
+    assert parent() == ["crm.orders"]
+    assert fired.sources == ["crm.orders"]
+
+
+def test_a_copy_made_by_with_options_fires_under_its_own_name(fired: Recorder):
+    @produces_source("crm.orders")
+    @flow
+    def load() -> None: ...
+
+    load.with_options(name="nightly", retries=1)()
+    assert [completion.updates[0].producer for completion in fired.completions] == ["nightly"]
+
+
+def test_a_flow_that_a_runner_loads_from_its_entrypoint_fires(
+    fired: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    code = """
+        from enum import Enum
+        from prefect import flow
+        from lineage_orch import produces_source
+
+        class Table(Enum):
+            ORDERS = "orders"
+
+        @produces_source("crm.{table}")
+        @flow
+        def load(table: Table): ...
+    """
+    (tmp_path / "loads_of_a_runner.py").write_text(textwrap.dedent(code))
+    loaded = load_flow_from_entrypoint("loads_of_a_runner.py:load", use_placeholder_flow=False)
+    # As a runner does it: the run is made first, its parameters are JSON, and then the engine takes it up.
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(loaded, parameters={"table": "orders"})
+    run_flow(loaded, flow_run=run)
+    assert fired.sources == ["crm.orders"]
+    assert fired.completions[0].updates[0].flow_run_id == str(run.id)
+
+
+def fail() -> None:
+    raise RuntimeError("the API is down")
+
+
+def crash() -> None:
+    raise SystemExit(3)
+
+
+def cancel() -> None:
+    raise CancelledRun("enough")
+
+
+ENDINGS = {
+    "raised": (fail, None),
+    "crashed": (crash, None),
+    "cancelled": (cancel, None),
+    "failed state": (lambda: None, Failed(message="no")),
+    "cancelled state": (lambda: None, Cancelled()),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("kind", ["flow", "async flow", "task"])
+def test_a_run_that_does_not_end_completed_triggers_nothing(fired: Recorder, ending: str, kind: str):
+    end, state = ENDINGS[ending]
+
+    def load() -> State | None:
+        end()
+        return state
+
+    async def load_async() -> State | None:
+        return load()
+
+    def run() -> None:
+        if kind == "flow":
+            produces_source("crm.orders")(flow(load))(return_state=True)
+        elif kind == "async flow":
+            asyncio.run(produces_source("crm.orders")(flow(load_async))(return_state=True))
+        else:
+            produces_source("crm.orders")(task(load))(return_state=True)
+
+    try:
+        run()
+    except (SystemExit, CancelledRun):
+        assert state is None
+    assert fired.completions == []
+
+
+def test_a_completed_state_that_the_flow_returns_counts(fired: Recorder):
+    @produces_source("crm.orders")
+    @flow
+    def load() -> State:
+        return Completed(message="42 rows", name="Loaded")
+
+    assert load(return_state=True).name == "Loaded"
+    assert fired.sources == ["crm.orders"]
+
+
+def test_an_own_trigger_goes_before_what_the_settings_say():
+    own = Recorder()
+
+    @produces_source("crm.orders", trigger=own)
+    @flow
+    def load() -> None: ...
+
+    load()
+    assert own.sources == ["crm.orders"]
+
+
+# Tasks -------------------------------------------------------------------------------------------------------
+
+
+class Region(Enum):
+    EAST = "east"
+
+
+def test_tasks_called_submitted_and_mapped_fire_each_with_its_own_parameters(fired: Recorder):
+    @produces_source("{region}.{table}")
+    @task
+    def load(table: str, region: Region = Region.EAST) -> None: ...
+
+    @flow
+    def parent() -> None:
+        load("called")
+        load.submit("submitted").wait()
+        load.map(["mapped_1", "mapped_2"]).wait()
+
+    parent()
+    assert sorted(fired.sources) == ["east.called", "east.mapped_1", "east.mapped_2", "east.submitted"]
+    flow_runs = {update.flow_run_id for completion in fired.completions for update in completion.updates}
+    assert len(flow_runs) == 1
+    assert None not in flow_runs
+
+
+def test_async_tasks_fire_each_with_its_own_parameters(fired: Recorder):
+    @produces_source("{region}.{table}")
+    @task
+    async def load(table: str, region: Region = Region.EAST) -> None: ...
+
+    @flow
+    async def parent() -> None:
+        await asyncio.gather(load("one"), load("two"))
+        load.submit("three").wait()
+
+    asyncio.run(parent())
+    assert sorted(fired.sources) == ["east.one", "east.three", "east.two"]
+
+
+def test_a_task_outside_a_flow_fires(fired: Recorder):
+    @produces_source("crm.{table}")
+    @task
+    def load(table: str) -> None: ...
+
+    load("orders")
+    assert fired.sources == ["crm.orders"]
+    assert fired.completions[0].updates[0].flow_run_id is None
+
+
+def test_a_cached_result_triggers_nothing(fired: Recorder):
+    key = uuid4().hex
+
+    @produces_source("crm.orders")
+    @task(persist_result=True, cache_key_fn=lambda *_: key)
+    def load() -> int:
+        return 1
+
+    first = load(return_state=True)
+    second = load(return_state=True)
+    assert (first.name, second.name) == ("Completed", "Cached")
+    assert fired.sources == ["crm.orders"]
+
+
+def test_the_retry_of_a_parent_does_not_report_its_loaded_child_anew(fired: Recorder):
+    attempts = []
+
+    @produces_source("crm.orders")
+    @flow(persist_result=True)
+    def load() -> int:
+        return 1
+
+    @flow(retries=1)
+    def parent() -> None:
+        load()
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise RuntimeError("not yet")
+
+    parent()
+    # The hook may be called again; the update is the same one, and the ledger takes it once.
+    assert len({update.update_id for completion in fired.completions for update in completion.updates}) == 1
+
+
+# Parameters --------------------------------------------------------------------------------------------------
+
+
+def test_names_are_filled_from_the_parameters_of_the_run_and_their_defaults(fired: Recorder):
+    @produces_source("{region}.{table}", "crm.fixed")
+    @flow
+    def load(table: str, region: Region = Region.EAST) -> None: ...
+
+    load("orders")
+    load(table="orders", region="east")
+    assert fired.sources == ["east.orders", "crm.fixed"] * 2
+
+
+# mark_updated ------------------------------------------------------------------------------------------------
+
+
+def test_mark_updated_narrows_the_run_to_what_got_new_data(fired: Recorder):
+    @produces_source("crm.orders", "crm.customers", "erp.*")
+    @flow
+    def load() -> None:
+        mark_updated("crm.orders")
+        mark_updated("erp.stock")
+
+    load()
+    assert sorted(fired.sources) == ["crm.orders", "erp.stock"]
+    assert fired.completions[0].declared == ("crm.orders", "crm.customers", "erp.*")
+
+
+def test_mark_updated_without_a_source_means_nothing_got_new_data(fired: Recorder, caplog: pytest.LogCaptureFixture):
+    @produces_source("crm.orders")
+    @flow
+    def load() -> None:
+        mark_updated()
+
+    load()
+    assert fired.completions == []
+    assert "No source got new data" in caplog.text
+
+
+def test_a_run_is_narrowed_for_itself_alone(fired: Recorder):
+    @produces_source("crm.orders", "crm.customers")
+    @flow
+    def load(all_of_it: bool) -> None:
+        if not all_of_it:
+            mark_updated("crm.orders")
+
+    load(all_of_it=False)
+    load(all_of_it=True)
+    assert fired.sources == ["crm.orders", "crm.orders", "crm.customers"]
+
+
+def test_a_task_and_a_subflow_mark_for_the_flow_that_called_them(fired: Recorder):
+    @task
+    def extract(table: str) -> None:
+        mark_updated(f"crm.{table}")
+
+    @flow
+    def part() -> None:
+        extract("customers")
+
+    @produces_source("crm.*")
+    @flow
+    def load() -> None:
+        extract.submit("orders").wait()
+        part()
+
+    load()
+    assert sorted(fired.sources) == ["crm.customers", "crm.orders"]
+
+
+def test_a_producing_task_marks_for_itself_not_for_its_flow(fired: Recorder):
+    @produces_source("crm.orders", "crm.customers")
+    @task
+    def extract() -> None:
+        mark_updated("crm.orders")
+
+    @produces_source("erp.stock")
+    @flow
+    def load() -> None:
+        extract()
+
+    load()
+    assert fired.sources == ["crm.orders", "erp.stock"]
+
+
+def test_mark_updated_fits_a_template(fired: Recorder):
+    @produces_source("crm.{table}", "crm.customers")
+    @flow
+    def load(table: str) -> None:
+        mark_updated(f"crm.{table}")
+
+    load("orders")
+    assert fired.sources == ["crm.orders"]
+
+
+def test_mark_updated_takes_a_fuller_or_a_shorter_name(fired: Recorder):
+    @produces_source("shop.crm.orders", "crm.customers", "shop.erp.*")
+    @flow
+    def load() -> None:
+        mark_updated("crm.orders", "source.shop.crm.customers", "erp.stock")
+
+    load()
+    assert len(fired.sources) == 3
+
+
+@pytest.mark.parametrize("wrong", ["crm.ordrs", "orders", "erp.orders", "crm"])
+def test_mark_updated_with_a_source_that_is_not_declared_fails_the_run(fired: Recorder, wrong: str):
+    @produces_source("crm.orders", "crm.customers")
+    @flow
+    def load() -> None:
+        mark_updated(wrong)
+
+    with pytest.raises(ProducerError, match=r"declares 'crm\.orders', 'crm\.customers'"):
+        load()
+    assert fired.completions == []
+
+
+def test_what_runs_marked_is_not_kept_after_them(fired: Recorder):
+    @produces_source("crm.orders")
+    @flow
+    def load(fails: bool) -> None:
+        mark_updated("crm.orders")
+        if fails:
+            raise RuntimeError
+
+    before = len(_marked)
+    load(fails=False)
+    assert len(_marked) == before
+
+
+# A hook that fails -------------------------------------------------------------------------------------------
+
+
+class Broken:
+    """A trigger that cannot do its work."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def fire(self, completion: Completion, logger: Any) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("kind", ["flow", "async flow", "task"])
+@pytest.mark.parametrize("error", [TriggerError("no such deployment; deploy it"), ZeroDivisionError("a bug")])
+def test_a_hook_that_fails_is_an_error_in_the_log_and_the_load_stays_completed(
+    kind: str, error: Exception, caplog: pytest.LogCaptureFixture
+):
+    def load() -> None: ...
+
+    async def load_async() -> None: ...
+
+    with using_trigger(Broken(error)):
+        if kind == "flow":
+            state = produces_source("crm.orders")(flow(load))(return_state=True)
+        elif kind == "async flow":
+            state = asyncio.run(produces_source("crm.orders")(flow(load_async))(return_state=True))
+        else:
+            state = produces_source("crm.orders")(task(load))(return_state=True)
+    assert state.is_completed()
+    (record,) = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert "The load is complete, but" in record.getMessage()
+    if isinstance(error, TriggerError):
+        assert "no such deployment; deploy it" in record.getMessage()
+        assert record.exc_info is None
+    else:
+        assert "lineage-orch build" in record.getMessage()
+        assert record.exc_info[1] is error
+
+
+def test_a_setting_that_cannot_be_read_is_told_in_the_log_of_the_load(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("LINEAGE_ORCH_KEEP_DAYS", "many")
+
+    @produces_source("crm.orders")
+    @flow
+    def load() -> None: ...
+
+    assert load(return_state=True).is_completed()
+    errors = [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
+    assert any("LINEAGE_ORCH_KEEP_DAYS" in each and "'many'" in each for each in errors), errors
+
+
+# Whether to wait ---------------------------------------------------------------------------------------------
+
+
+def test_a_plain_load_may_wait_for_its_build(fired: Recorder):
+    @produces_source("crm.orders")
+    @task
+    def extract() -> None: ...
+
+    @produces_source("crm.orders")
+    @flow
+    def load() -> None:
+        extract()
+
+    @flow
+    def parent() -> None:
+        load()
+
+    parent()
+    assert [completion.may_wait for completion in fired.completions] == [True, True]
+
+
+def test_nothing_under_a_timeout_waits(fired: Recorder):
+    @produces_source("crm.orders")
+    @task
+    def extract() -> None: ...
+
+    @produces_source("crm.orders")
+    @flow
+    def load() -> None:
+        extract()
+        extract.submit().wait()
+
+    @flow(timeout_seconds=60)
+    def parent() -> None:
+        load()
+
+    parent()
+    assert [completion.may_wait for completion in fired.completions] == [False] * 3
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_nothing_in_a_deployed_run_waits(fired: Recorder, kind: str):
+    @produces_source("crm.orders")
+    @task
+    def extract() -> None: ...
+
+    @produces_source("crm.orders")
+    @flow(name="deployed load")
+    def load() -> None:
+        extract()
+
+    @produces_source("crm.orders")
+    @flow(name="deployed load")
+    async def load_async() -> None:
+        extract()
+
+    chosen = load if kind == "sync" else load_async
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(chosen), name=f"waits-{kind}")
+        run = client.create_flow_run_from_deployment(deployment)
+    result = run_flow(chosen, flow_run=run)
+    if kind == "async":
+        asyncio.run(result)
+    assert [completion.may_wait for completion in fired.completions] == [False, False]

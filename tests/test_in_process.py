@@ -1,0 +1,122 @@
+"""How loads share builds, and how their settings reach them: without Prefect or dbt."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lineage_orch import LineageOrchSettings, SourceUpdate
+from lineage_orch.in_process import _Builder, _Request
+from lineage_orch.settings import handing_down
+from lineage_orch.triggers import Completion
+
+
+def request(name: str, **settings: Any) -> _Request:
+    update = SourceUpdate(name, update_id=name, loaded_at=datetime.now(UTC))
+    return _Request(Completion((update,)), LineageOrchSettings(**settings), "api", logging.getLogger("test"))
+
+
+class SlowBuild:
+    """A build that says what it builds, and goes on until it is let."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.began = threading.Semaphore(0)
+        self.may_end = threading.Semaphore(0)
+
+    def __call__(self, batch: list[_Request]) -> int:
+        self.batches.append([each.completion.updates[0].source for each in batch])
+        self.began.release()
+        assert self.may_end.acquire(timeout=10)
+        return len(self.batches)
+
+
+def test_all_that_arrive_while_a_build_goes_on_share_the_next_one():
+    build = SlowBuild()
+    builder = _Builder("test", build)
+    first = builder.submit(request("a.1"))
+    assert build.began.acquire(timeout=10)
+    later = [builder.submit(request(f"a.{number}")) for number in range(2, 27)]
+    build.may_end.release()
+    assert first.result(10) == 1
+    # It came after the first build began, so it may not be told that the first one's end was its own.
+    assert build.began.acquire(timeout=10)
+    assert not any(each.done() for each in later)
+    build.may_end.release()
+    assert {each.result(10) for each in later} == {2}
+    assert [len(batch) for batch in build.batches] == [1, 25]
+    builder.join()
+
+
+def test_builds_of_other_settings_are_builds_of_their_own():
+    build = SlowBuild()
+    builder = _Builder("test", build)
+    build.may_end.release(3)
+    builder.submit(request("a.1"))
+    assert build.began.acquire(timeout=10)
+    prod = [builder.submit(request("b.1", target="prod")), builder.submit(request("b.2", target="prod"))]
+    for each in prod:
+        each.result(10)
+    builder.join()
+    assert not any(name.startswith("a.") for batch in build.batches for name in batch if "b.1" in batch)
+
+
+def test_a_build_that_raises_is_told_to_those_who_wait_and_the_next_one_is_made():
+    def build(batch: list[_Request]) -> str:
+        if batch[0].completion.updates[0].source == "a.bad":
+            raise SystemExit(3)
+        return "built"
+
+    builder = _Builder("test", build)
+    with pytest.raises(SystemExit):
+        builder.submit(request("a.bad")).result(10)
+    assert builder.submit(request("a.good")).result(10) == "built"
+
+
+def test_the_settings_of_a_load_reach_its_build_before_the_environment(monkeypatch: pytest.MonkeyPatch):
+    settings = LineageOrchSettings(dbt_command="build", ledger="sqlite:///of_the_load.db")
+    monkeypatch.setenv("LINEAGE_ORCH_DBT_COMMAND", "run")
+    monkeypatch.setenv("LINEAGE_ORCH_TARGET", "prod")
+    with handing_down(settings):
+        seen = LineageOrchSettings()
+        assert LineageOrchSettings(ledger="sqlite:///passed_in.db").ledger == "sqlite:///passed_in.db"
+    # Passed in by the load, though it is the default.
+    assert seen.dbt_command == "build"
+    assert seen.ledger == "sqlite:///of_the_load.db"
+    assert seen.target == "prod"
+    assert LineageOrchSettings().dbt_command == "run"
+
+
+def test_settings_travel_to_another_process_with_absolute_paths(tmp_path: Path):
+    (tmp_path / "pyproject.toml").write_text('[tool.lineage_orch]\nproject_dir = "dbt"\nvars = {day = 2026-01-01}\n')
+    dumped = LineageOrchSettings(profiles_dir="profiles", dbt_flags="--threads 4").dump()
+    assert dumped["project_dir"] == str(tmp_path / "dbt")
+    assert dumped["profiles_dir"] == str(tmp_path / "profiles")
+    assert dumped["dbt_flags"] == ["--threads", "4"]
+    assert dumped["vars"] == {"day": "2026-01-01"}
+    assert "target" not in dumped
+    assert LineageOrchSettings(**dumped).dump() == dumped
+
+
+@pytest.mark.parametrize(
+    ("url", "anchored"),
+    [
+        ("sqlite:///state/ledger.db", "sqlite:///{folder}/state/ledger.db"),
+        ("sqlite:////abs/ledger.db", "sqlite:////abs/ledger.db"),
+        ("sqlite://", "sqlite://"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("postgresql+psycopg://u@host/db", "postgresql+psycopg://u@host/db"),
+    ],
+)
+def test_a_ledger_file_in_pyproject_counts_from_its_folder(
+    url: str, anchored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "pyproject.toml").write_text(f'[tool.lineage_orch]\nledger = "{url}"\n')
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert LineageOrchSettings().ledger == anchored.format(folder=tmp_path)

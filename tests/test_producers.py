@@ -1,0 +1,235 @@
+"""@produces_source as its user meets it at import time: no server is needed to declare a load."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+from prefect import flow, task
+
+import lineage_orch
+from lineage_orch import InProcessTrigger, ProducerError, mark_updated, produces_source
+from lineage_orch.producers import ProducerHook, declared_sources, producer_hook
+from lineage_orch.triggers import Completion
+
+
+class Quiet:
+    """A trigger that does nothing."""
+
+    def fire(self, completion: Completion, logger: object) -> None: ...
+
+
+def hook_of(producer: object) -> ProducerHook:
+    hook = producer_hook(producer)
+    assert hook is not None
+    return hook
+
+
+# What the decorator returns ----------------------------------------------------------------------------------
+
+
+def test_the_flow_itself_is_returned_and_its_function_left_alone():
+    def load(number: int) -> int:
+        return number + 1
+
+    original = flow(load)
+    decorated = produces_source("crm.orders")(original)
+    assert decorated is original
+    assert decorated.fn is load
+    assert decorated.fn(1) == 2
+
+
+def test_the_task_itself_is_returned_and_its_function_left_alone():
+    def load(number: int) -> int:
+        return number + 1
+
+    original = task(load)
+    decorated = produces_source("crm.orders")(original)
+    assert decorated is original
+    assert decorated.fn is load
+
+
+def test_types_are_kept_for_editors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    api = pytest.importorskip("mypy.api")
+    # The two classes alone, as Prefect types them: mypy needs a minute for the whole of Prefect.
+    stubs = tmp_path / "stubs" / "prefect"
+    stubs.mkdir(parents=True)
+    generic = """
+        from typing import Callable, Generic, ParamSpec, TypeVar
+        P = ParamSpec("P")
+        R = TypeVar("R")
+        class {kind}(Generic[P, R]):
+            def __init__(self, fn: Callable[P, R]) -> None: ...
+            def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+        def {name}(fn: Callable[P, R]) -> {kind}[P, R]: ...
+    """
+    (stubs / "flows.pyi").write_text(textwrap.dedent(generic.format(kind="Flow", name="flow")))
+    (stubs / "tasks.pyi").write_text(textwrap.dedent(generic.format(kind="Task", name="task")))
+    (stubs / "__init__.pyi").write_text(
+        "from prefect.flows import flow as flow\nfrom prefect.tasks import task as task"
+    )
+    monkeypatch.setenv("MYPYPATH", f"{stubs.parent}:{Path(lineage_orch.__file__).parents[1]}")
+    code = """
+        from prefect import flow, task
+        from lineage_orch import produces_source
+
+        @produces_source("crm.orders")
+        @flow
+        def load(day: int, full: bool = False) -> str: return ""
+
+        @produces_source("crm.orders")
+        @task
+        async def load_task(day: int) -> str: return ""
+
+        reveal_type(load)
+        reveal_type(load_task)
+        reveal_type(load(1))
+        load("no number")
+    """
+    script = tmp_path / "typed.py"
+    script.write_text(textwrap.dedent(code))
+    flags = ["--no-site-packages", "--ignore-missing-imports", "--follow-imports=silent"]
+    out, err, _ = api.run(["--config-file=", "--cache-dir", str(tmp_path / "cache"), *flags, str(script)])
+    assert not err
+    out = out.replace("builtins.", "")
+    revealed = [line.partition("note: ")[2] for line in out.splitlines() if "Revealed" in line]
+    assert "Flow[[day: int, full: bool =], str]" in revealed[0], out
+    assert "Task[[day: int], typing.Coroutine[Any, Any, str]]" in revealed[1], out
+    assert '"str"' in revealed[2], out
+    errors = [line for line in out.splitlines() if "error:" in line]
+    assert len(errors) == 1, out
+    assert "arg-type" in errors[0], out
+
+
+# The list of hooks -------------------------------------------------------------------------------------------
+
+
+def test_the_callers_list_of_hooks_is_left_alone():
+    def mine(*_: object) -> None: ...
+
+    hooks = [mine]
+    decorated = produces_source("crm.orders")(flow(lambda: None, name="load", on_completion=hooks))
+    assert hooks == [mine]
+    assert decorated.on_completion_hooks[0] is mine
+    assert len(decorated.on_completion_hooks) == 2
+
+
+def test_a_copy_keeps_the_sources_and_does_not_share_further_ones():
+    @produces_source("crm.orders")
+    @flow
+    def load() -> None: ...
+
+    copy = load.with_options(name="copy")
+    assert hook_of(copy).sources == ("crm.orders",)
+    produces_source("crm.customers")(copy)
+    assert hook_of(copy).sources == ("crm.orders", "crm.customers")
+    assert hook_of(load).sources == ("crm.orders",)
+
+
+def test_decorating_a_copy_leaves_the_original_a_plain_flow():
+    @flow
+    def load() -> None: ...
+
+    produces_source("crm.orders")(load.with_options(name="copy"))
+    assert producer_hook(load) is None
+
+
+def test_decorated_twice_is_one_hook_for_both():
+    trigger = Quiet()
+
+    @produces_source("crm.customers", "crm.orders")
+    @produces_source("crm.orders", trigger=trigger)
+    @flow
+    def load() -> None: ...
+
+    ours = [hook for hook in load.on_completion_hooks if isinstance(hook, ProducerHook)]
+    assert len(ours) == 1
+    assert ours[0].sources == ("crm.orders", "crm.customers")
+    assert ours[0].trigger is trigger
+
+
+def test_the_sources_of_this_process_are_known_before_the_first_load():
+    @produces_source("declared.early", "declared.{table}", "declared.all.*")
+    @flow
+    def load(table: str) -> None: ...
+
+    # A template names no source yet.
+    assert [name for name in declared_sources() if name.startswith("declared.")] == ["declared.early", "declared.all.*"]
+
+
+# Misuse ------------------------------------------------------------------------------------------------------
+
+RIGHT_ORDER = r'@produces_source\("source_name.table"\)\s+@flow\s+def load'
+
+
+def test_below_the_flow_it_raises_and_shows_the_right_order():
+    with pytest.raises(ProducerError, match=RIGHT_ORDER) as caught:
+
+        @flow
+        @produces_source("crm.orders")
+        def load_orders() -> None: ...
+
+    assert "load_orders" in str(caught.value)
+
+
+def test_on_a_plain_function_it_raises_and_shows_the_right_order():
+    with pytest.raises(ProducerError, match=RIGHT_ORDER):
+        produces_source("crm.orders")(lambda: None)
+
+
+def test_without_parentheses_it_raises_and_shows_the_right_order():
+    with pytest.raises(ProducerError, match=RIGHT_ORDER):
+
+        @produces_source  # type: ignore[arg-type]
+        @flow
+        def load() -> None: ...
+
+
+def test_without_a_source_it_raises_and_shows_the_right_order():
+    with pytest.raises(ProducerError, match=RIGHT_ORDER):
+        produces_source()
+
+
+@pytest.mark.parametrize("name", ["", "orders", "crm/orders"])
+def test_a_name_that_is_no_source_is_told_how_sources_are_named(name: str):
+    with pytest.raises(ProducerError, match=r"source_name\.table") as caught:
+        produces_source(name)
+    assert repr(name) in str(caught.value)
+
+
+def test_a_template_names_a_parameter_that_the_function_has():
+    with pytest.raises(ProducerError, match=r"\{tabel\}.*'load'.*table, full") as caught:
+
+        @produces_source("crm.{tabel}")
+        @flow
+        def load(table: str, full: bool = False) -> None: ...
+
+    assert isinstance(caught.value, TypeError)
+
+
+@pytest.mark.parametrize("name", ["crm.{table", "crm.{}", "crm.{0}", "crm.{table.upper}"])
+def test_a_template_that_cannot_be_filled_raises_at_once(name: str):
+    with pytest.raises(ProducerError, match="crm"):
+
+        @produces_source(name)
+        @flow
+        def load(table: str) -> None: ...
+
+
+def test_a_whole_name_may_be_a_parameter():
+    @produces_source("{source}")
+    @flow
+    def load(source: str) -> None: ...
+
+    assert hook_of(load).filled({"source": "crm.orders"}) == ("crm.orders",)
+
+
+def test_mark_updated_outside_a_run_raises():
+    with pytest.raises(ProducerError, match="outside a run"):
+        mark_updated("crm.orders")
+
+
+def test_a_wrong_setting_of_a_trigger_is_told_where_it_is_written():
+    with pytest.raises(Exception, match="project_dir"):
+        InProcessTrigger(project_dri="x")
