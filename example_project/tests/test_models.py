@@ -1,0 +1,51 @@
+"""The models: which hang on which source, when they are held, and what dbt really builds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+from ints.dummyjson_products.flows.api import export as export_products
+
+from lineage_orch import Ledger, Lineage, LineageOrchSettings, Orchestrator, SourceUpdate, plan_builds
+from lineage_orch.testing import check_project
+from lineage_orch.throw_away import ThrowAway
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def test_every_source_has_one_producer_and_every_name_is_right(
+    lineage_orch_settings: LineageOrchSettings, lineage: Lineage
+) -> None:
+    loads = Path(__file__).parents[1] / "ints"
+
+    assert check_project(lineage_orch_settings, producers=[loads], lineage=lineage, strict=True) == []
+
+
+def test_the_department_spend_needs_no_products(lineage: Lineage) -> None:
+    assert "model.ints.mart_department_spend" not in lineage.downstream("external_sources.raw_products")
+
+
+def test_a_mart_of_two_sources_waits_for_the_first_load_of_both(lineage: Lineage, ledger: Ledger) -> None:
+    products, carts = lineage.resolve_sources("external_sources.raw_products", "external_sources.raw_carts")
+    ledger.register_producers([products, carts])
+    ledger.record_updates([SourceUpdate(products, "first load", NOON)])
+
+    plan = plan_builds(lineage, ledger.snapshot(), now=NOON, hold_until_first_load=True)
+
+    assert "model.ints.stage_dummyjson__products" in plan.build
+    assert plan.held["model.ints.mart_product_sales"].waiting_for == (carts,)
+
+
+def test_the_products_are_built_by_dbt(
+    orchestrator: Orchestrator, lineage_orch_copy: ThrowAway, prefect_server: None
+) -> None:
+    export_products()  # loads, and dbt builds into a warehouse of this test alone
+
+    assert orchestrator.plan().is_empty
+    with duckdb.connect(str(lineage_orch_copy.warehouse), read_only=True) as warehouse:
+        assert warehouse.execute("select count(*) from stage_dummyjson__products").fetchone() == (120,)
+        tables = warehouse.execute("select table_name from information_schema.tables").fetchall()
+    assert ("mart_price_history",) in tables
+    assert ("stage_dummyjson__carts",) not in tables
