@@ -8,13 +8,16 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo demo-server test lint format bench docs clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.example  ## Load three sources and watch exactly their models being built (no server to set up).
 	@$(BIN)/python -m example_project.demo
+
+demo-server: $(VENV)/.example  ## The same on a real Prefect server, with schedules and one dbt deployment.
+	@$(BIN)/python -m example_project.demo_server
 
 test: $(VENV)/.dev  ## Run all tests.
 	@$(BIN)/python -m pytest
@@ -27,6 +30,12 @@ lint: $(VENV)/.dev  ## Check style and types.
 format: $(VENV)/.dev  ## Mend style.
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## Measure against the goals, and write benchmarks/results.md (an hour).
+	@$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.dev  ## Write docs/cli.md and docs/settings.md from the code.
+	@$(BIN)/python docs/generate.py
 
 clean:  ## Remove the virtual environment and all that was built.
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

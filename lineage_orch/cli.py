@@ -248,6 +248,19 @@ def adopt(
     return DONE
 
 
+# In files of their own, imported when they are called; so the list of commands has their first lines from here.
+app.command("lineage_orch.cli_check:check", help="Check that the loads and the dbt project fit, for CI.")
+app.command(
+    "lineage_orch.cli_check:stub_sources",
+    help="Print, as YAML, the sources that the flows declare and the dbt project lacks.",
+)
+app.command(
+    "lineage_orch.cli_production:reconcile",
+    help="Find loads in Prefect's history that completed and whose hook never ran, and have them built.",
+)
+app.command("lineage_orch.cli_production:serve", help="Serve the dbt deployment, which loads trigger.")
+
+
 # Their parts ----------------------------------------------------------------------------------------------
 
 

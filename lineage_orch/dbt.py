@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -139,14 +140,30 @@ class DbtRunner:
             project_dir=self._project.directory,
             profiles_dir=self._project.profiles_dir,
             target_path=self._project.target_path,
-            # By default it is Prefect's own level in lower case, and "warning" is none of dbt's.
-            log_level=EventLevel.INFO,
+            log_level=EventLevel(_log_level()),
         )
         runner = _listening(PrefectDbtRunner, on_result)(settings=settings, raise_on_failure=False)
         try:
             return runner.invoke(args)
         except ValueError as error:
             raise DbtError(f"dbt could not run in {self._project.directory}: {error}") from error
+
+
+def _log_level() -> str:
+    """Prefect's own level, in dbt's words.
+
+    By default PrefectDbtSettings take it in lower case, and "warning" is none of dbt's. Any other level than
+    Prefect's would outlive the build: prefect-dbt sets it on the loggers that all runs of the process share.
+    """
+    from prefect.settings import get_current_settings
+
+    level = logging.getLevelName(get_current_settings().logging.level)
+    number = level if isinstance(level, int) else logging.INFO
+    if number >= logging.ERROR:
+        return "error"
+    if number >= logging.WARNING:
+        return "warn"
+    return "info" if number >= logging.INFO else "debug"
 
 
 def _in_place(settings: type[PrefectDbtSettings]) -> type[PrefectDbtSettings]:

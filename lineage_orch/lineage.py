@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineage_orch import names
 from lineage_orch.errors import LineageError
-from lineage_orch.manifest import Manifest, read_manifest
+from lineage_orch.manifest import Manifest, collector_off, read_manifest
 from lineage_orch.policy import Policy, read_policy
 from lineage_orch.selectors import SelectorWriter
 
@@ -88,7 +88,11 @@ class Lineage:
         Raises:
             ManifestError: the file is missing, empty, cut off, not JSON, or not a dbt manifest.
         """
-        return cls(read_manifest(source))
+        with collector_off():
+            lineage = cls(read_manifest(source))
+            # Its edges are known now: a tenth of the memory, and many lists for the collector to look through.
+            lineage._manifest.child_map = None
+        return lineage
 
     # Reading the manifest ---------------------------------------------------------------------------------
 
@@ -100,10 +104,15 @@ class Lineage:
                 ids.append(unique_id)
                 types.append("source")
         self._source_count = len(ids)
-        for unique_id, node in manifest.nodes.items():
-            if node.config is None or node.config.enabled is not False:
-                ids.append(unique_id)
-                types.append(node.resource_type or unique_id.partition(".")[0])
+        nodes = manifest.nodes
+        if any(node.config is not None and node.config.enabled is False for node in nodes.values()):
+            nodes = {
+                unique_id: node
+                for unique_id, node in nodes.items()
+                if node.config is None or node.config.enabled is not False
+            }
+        ids += nodes
+        types += [node.resource_type or unique_id.partition(".")[0] for unique_id, node in nodes.items()]
         for resource_type, section in manifest.leaf_sections():
             for unique_id, leaf in section.items():
                 if leaf.config is None or leaf.config.enabled is not False:
@@ -119,7 +128,9 @@ class Lineage:
         """
         index = self._index
         find = index.get
-        children: list[list[int]] = [[] for _ in self._ids]
+        # One empty list for all that have no children, which are most.
+        nothing: list[int] = []
+        children = [nothing] * len(self._ids)
         unknown: set[tuple[str, str]] = set()
         # The children of the few parents that have so many that a list is slow to search.
         hubs: dict[int, set[int]] = {}
@@ -133,14 +144,14 @@ class Lineage:
                 if parent_id not in known_but_disabled:
                     unknown.update((parent_id, child_id) for child_id in child_ids)
                 continue
-            found = [find(child_id) for child_id in child_ids]
+            found = [*map(find, child_ids)]
             if None in found:
                 unknown.update(
                     (parent_id, child_id)
                     for child, child_id in zip(found, child_ids, strict=True)
                     if child is None and child_id not in known_but_disabled
                 )
-            children[parent] = [child for child in found if child is not None]
+            children[parent] = [child for child in found if child is not None] or nothing
         sections: list[Mapping[str, Any]] = [manifest.nodes]
         sections += [section for _, section in manifest.leaf_sections()]
         for section in sections:
@@ -158,12 +169,17 @@ class Lineage:
                             unknown.add((parent_id, child_id))
                         continue
                     siblings = children[parent]
-                    if len(siblings) > 50 and parent not in hubs:
-                        hubs[parent] = set(siblings)
-                    if child not in hubs.get(parent, siblings):
+                    if siblings is nothing:
+                        children[parent] = [child]
+                    elif len(siblings) > 50:
+                        known = hubs.get(parent)
+                        if known is None:
+                            known = hubs[parent] = set(siblings)
+                        if child not in known:
+                            known.add(child)
+                            siblings.append(child)
+                    elif child not in siblings:
                         siblings.append(child)
-                        if parent in hubs:
-                            hubs[parent].add(child)
         if unknown:
             warnings.warn(
                 f"{self.where} lists {len(unknown)} edge{'s' * (len(unknown) != 1)} to unknown nodes (as dbt writes "
@@ -284,14 +300,14 @@ class Lineage:
     def _below(self, starts: Iterable[int]) -> set[int]:
         children = self._children
         seen: set[int] = set()
-        stack = [child for start in starts for child in children[start]]
-        pop, extend = stack.pop, stack.extend
         add = seen.add
-        while stack:
-            each = pop()
+        walk = [child for start in starts for child in children[start]]
+        for each in walk:  # grows while it is walked
             if each not in seen:
                 add(each)
-                extend(children[each])
+                # Most resources are tests, with nothing below them.
+                if below := children[each]:
+                    walk += below
         return seen
 
     def downstream(self, *sources: str) -> frozenset[str]:
@@ -303,22 +319,15 @@ class Lineage:
         Raises:
             UnknownSourceError: as :meth:`resolve_source`.
         """
-        index = self._index
-        ids = self._ids
-        return frozenset(ids[each] for each in self._below(index[name] for name in self.resolve_sources(*sources)))
+        below = self._below(map(self._index.__getitem__, self.resolve_sources(*sources)))
+        return frozenset(map(self._ids.__getitem__, below))
 
     def source_map(self) -> dict[str, tuple[str, ...]]:
         """Return ``{source unique_id: its downstream models' unique_ids, parents before children}``."""
-        ids, types = self._ids, self._types
-        position = self._positions
+        name, position = self._ids.__getitem__, self._positions.__getitem__
+        models = {each for each, resource_type in enumerate(self._types) if resource_type == "model"}
         return {
-            ids[source]: tuple(
-                ids[each]
-                for each in sorted(
-                    (each for each in self._below((source,)) if types[each] == "model"),
-                    key=position.__getitem__,
-                )
-            )
+            name(source): tuple(map(name, sorted(self._below((source,)) & models, key=position)))
             for source in range(self._source_count)
         }
 
@@ -342,7 +351,7 @@ class Lineage:
         for unique_id, resource_type in zip(self._ids, self._types, strict=True):
             if resource_type in BUILT_TYPES:
                 record = records[unique_id]
-                fqn = record.fqn or [record.package_name or "", record.name or ""]
+                fqn = record.fqn or (record.package_name or "", record.name or "")
                 yield unique_id, tuple(fqn), record.version is not None
 
     def test_folders(self) -> Iterable[tuple[str, ...]]:

@@ -69,6 +69,7 @@ class Orchestrator:
         )
         self._clock = clock
         self._lineage: tuple[int, Lineage] | None = None
+        self._learned = False
 
     def __enter__(self) -> Self:
         return self
@@ -190,6 +191,22 @@ class Orchestrator:
         if unknown:
             raise type(unknown[0])("; ".join(map(str, unknown)))
 
+    def _learn_producers(self, say: Say) -> None:
+        """Register what the setting ``producers`` finds, once: a source has a producer before its first load."""
+        if self._learned or not self.settings.producers:
+            return
+        from lineage_orch.finding import find_producers
+
+        found = find_producers(self.settings.producers)
+        for failure in found.failures:
+            say(f"Producers in {failure.place} are not known: {failure.why}")
+        named = {source for each in found.producers for source in each.sources if "{" not in source}
+        try:
+            self.register_producers(sorted(named))
+        except LineageError as error:
+            say(f"A producer declares a source that is not in the manifest: {error}")
+        self._learned = True
+
     # Plan -------------------------------------------------------------------------------------------------
 
     def plan(self) -> BuildPlan:
@@ -247,6 +264,7 @@ class Orchestrator:
         report = BuildReport()
         me = f"{who + ', ' if who else ''}process {os.getpid()} on {socket.gethostname()}"
         tried: dict[str, int] = {}
+        self._learn_producers(say)
         while True:
             with self.ledger.build_lock(who=me) as held:
                 if not held:

@@ -19,8 +19,9 @@ class BuildRecorder:
 
     ``tests`` maps each node that is being built to the tests on it that run too, and ``passed`` each view through
     which the change flows to those on it: it is not built, so it is recorded when its tests have passed, before
-    what hangs on it. ``record`` writes one node to the ledger; it is called in dbt's threads. After it raised LedgerError once it is not called again: the build
-    goes on, ``ledger_error`` holds the error, and what is not recorded stays owed.
+    what hangs on it. ``record`` writes one node to the ledger; it is called in dbt's threads. After it raised
+    LedgerError once it is not called again: the build goes on, ``ledger_error`` holds the error, and what is not
+    recorded stays owed.
     """
 
     def __init__(

@@ -219,11 +219,14 @@ class Triggered:
         """Fail unless exactly these sources were loaded (``source_name.*`` means all its tables).
 
         Raises:
-            AssertionError: with the difference.
-            UnknownSourceError: the project has no source of that name.
+            AssertionError: with the difference, or with the right names if one is wrong.
         """
-        expected = set(self.lineage.resolve_sources(*sources))
-        loaded = set(self.source_ids)
+        __tracebackhide__ = True  # the frames of the double say nothing to the reader of a failed test
+        try:
+            expected = set(self.lineage.resolve_sources(*sources))
+            loaded = set(self.source_ids)
+        except LineageError as error:
+            raise AssertionError(str(error)) from None
         if expected != loaded:
             lines = ["The loads that completed did not load these sources."]
             lines += [f"  loaded, not expected:  {each}" for each in sorted(self._short(loaded - expected))]
@@ -237,11 +240,11 @@ class Triggered:
             expected: names as people write them: ``mart_orders``, ``package.mart_orders``, ``orders.v2``, unique_ids.
 
         Raises:
-            AssertionError: with the difference, and for each node that nobody expected its path from a source.
-            UnknownNodeError: the project builds nothing of such a name.
+            AssertionError: with the difference, and for each node that nobody expected its path from a source; or
+                with the right names if one is wrong.
         """
-        wanted = {self._resolve_node(each) for each in ([expected] if isinstance(expected, str) else expected)}
-        self._compare(wanted, "Not these nodes hang on what was loaded.")
+        __tracebackhide__ = True
+        self._compare([expected] if isinstance(expected, str) else expected, "Not these hang on what was loaded.")
 
     def assert_builds_nothing(self) -> None:
         """Fail if any model, snapshot or seed hangs on what was loaded.
@@ -249,12 +252,16 @@ class Triggered:
         Raises:
             AssertionError: with each such node and its path from a source.
         """
-        self._compare(set(), "Something hangs on what was loaded.")
-
-    def _compare(self, wanted: set[str], headline: str) -> None:
-        # Frames of the double say nothing to the reader of a failed test.
         __tracebackhide__ = True
-        built = set(self.node_ids)
+        self._compare((), "Something hangs on what was loaded.")
+
+    def _compare(self, expected: Iterable[str], headline: str) -> None:
+        __tracebackhide__ = True
+        try:
+            wanted = {self._resolve_node(each) for each in expected}
+            built = set(self.node_ids)
+        except LineageError as error:
+            raise AssertionError(str(error)) from None
         if wanted == built:
             return
         short = self._names()

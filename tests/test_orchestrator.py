@@ -261,6 +261,19 @@ def test_a_test_between_a_built_and_a_held_node_waits_for_the_held_one(make: Mak
     assert "test.shop.test_both" in orchestrator.build().failed, "and then it runs"
 
 
+def test_the_setting_producers_makes_known_who_loads_what_before_the_first_load(make: Make, tmp_path: Path) -> None:
+    loads = tmp_path / "loads.py"
+    loads.write_text(
+        "from prefect import flow\nfrom lineage_orch import produces_source\n"
+        "@produces_source('raw.b')\n@flow\ndef load_b():\n    pass\n"
+    )
+    orchestrator, _ = make(hold_until_first_load=True, producers=[str(loads)])
+    orchestrator.record(["raw.a"])
+    report = orchestrator.build()
+    assert set(report.built) == model("stg_a")
+    assert report.held["model.shop.mart_ab"].waiting_for == (B,)
+
+
 def test_adopt_declares_the_warehouse_as_loaded_and_built(make: Make) -> None:
     orchestrator, _ = make(hold_until_first_load=True)
     orchestrator.register_producers(["raw.*"])
@@ -332,7 +345,7 @@ def test_a_lag_longer_than_the_history_is_refused(make: Make) -> None:
     orchestrator, _ = make(
         source("raw.a"), node("slow", "raw.a", config={"state": {"lag_tolerance": "120d"}}), keep_days=90
     )
-    with pytest.raises(PolicyError, match="120 days.*keeps 90 days.*raise keep_days"):
+    with pytest.raises(PolicyError, match=r"120 days.*keeps 90 days.*raise keep_days"):
         orchestrator.plan()
 
 

@@ -1,0 +1,635 @@
+"""The docs cannot rot: every block runs or parses, every command works, every link leads somewhere.
+
+All of it happens in a small dbt project, made below, on which a dbt that builds nothing is at work.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import io
+import json
+import re
+import runpy
+import shlex
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cyclopts import CycloptsError
+
+from lineage_orch import errors
+from lineage_orch.errors import LineageOrchError
+from lineage_orch.lineage import Lineage
+from lineage_orch.settings import ENV_PREFIX, LineageOrchSettings
+from lineage_orch.testing import FakeDbt
+from tests.manifests import manifest, node, source
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+DOCS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = pytest.mark.parametrize("page", DOCS, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+# Parsed, and not run: they serve for ever, or talk to a Prefect server.
+ONLY_PARSED = {"serve", "reconcile", "deploy"}
+# What anybody's shell has; nothing here could find it wrong.
+SHELL = {"cd", "ls", "cat", "cp", "mkdir", "git", "source", "echo", "docker", "crontab"}
+KNOWN_LANGUAGES = {"python", "toml", "yaml", "json", "sql", "console", "text", "ini", "mermaid", "dockerfile"}
+
+# The blocks of a page ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block, and the table that stands right above it."""
+
+    language: str
+    text: str
+    line: int
+    table: tuple[tuple[str, ...], ...] = ()
+
+
+def blocks(page: Path) -> list[Block]:
+    found: list[Block] = []
+    lines = page.read_text(encoding="utf-8").splitlines()
+    table: list[tuple[str, ...]] = []
+    inside: tuple[str, int, str] | None = None
+    for number, line in enumerate(lines, start=1):
+        fence = re.fullmatch(r"(\s*)```(.*)", line)
+        if inside is not None:
+            language, start, indent = inside
+            if fence and not fence[2].strip():
+                text = "\n".join(each.removeprefix(indent) for each in lines[start : number - 1])
+                found.append(Block(language, text + "\n", start, tuple(table)))
+                inside, table = None, []
+        elif fence:
+            inside = fence[2].strip().partition(" ")[0], number, fence[1]
+        elif line.startswith("|"):
+            table.append(tuple(cell.strip() for cell in line.strip("|").split("|")))
+        elif line.startswith("#"):
+            table = []
+    assert inside is None, f"{page}: the block that starts in line {inside[1] if inside else 0} never ends"
+    return found
+
+
+def prose(page: Path) -> str:
+    """The page without its blocks."""
+    return re.sub(r"^(\s*)```.*?^\1```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+
+
+# The project in which they run ------------------------------------------------------------------------------
+
+MANIFEST = manifest(
+    *(source(f"external_sources.raw_{table}", package="ints") for table in ("products", "carts", "users")),
+    source("crm.accounts", package="ints"),
+    node("stage_products", "external_sources.raw_products", package="ints"),
+    node("stage_carts", "external_sources.raw_carts", package="ints"),
+    node("stage_users", "external_sources.raw_users", package="ints"),
+    node("mart_sales", "stage_products", "stage_carts", package="ints"),
+    node("revenue", "stage_users", package="ints"),
+    node("stage_accounts", "crm.accounts", package="ints"),
+)
+
+
+def write_project(folder: Path) -> Path:
+    """Write the project: its files, and a manifest newer than they are."""
+    dbt = folder / "ints" / "dbt" / "flows"
+    (dbt / "models").mkdir(parents=True)
+    (dbt / "target").mkdir()
+    (dbt / "dbt_project.yml").write_text("name: ints\nprofile: ints\n")
+    (dbt / "profiles.yml").write_text("ints: {target: dev, outputs: {dev: {type: duckdb}, prod: {type: duckdb}}}\n")
+    (dbt / "target" / "manifest.json").write_text(json.dumps(MANIFEST))
+    (folder / "pyproject.toml").write_text(
+        '[tool.lineage_orch]\nproject_dir = "ints/dbt/flows"\nhold_until_first_load = true\n'
+    )
+    return dbt
+
+
+@pytest.fixture(scope="session")
+def lineage_orch_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the shipped fixtures find the project, for the tests that the docs show."""
+    return write_project(tmp_path_factory.mktemp("docs"))
+
+
+@pytest.fixture
+def project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, no_other_producers: None
+) -> Iterator[Path]:
+    """The project, in the working directory of one page; a flow that is called gets a Prefect server."""
+    from prefect.flows import Flow
+
+    write_project(tmp_path)
+    monkeypatch.setattr(
+        "lineage_orch.orchestrator.DbtRunner", lambda *_: FakeDbt(lambda: Lineage.from_manifest(MANIFEST))
+    )
+    monkeypatch.setenv("COLUMNS", "120")  # as a terminal would show it
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    # What would serve for ever, or change a server.
+    for name in ("prefect.serve", "prefect.deploy", "prefect.flows.Flow.serve", "prefect.flows.Flow.deploy"):
+        monkeypatch.setattr(name, lambda *args, **kwargs: None)
+    monkeypatch.setattr("lineage_orch.deployments.serve", lambda *args, **kwargs: None)
+    monkeypatch.setattr("prefect.deployments.runner.RunnerDeployment.apply", lambda *args, **kwargs: None)
+    call = Flow.__call__
+
+    def call_with_server(self: Any, *args: Any, **kwargs: Any) -> Any:
+        request.getfixturevalue("prefect_server")
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(Flow, "__call__", call_with_server)
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+# Python -----------------------------------------------------------------------------------------------------
+
+
+def run_python(page: Path, block: Block, namespace: dict[str, Any]) -> None:
+    """Run a block in the namespace of its page; its line numbers are those of the page."""
+    name = re.match(r"# (\S+\.py)$", block.text.partition("\n")[0])
+    if name:
+        path = Path(name[1])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block.text, encoding="utf-8")
+    code = compile("\n" * block.line + block.text, str(page), "exec")
+    exec(code, namespace)
+
+
+def pytest_functions_of(page: Path) -> list[str]:
+    return [
+        each.name
+        for block in blocks(page)
+        if block.language == "python"
+        for each in ast.parse(block.text).body
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) and each.name.startswith("test_")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [pytest.param(page, name, id=f"{page.name}-{name}") for page in DOCS for name in pytest_functions_of(page)],
+)
+def test_tests_that_the_docs_show_pass(page: Path, name: str, project: Path, request: pytest.FixtureRequest) -> None:
+    namespace: dict[str, Any] = {"__name__": "docs"}
+    for block in blocks(page):
+        if block.language == "python":
+            run_python(page, block, namespace)
+            if name in namespace:
+                break
+    function = namespace[name]
+    wanted = function.__code__.co_varnames[: function.__code__.co_argcount]
+    marks = [mark for mark in getattr(function, "pytestmark", ()) if mark.name == "produces"]
+    triggered = request.getfixturevalue("triggered") if marks else None
+    function(**{each: request.getfixturevalue(each) for each in wanted})
+    for mark in marks:
+        triggered.assert_loaded(*mark.args)
+
+
+class Rows:
+    """The rows that the days of a page play, to be compared with the table above them."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, ...]] = []
+
+    def recording(self, day: Any) -> Any:
+        rows = self.rows
+
+        class Recording(day):  # type: ignore[misc]
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                rows.clear()
+                super().__init__(*args, **kwargs)
+
+            def load(self, clock: str, *tables: str, **kwargs: Any) -> Any:
+                tick = super().load(clock, *tables, **kwargs)
+                rows.append((f"{clock} load {', '.join(tables)}", str(tick), due(self.plan(clock)), "", ""))
+                return tick
+
+            def build(self, clock: str, **kwargs: Any) -> Any:
+                tick, plan = super().build(clock, **kwargs)
+                built = [each for each, fact in self.ledger.snapshot().nodes.items() if fact.tick == tick]
+                held = [f"{short(each)} {why(held)}" for each, held in plan.held.items()]
+                rows.append((f"{clock} build", str(tick), due(plan), short(*built), "; ".join(sorted(held))))
+                return tick, plan
+
+        return Recording
+
+
+def short(*unique_ids: str) -> str:
+    return ", ".join(sorted(each.split(".", 2)[2] for each in unique_ids))
+
+
+def due(plan: Any) -> str:
+    return short(*plan.build, *plan.passed, *plan.held)
+
+
+def why(held: Any) -> str:
+    return f"until {held.until:%H:%M}" if held.until else f"waits for {short(*held.waiting_for)}"
+
+
+def as_sets(row: tuple[str, ...]) -> tuple[Any, ...]:
+    event, tick, *lists = row
+    return event, tick, *(sorted(filter(None, each.split(", "))) for each in lists)
+
+
+# The command line -------------------------------------------------------------------------------------------
+
+
+def commands(text: str) -> Iterator[tuple[list[str], str]]:
+    """Yield each command as its words, and the output that is shown below it."""
+    for part in re.split(r"^\$ ", text.replace("\\\n", " "), flags=re.M)[1:]:
+        command, _, output = part.partition("\n")
+        words = shlex.split(command, comments=True)
+        for sign in ("|", ">", ">>"):
+            if sign in words:
+                words, output = words[: words.index(sign)], ""
+        while "&&" in words:
+            yield words[: words.index("&&")], ""
+            words = words[words.index("&&") + 1 :]
+        yield words, output
+
+
+def run_command(words: list[str], namespace: dict[str, Any]) -> str | None:
+    """Run or check a command; returns what it printed, if it was run."""
+    while words and re.fullmatch(r"[A-Z_][A-Z_0-9]*=.*", words[0]):
+        check_variable(words.pop(0))
+    name, *rest = words
+    if name in SHELL:
+        return None
+    if name == "export":
+        for each in rest:
+            check_variable(each)
+        return None
+    checks: dict[str, Callable[[list[str]], str | None]] = {
+        "lineage-orch": run_lineage_orch,
+        "make": check_make,
+        "pip": check_pip,
+        "prefect": check_prefect,
+        "dbt": check_dbt,
+        "python": run_script,
+        "pytest": check_pytest,
+    }
+    assert name in checks, f"no test knows the command {name!r}"
+    return checks[name](rest)
+
+
+def check_variable(assignment: str) -> None:
+    name = assignment.partition("=")[0]
+    if name.startswith(ENV_PREFIX):
+        assert name.removeprefix(ENV_PREFIX).lower() in LineageOrchSettings.model_fields, f"no setting {name}"
+    elif name.startswith("PREFECT_"):
+        from prefect.settings import Settings
+        from prefect.settings.legacy import _get_settings_fields
+
+        assert name in _get_settings_fields(Settings), f"Prefect has no setting {name}"
+
+
+def run_lineage_orch(words: list[str]) -> str | None:
+    from lineage_orch.cli import app, main
+
+    if words and words[0] in ONLY_PARSED:
+        app.parse_args(words, exit_on_error=False, print_error=False)
+        return None
+    printed = io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        code = main(words)
+    assert code == 0, f"lineage-orch {shlex.join(words)} exits with {code}: {printed.getvalue()}"
+    return printed.getvalue()
+
+
+def check_make(words: list[str]) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert set(words) <= set(targets), f"make has no target {words}"
+
+
+def check_pip(words: list[str]) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert words[0] == "install"
+    for word in words[1:]:
+        match = re.fullmatch(r"(?:lineage_orch|\.)\[(.*)\]", word)
+        assert not match or set(match[1].split(",")) <= extras.keys(), f"no extra {word}"
+
+
+def check_prefect(words: list[str]) -> None:
+    from prefect.cli._app import _app
+
+    app: Any = _app
+    for word in words:
+        known = [name for name in app.resolved_commands() if not name.startswith("-")]
+        if word.startswith("-") or not known or (word not in known and app.default_command):
+            break
+        assert word in known, f"no command {word!r} in: prefect {' '.join(words)}"
+        app = app[word]
+
+
+def check_dbt(words: list[str]) -> None:
+    from dbt.cli.main import cli
+
+    assert words[0] in cli.commands, f"dbt has no command {words[0]}"
+
+
+def check_pytest(words: list[str]) -> None:
+    assert importlib.util.find_spec("pytest") is not None
+
+
+def run_script(words: list[str]) -> str | None:
+    """Run a script that the page showed; of a module, find only that it exists."""
+    if words[0] == "-c":
+        exec(words[1], {"__name__": "__main__"})
+        return None
+    if words[0] == "-m":
+        name = words[1]
+        here = [str(ROOT), str(ROOT / "example_project")]
+        paths = [Path(folder, *name.split(".")) for folder in here]
+        found = any(path.with_suffix(".py").exists() or path.is_dir() for path in paths)
+        assert found or importlib.util.find_spec(name), f"no module {name}"
+        return None
+    if not Path(words[0]).exists():  # one of the repository's own
+        known = (ROOT / words[0], ROOT / "example_project" / words[0])
+        assert any(each.exists() for each in known), f"no {words[0]}, and no block starts with '# {words[0]}'"
+        return None
+    runpy.run_path(words[0], run_name="__main__")
+    return None
+
+
+def normal(text: str) -> list[str]:
+    """Lines without their times and the spaces at their ends; empty ones left out."""
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?( UTC)?", "<time>", text)
+    text = re.sub(r"\bprocess \d+ on \S+", "process <n> on <host>", text)
+    return [re.sub(r"\s+", " ", line).strip() for line in text.splitlines() if line.strip(" ─")]
+
+
+# The other languages ----------------------------------------------------------------------------------------
+
+
+def check_toml(text: str) -> None:
+    table = tomllib.loads(text).get("tool", {}).get("lineage_orch")
+    if table is not None:
+        LineageOrchSettings(**table)
+
+
+def check_sql(text: str) -> None:
+    import duckdb
+    from jinja2 import Environment
+
+    stubs = {
+        "config": lambda **_: "",
+        "ref": lambda *names: names[-1],
+        "source": lambda name, table: f"{name}.{table}",
+        "is_incremental": lambda: True,
+        "this": "this_table",
+    }
+    assert duckdb.extract_statements(Environment().from_string(text).render(stubs))
+
+
+CHECKS: dict[str, Callable[[str], Any]] = {
+    "toml": check_toml,
+    "yaml": lambda text: list(yaml.safe_load_all(text)),
+    "json": json.loads,
+    "sql": check_sql,
+}
+
+
+# The tests --------------------------------------------------------------------------------------------------
+
+
+@PAGES
+def test_every_block_runs_or_parses(page: Path, project: Path) -> None:
+    namespace: dict[str, Any] = {"__name__": "docs"}
+    played = Rows()
+    for block in blocks(page):
+        where = f"{page.relative_to(ROOT)}:{block.line}"
+        assert block.language in KNOWN_LANGUAGES, f"{where}: a block of {block.language!r}"
+        if block.language == "python":
+            run_python(page, block, namespace)
+            check_table(where, block, namespace, played)
+        elif block.language == "console":
+            for words, expected in commands(block.text):
+                try:
+                    printed = run_command(list(words), namespace)
+                except (AssertionError, LineageOrchError, CycloptsError) as error:
+                    raise AssertionError(f"{where}: $ {shlex.join(words)}: {error}") from error
+                if expected.strip() and printed is not None:
+                    assert normal(printed) == normal(expected), f"{where}: $ {shlex.join(words)} prints\n{printed}"
+        elif block.language in CHECKS:
+            try:
+                CHECKS[block.language](block.text)
+            except Exception as error:
+                raise AssertionError(f"{where}: {error}") from error
+
+
+def check_table(where: str, block: Block, namespace: dict[str, Any], played: Rows) -> None:
+    """Compare what the block played with the table above it."""
+    if "Day" in namespace and not hasattr(namespace["Day"], "is_recording"):
+        namespace["Day"] = played.recording(namespace["Day"])
+        namespace["Day"].is_recording = True
+    if block.table and block.table[0][:2] == ("event", "tick"):
+        shown = [as_sets(row) for row in block.table[2:]]
+        assert sorted(map(as_sets, played.rows)) == shown, f"{where}: the block plays another table"
+
+
+def test_the_worked_tables_are_found() -> None:
+    tables = [
+        block.table
+        for block in blocks(ROOT / "docs" / "how-it-decides.md")
+        if block.table and block.table[0][0] == "event"
+    ]
+    assert len(tables) >= 10
+
+
+def slug(heading: str) -> str:
+    """Return the anchor that a heading gets."""
+    text = re.sub(r"[`*_]|\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+
+
+@PAGES
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            assert target.startswith("https://"), f"{page.name} links to {target}"
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{page.name} links to {target}, which does not exist"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", prose(linked), flags=re.M)
+            assert anchor in map(slug, headings), f"{page.name} links to {target}, and there is no such heading"
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    reached: set[Path] = set()
+    waiting = [README]
+    while waiting:
+        page = waiting.pop()
+        for target in re.findall(r"\]\(([^)#\s]+)", prose(page)):
+            linked = (page.parent / target).resolve()
+            pages = sorted(linked.glob("*.md")) if linked.is_dir() else [linked]
+            for each in pages:
+                if each.suffix == ".md" and each.exists() and each not in reached:
+                    reached.add(each)
+                    waiting.append(each)
+    assert set(DOCS) - {README} <= reached
+
+
+@pytest.mark.parametrize("page", ["cli.md", "settings.md"])
+def test_references_are_those_of_the_code(page: str) -> None:
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = generate
+    spec.loader.exec_module(generate)
+    made = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert made == generate.PAGES[page](), f"docs/{page} is not what the code says; run `make docs`"
+
+
+# Error messages ---------------------------------------------------------------------------------------------
+
+QUOTED = re.compile(r"^- (`{1,2})(.+?)\1$", flags=re.M)
+
+
+def template(each: ast.AST) -> str | None:
+    """Return the text of a literal, with `…` for what is filled in."""
+    if isinstance(each, ast.Constant) and isinstance(each.value, str):
+        return each.value
+    if isinstance(each, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else "…" for part in each.values)
+    if isinstance(each, ast.BinOp) and isinstance(each.op, ast.Add):
+        return f"{template(each.left) or '…'}{template(each.right) or '…'}"
+    return None
+
+
+def sources_of_messages() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted((ROOT / "lineage_orch").glob("*.py")):
+        yield path.name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def says(quoted: str, message: str) -> bool:
+    """Whether a message holds all the fixed text of a quotation, in its order, and from its start."""
+    message, at = " ".join(message.split()), 0
+    for number, piece in enumerate(re.split("…|%s|%d", quoted)):
+        found = message.find(piece, at)
+        if found < 0 or (number == 0 and piece and found):
+            return False
+        at = found + len(piece)
+    return True
+
+
+def answers(quoted: str, message: str) -> bool:
+    """Whether a quotation is one of this very message, and not of everything that starts with "no"."""
+    plain = re.sub("…+", "…", " ".join(message.split()))
+    return quoted == plain or (len(quoted.replace("…", "")) > 8 and says(quoted, message))
+
+
+def quoted_messages() -> list[str]:
+    return [match[2] for match in QUOTED.finditer((ROOT / "docs" / "faq.md").read_text(encoding="utf-8"))]
+
+
+def test_quoted_messages_are_those_of_the_library() -> None:
+    texts = {
+        text for _, tree in sources_of_messages() for each in ast.walk(tree) if (text := template(each)) is not None
+    }
+    missing = [quoted for quoted in quoted_messages() if not any(says(quoted, text) for text in texts)]
+    assert not missing, f"docs/faq.md quotes messages that nothing raises: {missing}"
+
+
+def test_every_error_message_has_its_mend() -> None:
+    quoted = quoted_messages()
+    missing = []
+    for file, tree in sources_of_messages():
+        if file == "testing.py":  # of the test double
+            continue
+        for each in ast.walk(tree):
+            if not isinstance(each, ast.Call) or not each.args:
+                continue
+            name = ast.unparse(each.func).rpartition(".")[2]
+            text = template(each.args[0])
+            if text is None or not ((hasattr(errors, name) and name.endswith("Error")) or name == "_error"):
+                continue
+            if not any(answers(entry, text) for entry in quoted):
+                missing.append(f"{file}:{each.lineno}: {' '.join(text.split())}")
+    assert not missing, "docs/faq.md lacks these messages:\n" + "\n".join(missing)
+
+
+def misplaced_decorator() -> None:
+    from lineage_orch import produces_source
+
+    produces_source("raw.orders")(lambda: None)  # type: ignore[type-var]
+
+
+def unknown_parameter() -> None:
+    from prefect import flow
+
+    from lineage_orch import produces_source
+
+    produces_source("crm.{table}")(flow(lambda name: None, name="load"))
+
+
+def policy_that_cannot_be_read() -> None:
+    from lineage_orch.policy import read_policy
+
+    read_policy("model.shop.mart", None, {"lag_tolerance": "soon"})
+
+
+def deployment_without_a_flow() -> None:
+    from lineage_orch import DeploymentTrigger
+
+    DeploymentTrigger("dbt")
+
+
+def ledger(url: str) -> None:
+    from lineage_orch import Ledger
+
+    Ledger(url, project="shop", target="dev").snapshot()
+
+
+def manifest_of(text: str) -> None:
+    Path("m.json").write_text(text)
+    Lineage.from_manifest("m.json")
+
+
+def command(*words: str) -> None:
+    from lineage_orch.cli import app
+
+    app(list(words), exit_on_error=False, print_error=False, result_action="return_value")
+
+
+PRODUCED: dict[str, Callable[[], Any]] = {
+    "@produces_source stands above": misplaced_decorator,
+    "has no parameter of that name": unknown_parameter,
+    "no setting": lambda: LineageOrchSettings(dbt_flag="-x"),
+    "setting … (…)": lambda: LineageOrchSettings(keep_days=0),
+    "no dbt project in": lambda: command("plan", "--project-dir", "nowhere"),
+    "no manifest at": lambda: Lineage.from_manifest("nowhere.json"),
+    "is a folder; point": lambda: Lineage.from_manifest("."),
+    "is empty; run": lambda: manifest_of(""),
+    "is not JSON": lambda: manifest_of('{"nodes": {'),
+    "is no dbt manifest": lambda: manifest_of('{"results": []}'),
+    "no … … in …": lambda: Lineage.from_manifest(MANIFEST).resolve_source("external_sources.raw_product"),
+    "means all tables": lambda: Lineage.from_manifest(MANIFEST).resolve_source("external_sources.*"),
+    "Mend it in the model": policy_that_cannot_be_read,
+    "has no flow name": deployment_without_a_flow,
+    "the ledger's url cannot be read": lambda: ledger("ledger.db"),
+    "is not supported": lambda: ledger("mysql://host/db"),
+    "the ledger … cannot be used": lambda: ledger("sqlite:///."),
+    "record needs one source": lambda: command("record"),
+    "no ISO 8601 time": lambda: command("record", "crm.accounts", "--loaded-at", "yesterday"),
+    "has no time zone": lambda: command("record", "crm.accounts", "--loaded-at", "2026-03-02T06:00:00"),
+}
+
+
+@pytest.mark.parametrize("quoted", PRODUCED)
+def test_messages_are_really_raised(quoted: str, tmp_path: Path) -> None:
+    entries = [entry for entry in quoted_messages() if quoted in entry]
+    assert entries, f"docs/faq.md has no entry with {quoted!r}"
+    with pytest.raises(LineageOrchError) as raised:
+        PRODUCED[quoted]()
+    assert any(says(entry, str(raised.value)) for entry in entries), str(raised.value)
