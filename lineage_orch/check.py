@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 import string
 from collections import defaultdict
@@ -157,7 +156,7 @@ class _Checker:
         return {(each, name): self._resolve(name) for each in self.producers for name in each.sources}
 
     def _resolve(self, name: str) -> tuple[str, ...] | LineageError:
-        if _is_template(name):
+        if is_template(name):
             pattern = _pattern(name)
             known = tuple(each for each, spelled in self._spellings.items() if any(map(pattern.fullmatch, spelled)))
             if known:
@@ -254,15 +253,15 @@ class _Checker:
                 each
                 for each in claiming
                 if not each.shared
-                and any(source in _ids(self._resolved[each, name]) for name in each.sources if not _is_template(name))
+                and any(source in _ids(self._resolved[each, name]) for name in each.sources if not is_template(name))
             ]
             if len(claiming) > 1 and certain:
                 others = " and ".join(f"{each} ({each.where})" for each in claiming)
                 yield Finding(
                     "source-loaded-twice",
-                    "warning",
+                    "error",
                     f"the source {self.names[source]} is loaded by {others}, and its models are built after each of "
-                    "them; take it from one, or name it with mark_updated(...) where it really got new data",
+                    "them; take it from one, or write shared=True in the @produces_source of each",
                     where=certain[-1].where,
                     subjects=(source,),
                 )
@@ -373,7 +372,8 @@ def _import_failed(failure: ImportFailure) -> Finding:
     return Finding("import-failed", "error", f"{shown}{failure.why}", failure.where, (place,))
 
 
-def _is_template(name: str) -> bool:
+def is_template(name: str) -> bool:
+    """Whether a declared source holds parameters of the run, so that it may stand for several."""
     return "{" in name
 
 
@@ -480,61 +480,3 @@ def read_project(settings: LineageOrchSettings, *, lineage: Lineage | None = Non
         with Orchestrator(settings, ledger="sqlite://") as orchestrator:
             lineage = orchestrator.lineage
     return Project(lineage, find_producers(settings.producers) if settings.producers else None)
-
-
-# The sources that are missing -------------------------------------------------------------------------------
-
-
-def stub_sources(lineage: Lineage, producers: Iterable[Producer]) -> str:
-    """Return, as YAML, the sources that producers declare and the project lacks; "" if it lacks none.
-
-    Ready for a file such as ``models/__sources.yaml``. A name that is nearly that of a source of the project says so
-    in a comment, since it may be a slip. Names with ``*`` or ``{parameters}`` stand for no single table: left out.
-    """
-    missing: dict[str, dict[str, list[Producer]]] = {}
-    for producer in producers:
-        for name in producer.sources:
-            parts = name.removeprefix("source.").split(".") if name.startswith("source.") else name.split(".")
-            if _is_template(name) or parts[-1] == "*" or _is_known(lineage, name):
-                continue
-            source_name, table = (parts[-2], parts[-1]) if len(parts) <= 3 else (".".join(parts[1:-1]), parts[-1])
-            claiming = missing.setdefault(source_name, {}).setdefault(table, [])
-            if producer not in claiming:
-                claiming.append(producer)
-    if not missing:
-        return ""
-    tables_of: dict[str, list[str]] = defaultdict(list)
-    for each in lineage.sources.values():
-        tables_of[each.source_name].append(f"{each.source_name}.{each.table}")
-    lines = ["version: 2", "sources:"]
-    for source_name, tables in missing.items():
-        if source_name in tables_of:
-            lines.append(
-                f"  # There is a source {source_name} already: put these tables there, under its schema and config."
-            )
-        lines += [f"  - name: {_scalar(source_name)}", "    tables:"]
-        for table, claiming in tables.items():
-            near = did_you_mean(f"{source_name}.{table}", (each for of in tables_of.values() for each in of))
-            if near:
-                lines.append(f"      # A slip of the pen? D{near.removeprefix('; d')}")
-            by = " and ".join(f"{each} ({each.where})" for each in claiming)
-            lines.append(f"      - name: {_scalar(table)}")
-            lines.append(f"        description: {json.dumps(f'Loaded by {by}', ensure_ascii=False)}")
-    return "\n".join(lines) + "\n"
-
-
-def _is_known(lineage: Lineage, name: str) -> bool:
-    try:
-        lineage.resolve_sources(name)
-    except LineageError as error:
-        return "more than one" in str(error)
-    return True
-
-
-_YAML_WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
-
-
-def _scalar(text: str) -> str:
-    """Write a name as YAML: as it is where no reader could take it for something else."""
-    is_plain = re.fullmatch(r"[A-Za-z_][\w-]*", text) and text.lower() not in _YAML_WORDS
-    return text if is_plain else json.dumps(text, ensure_ascii=False)

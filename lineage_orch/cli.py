@@ -92,6 +92,13 @@ class Common:
 
 
 _DEFAULTS = Common()
+_Producers = Annotated[
+    list[str] | None,
+    Parameter(
+        help="A module, file or folder with the flows; may be given several times. Default: the setting producers.",
+        negative="",
+    ),
+]
 
 # Commands -------------------------------------------------------------------------------------------------
 
@@ -130,11 +137,11 @@ def build(
 
 
 @app.command
-def status(*, common: Common = _DEFAULTS) -> int:
+def status(*, producers: _Producers = None, common: Common = _DEFAULTS) -> int:
     """Show what the ledger knows of each source and node, what is owed, and who builds."""
     from lineage_orch import render
 
-    with common.orchestrator() as orchestrator:
+    with common.orchestrator(producers=producers) as orchestrator:
         status = orchestrator.status()
     _put(common, status.to_dict(), render.status_parts(status, _now()))
     return DONE
@@ -156,22 +163,23 @@ def explain(
 
 
 @app.command
-def sources(*, common: Common = _DEFAULTS) -> int:
+def sources(*, producers: _Producers = None, common: Common = _DEFAULTS) -> int:
     """Show each source with its producers and the models below it.
 
-    Producers are those that the ledger knows. With --manifest, and no --ledger, nothing but that file is read.
+    Producers are those that the ledger knows, and those found where --producers or the setting producers says. With
+    --manifest, and neither --ledger nor --producers, nothing but that file is read.
     """
     from lineage_orch import render
     from lineage_orch.status import short_names
 
-    lineage, producers = _sources_of(common)
+    lineage, known = _sources_of(common, producers)
     names = short_names(lineage)
     rows = [
         {
             "unique_id": source,
             "name": names[source],
-            "has_producer": None if producers is None else source in producers,
-            "producers": None if producers is None else producers.get(source, []),
+            "has_producer": None if known is None else source in known,
+            "producers": None if known is None else known.get(source, []),
             "models": list(models),
         }
         for source, models in sorted(lineage.source_map().items(), key=lambda item: names[item[0]])
@@ -264,25 +272,52 @@ app.command("lineage_orch.cli_production:serve", help="Serve the dbt deployment,
 # Their parts ----------------------------------------------------------------------------------------------
 
 
-def _sources_of(common: Common) -> tuple[Lineage, dict[str, list[str]] | None]:
+def _sources_of(common: Common, places: list[str] | None) -> tuple[Lineage, dict[str, list[str]] | None]:
     """Return the lineage, and the names of the known producers of each source that has one.
 
     The names are None where no ledger is read: SQLAlchemy costs more than all the rest.
     """
     from lineage_orch.lineage import Lineage
 
-    if common.manifest is not None and common.ledger is None:
+    if common.manifest is not None and common.ledger is None and places is None:
         return Lineage.from_manifest(common.manifest), None
 
     from lineage_orch.dbt_project import DbtProject
 
-    settings = common.settings()
+    settings = common.settings(producers=places)
     project = DbtProject.find(settings)
     no_ledger = settings.ledger is None and not (project.state_dir / "ledger.db").exists()
     if no_ledger and (settings.manifest is not None or not project.manifest_is_stale()):
-        return Lineage.from_manifest(settings.manifest or project.manifest_path), {}
-    with common.orchestrator() as orchestrator:
-        return orchestrator.lineage, _producers(orchestrator.ledger)
+        lineage = Lineage.from_manifest(settings.manifest or project.manifest_path)
+        return lineage, _add_found({}, lineage, settings.producers)
+    with common.orchestrator(producers=places) as orchestrator:
+        lineage = orchestrator.lineage
+        return lineage, _add_found(_producers(orchestrator.ledger), lineage, settings.producers)
+
+
+def _add_found(known: dict[str, list[str]], lineage: Lineage, places: Sequence[str]) -> dict[str, list[str]]:
+    """Add the producers found in these places; what cannot be read is told, and left out."""
+    if not places:
+        return known
+    from lineage_orch.errors import UnknownSourceError
+    from lineage_orch.finding import find_producers
+
+    found = find_producers(places)
+    for failure in found.failures:
+        _say(f"lineage-orch: {failure.place}: {failure.why}")
+    for producer in found.producers:
+        for name in producer.sources:
+            if "{" in name:
+                continue
+            try:
+                resolved = lineage.resolve_sources(name)
+            except UnknownSourceError as error:
+                _say(f"lineage-orch: {producer.where}: {error}")
+                continue
+            for source in resolved:
+                if producer.name not in (names := known.setdefault(source, [])):
+                    names.append(producer.name)
+    return known
 
 
 def _producers(ledger: Ledger) -> dict[str, list[str]]:

@@ -9,20 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from lineage_orch.cli import _DEFAULTS, DONE, FAILED, Common, _put, _say
+from lineage_orch.cli import _DEFAULTS, DONE, FAILED, Common, _Producers, _put, _say
 from lineage_orch.errors import SettingsError
 
 if TYPE_CHECKING:
     from lineage_orch.check import Deployment, Finding, Project
     from lineage_orch.render import Parts
-
-_Producers = Annotated[
-    list[str] | None,
-    Parameter(
-        help="A module, file or folder with the flows; may be given several times. Default: the setting producers.",
-        negative="",
-    ),
-]
 
 
 def check(
@@ -64,7 +56,7 @@ def check(
 
 def stub_sources(*, producers: _Producers = None, common: Common = _DEFAULTS) -> int:
     """Print, as YAML for models/__sources.yaml, the sources that the flows declare and the dbt project lacks."""
-    from lineage_orch.check import stub_sources
+    from lineage_orch.stubs import stub_sources
 
     project = _read(common, producers)
     if project.found is None:

@@ -49,12 +49,16 @@ def build_affected(
         except LineageError as error:
             # Not this load's own, perhaps; that one says so when it completes.
             logger.warning("A producer declares a source that is not in the manifest: %s", error)
+        loads = [SourceUpdate.from_dict(each) for each in updates or ()]
         try:
-            orchestrator.record([SourceUpdate.from_dict(each) for each in updates or ()])
+            orchestrator.record(loads)
         except LineageError as error:
             # One wrong name must not keep the others waiting: what could be recorded is.
             logger.error("%s", error)
             unknown = error
+        else:
+            for source in orchestrator.without_nodes(load.source for load in loads):
+                logger.info("No model hangs on %s: nothing is built for it.", source)
         if flow_run is not None and flow_run.deployment_id is not None:
             from lineage_orch.deployed_build import DeployedBuild
 

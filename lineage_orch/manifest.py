@@ -165,9 +165,7 @@ def read_manifest(source: str | os.PathLike[str] | Mapping[str, Any]) -> Manifes
             f"no manifest at {path}; run `dbt parse` in the dbt project, or point to the right file"
         ) from None
     except IsADirectoryError:
-        raise ManifestError(
-            f"the manifest path {path} is a folder; point to the manifest.json in it"
-        ) from None
+        raise ManifestError(f"the manifest path {path} is a folder; point to the manifest.json in it") from None
     except OSError as error:
         raise ManifestError(f"manifest {path} cannot be read: {error.strerror or error}") from error
     if manifest is not None:
@@ -284,9 +282,7 @@ def _diagnose(data: bytes, error: Exception) -> str:
         return "it is gzip-compressed; unpack it first"
     if "truncated" in str(error) or (start.startswith(b"{") and not data.rstrip().endswith(b"}")):
         return f"it is cut off after {len(data):,} bytes; run `dbt parse` to write it anew"
-    return (
-        f"{error}; it starts with {start[:24].decode('utf-8', 'replace')!r}; run `dbt parse` to write it anew"
-    )
+    return f"{error}; it starts with {start[:24].decode('utf-8', 'replace')!r}; run `dbt parse` to write it anew"
 
 
 def _from_mapping(data: Any, where: str = "the manifest that was passed in") -> Manifest:
@@ -309,6 +305,4 @@ def _check(manifest: Manifest, where: str) -> Manifest:
 
 
 def _not_a_manifest(where: str, why: str) -> ManifestError:
-    return ManifestError(
-        f"{where} is no dbt manifest: {why}; point to target/manifest.json of the dbt project"
-    )
+    return ManifestError(f"{where} is no dbt manifest: {why}; point to target/manifest.json of the dbt project")

@@ -7,7 +7,9 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -69,7 +71,6 @@ class Orchestrator:
         )
         self._clock = clock
         self._lineage: tuple[int, Lineage] | None = None
-        self._learned = False
 
     def __enter__(self) -> Self:
         return self
@@ -174,6 +175,19 @@ class Orchestrator:
             # Perhaps the source is newer than the manifest.
             return self.lineage.resolve_sources(source)
 
+    def without_nodes(self, sources: Iterable[str]) -> tuple[str, ...]:
+        """Return those of these sources on which nothing hangs that dbt builds.
+
+        Raises:
+            UnknownSourceError: a name is not in the manifest.
+        """
+        lineage = self._lineage_for_names()
+        return tuple(
+            source
+            for source in lineage.resolve_sources(*sources)
+            if lineage.nodes.keys().isdisjoint(lineage.downstream(source))
+        )
+
     def register_producers(self, sources: Iterable[str]) -> None:
         """Make known that these sources have a producer, before its first load.
 
@@ -191,21 +205,26 @@ class Orchestrator:
         if unknown:
             raise type(unknown[0])("; ".join(map(str, unknown)))
 
-    def _learn_producers(self, say: Say) -> None:
-        """Register what the setting ``producers`` finds, once: a source has a producer before its first load."""
-        if self._learned or not self.settings.producers:
-            return
+    @cached_property
+    def _found(self) -> tuple[frozenset[str], tuple[str, ...]]:
+        """The sources of the producers that the setting ``producers`` names, and what to tell people of the rest."""
+        if not self.settings.producers:
+            return frozenset(), ()
         from lineage_orch.finding import find_producers
 
         found = find_producers(self.settings.producers)
-        for failure in found.failures:
-            say(f"Producers in {failure.place} are not known: {failure.why}")
-        named = {source for each in found.producers for source in each.sources if "{" not in source}
-        try:
-            self.register_producers(sorted(named))
-        except LineageError as error:
-            say(f"A producer declares a source that is not in the manifest: {error}")
-        self._learned = True
+        said = [f"Producers in {failure.place} are not known: {failure.why}" for failure in found.failures]
+        sources: set[str] = set()
+        for source in {source for each in found.producers for source in each.sources if "{" not in source}:
+            try:
+                sources.update(self._resolve(source))
+            except LineageError as error:
+                said.append(f"A producer declares a source that is not in the manifest: {error}")
+        return frozenset(sources), tuple(said)
+
+    def _with_found(self, snapshot: LedgerSnapshot) -> LedgerSnapshot:
+        """A source has a producer before its first load: what a plan shows is what a build will do."""
+        return replace(snapshot, producers=snapshot.producers | self._found[0])
 
     # Plan -------------------------------------------------------------------------------------------------
 
@@ -217,7 +236,7 @@ class Orchestrator:
             ManifestError, DbtError, LedgerError: the manifest or ledger cannot be read.
         """
         lineage = self.lineage
-        return self._plan(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
+        return self._plan(lineage, self._with_found(self.ledger.snapshot(history_of=_with_history(lineage))))
 
     def _plan(self, lineage: Lineage, snapshot: LedgerSnapshot, failed: Iterable[str] = ()) -> BuildPlan:
         settings = self.settings
@@ -264,7 +283,10 @@ class Orchestrator:
         report = BuildReport()
         me = f"{who + ', ' if who else ''}process {os.getpid()} on {socket.gethostname()}"
         tried: dict[str, int] = {}
-        self._learn_producers(say)
+        sources, said = self._found
+        self.ledger.register_producers(sorted(sources))
+        for line in said:
+            say(line)
         while True:
             with self.ledger.build_lock(who=me) as held:
                 if not held:
@@ -313,9 +335,7 @@ class Orchestrator:
             raise recorder.ledger_error
         return True
 
-    def _tests_to_run(
-        self, lineage: Lineage, plan: BuildPlan, nodes: Iterable[str]
-    ) -> Mapping[str, frozenset[str]]:
+    def _tests_to_run(self, lineage: Lineage, plan: BuildPlan, nodes: Iterable[str]) -> Mapping[str, frozenset[str]]:
         if self.settings.dbt_command != "build":
             return dict.fromkeys(nodes, frozenset())
         left_out = frozenset(plan.left_out_tests)
@@ -336,7 +356,7 @@ class Orchestrator:
         from lineage_orch.status import status
 
         lineage = self.lineage
-        snapshot = self.ledger.snapshot()
+        snapshot = self._with_found(self.ledger.snapshot())
         return status(lineage, snapshot, self._plan(lineage, snapshot), self.ledger.holder())
 
     def explain(self, node: str) -> Explanation:
@@ -348,7 +368,7 @@ class Orchestrator:
         from lineage_orch.explain import explain
 
         lineage = self.lineage
-        snapshot = self.ledger.snapshot()
+        snapshot = self._with_found(self.ledger.snapshot())
         return explain(lineage, snapshot, self._plan(lineage, snapshot), lineage.resolve_node(node))
 
     def adopt(self) -> int:

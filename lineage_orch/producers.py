@@ -44,7 +44,9 @@ _marked: dict[str, set[str]] = {}
 _declared: dict[str, str] = {}
 
 
-def produces_source(*sources: str, trigger: Trigger | None = None) -> Callable[[Producer], Producer]:
+def produces_source(
+    *sources: str, trigger: Trigger | None = None, shared: bool = False
+) -> Callable[[Producer], Producer]:
     """Declare which dbt sources a flow or task loads; stands above ``@flow`` or ``@task``.
 
     When a run of it ends Completed, the models that hang on these sources are built: in this process, or by
@@ -54,6 +56,7 @@ def produces_source(*sources: str, trigger: Trigger | None = None) -> Callable[[
         sources: ``source_name.table``, ``package.source_name.table``, a unique_id, or ``source_name.*`` for all
             tables. A name may hold parameters of the run: ``"crm.{table}"``.
         trigger: what a completed run sets off; by default what the settings say.
+        shared: other producers load these sources too, and that is meant; `lineage-orch check` then says nothing.
 
     Raises:
         ProducerError: it stands below ``@flow``, or on a plain function, or names no source, or a name holds a
@@ -69,15 +72,16 @@ def produces_source(*sources: str, trigger: Trigger | None = None) -> Callable[[
             )
         _check_parameters(producer, sources)
         declared: list[str] = list(sources)
-        chosen = trigger
+        chosen, is_shared = trigger, shared
         hooks: list[Any] = []
         for hook in producer.on_completion_hooks:
             if isinstance(hook, ProducerHook):  # decorated twice: one hook for both
                 declared = [*hook.sources, *declared]
                 chosen = chosen or hook.trigger
+                is_shared = is_shared or hook.shared
             else:
                 hooks.append(hook)
-        ours = ProducerHook(tuple(dict.fromkeys(declared)), chosen)
+        ours = ProducerHook(tuple(dict.fromkeys(declared)), chosen, shared=is_shared)
         # A new list: Prefect shares the old one with the caller and with copies made by `with_options`.
         producer.on_completion_hooks = [*hooks, ours]
         if isinstance(producer, Flow):
@@ -151,9 +155,10 @@ class ProducerHook:
 
     __name__ = "lineage_orch"
 
-    def __init__(self, sources: tuple[str, ...], trigger: Trigger | None = None) -> None:
+    def __init__(self, sources: tuple[str, ...], trigger: Trigger | None = None, *, shared: bool = False) -> None:
         self.sources = sources
         self.trigger = trigger
+        self.shared = shared
 
     def __repr__(self) -> str:
         return f"produces_source({', '.join(map(repr, self.sources))})"
@@ -250,9 +255,9 @@ class ProducerHook:
         await asyncio.wrap_future(done)
 
     def _trigger(self) -> Trigger:
-        from lineage_orch.triggers import default_trigger
+        from lineage_orch.triggers import choose_trigger
 
-        return self.trigger or default_trigger()
+        return choose_trigger(self.trigger)
 
 
 def _counts(state: State[Any]) -> bool:

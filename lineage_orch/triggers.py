@@ -107,14 +107,16 @@ class DeploymentTrigger:
 _override: list[Trigger] = []
 
 
-def default_trigger() -> Trigger:
-    """Return what a completed load sets off when its decorator names no trigger: what the settings say.
+def choose_trigger(own: Trigger | None = None) -> Trigger:
+    """Return what a completed load sets off: that of ``using_trigger``, its decorator's own, what the settings say.
 
     Raises:
         SettingsError: a setting cannot be read.
     """
     if _override:
         return _override[-1]
+    if own is not None:
+        return own
     settings = LineageOrchSettings()
     if settings.deployment is not None:
         return DeploymentTrigger(settings.deployment, debounce=settings.debounce)

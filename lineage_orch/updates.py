@@ -29,8 +29,7 @@ class SourceUpdate:
     def __post_init__(self) -> None:
         if not self.source or not self.update_id:
             raise ValueError(
-                f"an update needs a source and an update_id, got source={self.source!r}, "
-                f"update_id={self.update_id!r}"
+                f"an update needs a source and an update_id, got source={self.source!r}, update_id={self.update_id!r}"
             )
         if self.loaded_at.tzinfo is None:
             raise ValueError(

@@ -12,11 +12,12 @@ import pytest
 import yaml
 
 from lineage_orch import cli
-from lineage_orch.check import CODES, Deployment, Finding, check, stub_sources
+from lineage_orch.check import CODES, Deployment, Finding, check
 from lineage_orch.errors import DbtError, ManifestError, SettingsError
 from lineage_orch.finding import ImportFailure, Producer
 from lineage_orch.lineage import Lineage
 from lineage_orch.settings import LineageOrchSettings
+from lineage_orch.stubs import stub_sources
 from lineage_orch.tagging import BUILDS
 from lineage_orch.testing import ProjectWarning, check_project
 from tests.manifests import manifest, node, source
@@ -125,8 +126,10 @@ def test_a_producer_without_models() -> None:
 
 def test_two_producers_of_one_source_unless_they_say_so() -> None:
     again = load("raw.orders", name="backfill", line=3)
-    warning = found(lineage(), [*BOTH, again])["source-loaded-twice"]
-    assert "the flow 'orders' (/repo/orders.py:7) and the flow 'backfill' (/repo/backfill.py:3)" in warning.message
+    twice = found(lineage(), [*BOTH, again])["source-loaded-twice"]
+    assert twice.severity == "error"
+    assert "shared=True" in twice.message
+    assert "the flow 'orders' (/repo/orders.py:7) and the flow 'backfill' (/repo/backfill.py:3)" in twice.message
     shared = [load("raw.orders", name=name, shared=True) for name in ("orders", "backfill")]
     assert check(lineage(), [*shared, BOTH[1]]) == []
 
@@ -328,9 +331,6 @@ def test_importing_the_doubles_imports_nothing_heavy() -> None:
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    if "check" not in cli.app:
-        cli.app.command("lineage_orch.cli_check:check")
-        cli.app.command("lineage_orch.cli_check:stub_sources")
     code = cli.main(argv)
     out, err = capsys.readouterr()
     return code, out, err

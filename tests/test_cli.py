@@ -388,3 +388,24 @@ def test_a_reader_that_leaves_early(project: Path) -> None:
     shell = f'"{sys.executable}" -m lineage_orch.cli sources --manifest m.json | true; exit "${{PIPESTATUS[0]}}"'
     done = subprocess.run(["bash", "-c", shell], cwd=project, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_producers_are_found_where_their_flows_are(run: Run, tmp_path: Path) -> None:
+    loads = tmp_path / "loads.py"
+    loads.write_text(
+        "from prefect import flow\nfrom lineage_orch import produces_source\n"
+        "@produces_source('raw.orders')\n@flow(name='load-orders')\ndef load_orders():\n    pass\n"
+        "@produces_source('raw.ordres')\n@flow(name='typo')\ndef typo():\n    pass\n"
+    )
+    code, out, err = run("sources", "--producers", str(loads), "--json")
+    assert code == 0
+    rows = {each["name"]: each for each in json.loads(out)["sources"]}
+    assert rows["raw.orders"]["producers"] == ["load-orders"]
+    assert rows["raw.users"]["producers"] == []
+    assert "no source 'raw.ordres'" in err
+    code, out, _ = run("status", "--producers", str(loads), "--json")
+    assert code == 0
+    assert {each["name"]: each["has_producer"] for each in json.loads(out)["sources"]} == {
+        "raw.orders": True,
+        "raw.users": False,
+    }

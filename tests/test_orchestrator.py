@@ -355,6 +355,7 @@ def test_a_source_without_models_runs_nothing_and_says_so(make: Make) -> None:
     report = orchestrator.build()
     assert not dbt.commands
     assert report.summary() == "Nothing was due."
+    assert orchestrator.without_nodes(["raw.lonely"]) == ("source.shop.raw.lonely",)
 
 
 def test_a_ledger_that_fails_during_the_build_is_an_error_and_what_it_missed_stays_owed(make: Make) -> None:

@@ -11,7 +11,7 @@ from prefect import flow, task
 import lineage_orch
 from lineage_orch import InProcessTrigger, ProducerError, mark_updated, produces_source
 from lineage_orch.producers import ProducerHook, declared_sources, producer_hook
-from lineage_orch.triggers import Completion
+from lineage_orch.triggers import Completion, choose_trigger, using_trigger
 
 
 class Quiet:
@@ -233,3 +233,23 @@ def test_mark_updated_outside_a_run_raises():
 def test_a_wrong_setting_of_a_trigger_is_told_where_it_is_written():
     with pytest.raises(Exception, match="project_dir"):
         InProcessTrigger(project_dri="x")
+
+
+def test_a_shared_source_says_so() -> None:
+    @produces_source("raw.orders", shared=True)
+    @flow
+    def backfill() -> None: ...
+
+    hook = producer_hook(backfill)
+    assert hook is not None
+    assert hook.shared
+
+
+def test_using_trigger_wins_over_the_trigger_of_a_decorator() -> None:
+    class Own:
+        def fire(self, completion: object, logger: object) -> None: ...
+
+    own, other = Own(), Own()
+    assert choose_trigger(own) is own
+    with using_trigger(other):
+        assert choose_trigger(own) is other

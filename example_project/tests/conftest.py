@@ -13,6 +13,12 @@ EXAMPLE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(EXAMPLE))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the plugin's marker known where the plugin is left out."""
+    if not config.pluginmanager.has_plugin("lineage_orch"):
+        config.addinivalue_line("markers", "produces(*sources): of the pytest plugin of lineage_orch")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without the plugin (`-p no:lineage_orch`) there are no fixtures to write these tests with."""
     if not config.pluginmanager.has_plugin("lineage_orch"):
