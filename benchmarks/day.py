@@ -1,0 +1,194 @@
+"""Row 11: a day of loads, simulated with the real plan_builds and no dbt.
+
+What is assumed, and was chosen before the first run: 40 sources, of which 8 load every 15 minutes, 16 every hour, 10
+every 6 hours and 6 once a day, each on the full hour or quarter as cron does, and each load takes 1 to 8 minutes.
+400 models in 10 domains, of which one model in 20 reads another domain; one takes 2 to 20 s to build, 4 at a time. A
+load sets off a build 15 s later (the default debounce); while a build runs, the next one waits for it, as the ledger's
+lock makes it.
+
+By hand, each load is followed by one `dbt build --select source:x+`, and all of its models are built.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import statistics
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from benchmarks.harness import Options, Outcome, Row, run_contender
+
+_START = datetime(2026, 11, 22, tzinfo=UTC)
+_DAY = timedelta(days=1)
+_CADENCES = ((8, timedelta(minutes=15)), (16, timedelta(hours=1)), (10, timedelta(hours=6)), (6, timedelta(days=1)))
+_DEBOUNCE = 15.0
+_THREADS = 4
+
+
+def _manifest(build_after: Mapping[str, Any] | None) -> dict[str, Any]:
+    """40 staging models, 160 intermediate ones, 200 marts; ``build_after`` is set on the marts."""
+    choose = random.Random(40)
+    sources = [f"source.shop.raw.table_{number:02d}" for number in range(40)]
+    nodes: dict[str, Any] = {}
+    domains: list[list[str]] = [[] for _ in range(10)]
+    for number in range(400):
+        unique_id = f"model.shop.model_{number:03d}"
+        freshness = None
+        if number < 40:
+            domain, parents = number % 10, [sources[number]]
+        else:
+            domain = choose.randrange(10)
+            near = domains[domain]
+            parents = choose.sample(near, min(len(near), choose.randint(1, 3)))
+            if choose.random() < 0.05:
+                parents.append(choose.choice(choose.choice(domains)))
+            if number >= 200 and build_after is not None:
+                freshness = {"build_after": dict(build_after)}
+        nodes[unique_id] = {
+            "name": f"model_{number:03d}", "resource_type": "model", "package_name": "shop",
+            "fqn": ["shop", f"model_{number:03d}"],
+            "config": {"materialized": "table", "enabled": True, "freshness": freshness},
+            "depends_on": {"nodes": list(dict.fromkeys(parents))},
+        }  # fmt: skip
+        domains[domain].append(unique_id)
+    return {
+        "metadata": {"project_name": "shop"},
+        "nodes": nodes,
+        "sources": {
+            each: {"name": each.rpartition(".")[2], "source_name": "raw", "package_name": "shop"} for each in sources
+        },
+    }
+
+
+def _loads(sources: list[str]) -> list[tuple[datetime, str]]:
+    """When each load of the day completes."""
+    choose = random.Random(7)
+    cadences = [each for count, each in _CADENCES for _ in range(count)]
+    choose.shuffle(cadences)
+    out = []
+    for source, every in zip(sources, cadences, strict=True):
+        at = _START + (timedelta(hours=2) if every == _DAY else timedelta())
+        while at < _START + _DAY:
+            out.append((at + timedelta(seconds=choose.uniform(60, 480)), source))
+            at += every
+    return sorted(out)
+
+
+def simulated(build_after: dict[str, Any] | None, debounce: float) -> Callable[[], dict[str, Any]]:
+    from lineage_orch.lineage import Lineage
+    from lineage_orch.plan import plan_builds
+    from lineage_orch.snapshot import LedgerSnapshot, NodeFact
+
+    lineage = Lineage.from_manifest(_manifest(build_after))
+    below = {source: lineage.downstream(source) for source in lineage.sources}
+    loads = _loads(list(lineage.sources))
+    choose = random.Random(3)
+    cost = {node: choose.uniform(2, 20) for node in lineage.nodes}
+
+    def work() -> dict[str, Any]:
+        tick = 1
+        ticks = dict.fromkeys(lineage.sources, 1)
+        facts = {node: NodeFact(1, _START - timedelta(hours=6)) for node in lineage.nodes}
+        # What waits for each node: when the loads came that it does not hold yet.
+        owed: dict[str, list[datetime]] = {node: [] for node in lineage.nodes}
+        lags: list[float] = []
+        builds = runs = 0
+        free_at = _START
+        number = 0
+        wakeups = [at + timedelta(seconds=debounce) for at, _ in loads]
+        heapq.heapify(wakeups)
+        while wakeups:
+            now = max(heapq.heappop(wakeups), free_at)
+            while wakeups and wakeups[0] <= now:
+                heapq.heappop(wakeups)  # whoever finds the lock taken leaves
+            while number < len(loads) and loads[number][0] <= now:
+                at, source = loads[number]
+                tick += 1
+                ticks[source] = tick
+                for node in below[source]:
+                    owed[node].append(at)
+                number += 1
+            tick += 1
+            plan = plan_builds(lineage, LedgerSnapshot(tick, dict(ticks), dict(facts), frozenset(ticks)), now=now)
+            if plan.next_due is not None and plan.next_due < _START + _DAY:
+                heapq.heappush(wakeups, max(plan.next_due, now + timedelta(seconds=1)))
+            if plan.is_empty:
+                continue
+            runs += 1
+            builds += len(plan.build)
+            spent = 0.0
+            for node in plan.build:
+                spent += cost[node] / _THREADS
+                done = now + timedelta(seconds=spent)
+                facts[node] = NodeFact(tick, done)
+                lags += [(done - at).total_seconds() for at in owed[node]]
+                owed[node] = []
+            free_at = now + timedelta(seconds=spent)
+        by_hand = sum(len(below[source]) for _, source in loads)
+        return {
+            "builds": builds, "runs": runs, "by_hand": by_hand, "loads": len(loads),
+            "owed": sum(map(len, owed.values())),
+            "lag": statistics.median(lags), "lag_95": statistics.quantiles(lags, n=20)[-1],
+        }  # fmt: skip
+
+    return work
+
+
+def by_hand() -> Callable[[], dict[str, Any]]:
+    """One build per load, one after the other as the warehouse's lock (or a concurrency limit of 1) makes it."""
+    from lineage_orch.lineage import Lineage
+
+    lineage = Lineage.from_manifest(_manifest(None))
+    order = {node: place for place, node in enumerate(lineage.nodes)}
+    below = {source: sorted(lineage.downstream(source), key=order.__getitem__) for source in lineage.sources}
+    choose = random.Random(3)
+    cost = {node: choose.uniform(2, 20) for node in lineage.nodes}
+
+    def work() -> dict[str, Any]:
+        free_at = _START
+        lags: list[float] = []
+        for at, source in _loads(list(lineage.sources)):
+            now = max(at, free_at)
+            spent = 0.0
+            for node in below[source]:
+                spent += cost[node] / _THREADS
+                lags.append((now - at).total_seconds() + spent)
+            free_at = now + timedelta(seconds=spent)
+        busy = free_at - _START
+        return {"lag": statistics.median(lags), "hours": busy.total_seconds() / 3600}
+
+    return work
+
+
+def measure(options: Options) -> list[Outcome]:
+    hand = run_contender(by_hand).said
+    out = []
+    for number, (title, build_after, debounce) in enumerate(
+        (
+            ("coalescing alone (debounce 15 s, the default): at most 1/3", None, _DEBOUNCE),
+            ("coalescing alone, debounce 5 minutes", None, 300.0),
+            ("coalescing alone, debounce 15 minutes", None, 900.0),
+            ("with build_after of 1 hour on the marts", {"count": 1, "period": "hour"}, _DEBOUNCE),
+            ("with build_after of 4 hours on the marts", {"count": 4, "period": "hour"}, _DEBOUNCE),
+        )
+    ):
+        said = run_contender(simulated, build_after, debounce).said
+        share = said["builds"] / said["by_hand"]
+        out.append(
+            Outcome(
+                title,
+                f"1/{1 / share:.1f}: {said['builds']:,} node builds in {said['runs']} runs against "
+                f"{said['by_hand']:,} for {said['loads']} loads; from load to built: "
+                f"median {said['lag'] / 60:.1f} min, 95 % within {said['lag_95'] / 60:.0f} min (by hand, one build "
+                f"at a time: median {hand['lag'] / 60:.0f} min, and {hand['hours']:.0f} hours of building for the day)",
+                None if number else share <= 1 / 3,
+            )
+        )
+    return out
+
+
+ROWS = [
+    Row("day", "a day of loads, in node builds (simulated)", "one `dbt build --select source:x+` per load", measure)
+]
