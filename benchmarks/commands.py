@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,8 @@ def commands(options: Options) -> list[Outcome]:
     ours = str(Path(sys.executable).parent / "lineage-orch")
     ls = [dbt(), "--quiet", "ls", "--select", "source:raw.raw_0007+"]
     run_command(ls, cwd=folder)  # from here on its partial parse is warm
+    # As in a project that has no ledger yet: `sources` then reads none, and `plan` makes one in its first round.
+    shutil.rmtree(folder / ".lineage_orch", ignore_errors=True)
     out = []
     for command in ("sources", "plan"):
         mine, theirs = interleave(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import shutil
 import tempfile
 
@@ -35,6 +36,18 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         if name.startswith(("LINEAGE_ORCH_", "DBT_")) and name != "DBT_SEND_ANONYMOUS_USAGE_STATS":
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def no_modules_from_other_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A module that a test wrote and imported is gone after it: the next ``loads.py`` is another one."""
+    yield
+    folder = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        known = getattr(module, "__dict__", {})
+        places = [known.get("__file__"), *(known.get("__path__") or ())]  # a folder without __init__.py has a path
+        if any(str(place).startswith(folder) for place in places):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 
 from lineage_orch.errors import ManifestError
 from lineage_orch.lineage import Lineage, ManifestWarning
-from lineage_orch.manifest import read_manifest
+from lineage_orch.manifest import _decode_in_pieces, read_manifest
 from tests.manifests import leaf, manifest, node, source
 
 BELOW = {"model.shop.stage", "model.shop.mart", "test.shop.unique", "exposure.shop.board"}
@@ -264,3 +264,44 @@ def test_one_unknown_edge_is_one_edge(shop: dict[str, Any]) -> None:
     shop["nodes"]["model.shop.mart"]["depends_on"]["nodes"].append("model.shop.gone")
     with pytest.warns(ManifestWarning, match="1 edge to"):
         Lineage.from_manifest(shop)
+
+
+def large(**more: Any) -> dict[str, Any]:
+    """A manifest that is read in pieces, with texts that look like the places where it is cut."""
+    text = 'select 1 -- }, "model.shop.fake": {"name": "x"}}, "nodes": {"' * 20
+    models = [
+        node(
+            f"m{number}",
+            "raw.a",
+            raw_code=text + "x" * (number % 700),
+            **more,
+        )
+        for number in range(3000)
+    ]
+    tests = [node(f"t{number}", f"m{number}", kind="test") for number in range(0, 3000, 7)]
+    return manifest(source("raw.a"), *models, *tests)
+
+
+# The second has keys inside of its nodes that look like the next node: no cut is right there.
+@pytest.mark.parametrize("more", [{}, {"meta": {"inner": {"deep": {}}, "model.shop.inner": {}}}])
+def test_a_large_manifest_is_read_in_pieces_and_is_the_same(tmp_path: Path, more: dict[str, Any]) -> None:
+    data = large(**more)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(data))
+    assert path.stat().st_size > 4 << 20
+    assert (_decode_in_pieces(path) is None) is bool(more)
+    read, passed_in = read_manifest(path), read_manifest(data)
+    read.path = None
+    assert read == passed_in
+    assert list(read.nodes) == list(passed_in.nodes)
+    path.write_text(json.dumps(data, indent=1))  # not as dbt writes it: read at once
+    assert read_manifest(path).nodes == passed_in.nodes
+
+
+def test_a_large_manifest_that_is_cut_off_anywhere_is_an_error(tmp_path: Path) -> None:
+    whole = json.dumps(large()).encode()
+    path = tmp_path / "manifest.json"
+    for length in range(4_200_000, len(whole), (len(whole) - 4_200_000) // 12):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ManifestError, match="is cut off after"):
+            read_manifest(path)
