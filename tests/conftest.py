@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
 
 # Before Prefect or dbt is imported: no telemetry from tests, and no profile, results or server of the developer's.
 for _name in [name for name in os.environ if name.startswith("PREFECT_")]:
