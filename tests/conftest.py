@@ -25,6 +25,8 @@ from pathlib import Path
 
 import pytest
 
+# By name, so that it is there with `-p no:lineage_orch` too.
+from lineage_orch.pytest_plugin import prefect_server  # noqa: F401
 from tests.shop_project import Shop
 
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
