@@ -19,7 +19,8 @@ from operator import attrgetter
 from typing import Literal
 
 from lineage_orch import selection
-from lineage_orch.lineage import Lineage, PlanGraph
+from lineage_orch.lineage import Lineage
+from lineage_orch.plan_graph import PlanGraph
 from lineage_orch.policy import Policy
 from lineage_orch.snapshot import LedgerSnapshot, Moment
 
