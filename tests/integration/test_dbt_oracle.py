@@ -244,8 +244,11 @@ class Project:
 
     def select(self, selectors: Iterable[str]) -> set[str]:
         """What ``ls`` selects, from dbt's own NodeSelector, without the cost of a command."""
+        from dbt.flags import get_flags
         from dbt.graph.cli import parse_union
 
+        # dbt keeps the flags of its last command; a command of another test may have had another mode.
+        object.__setattr__(get_flags(), "INDIRECT_SELECTION", "eager")
         found, _ = self.selector.select_nodes(parse_union(list(selectors), True))
         return set(found)
 
