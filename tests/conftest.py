@@ -46,11 +46,17 @@ def no_modules_from_other_tests(tmp_path_factory: pytest.TempPathFactory) -> Ite
     """A module that a test wrote and imported is gone after it: the next ``loads.py`` is another one."""
     yield
     folder = str(tmp_path_factory.getbasetemp())
-    for name, module in list(sys.modules.items()):
-        known = getattr(module, "__dict__", {})
+    for name in [name for name, module in list(sys.modules.items()) if _lies_in(module, folder)]:
+        del sys.modules[name]
+
+
+def _lies_in(module: object, folder: str) -> bool:
+    known = getattr(module, "__dict__", {})
+    try:
         places = [known.get("__file__"), *(known.get("__path__") or ())]  # a folder without __init__.py has a path
-        if any(str(place).startswith(folder) for place in places):
-            del sys.modules[name]
+    except KeyError:
+        return True  # a folder in a package that is gone: it cannot even say where it lies
+    return any(str(place).startswith(folder) for place in places)
 
 
 @pytest.fixture(scope="session")
