@@ -6,6 +6,7 @@ this may keep it from building: when Prefect's API fails here, it says so and go
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -25,13 +26,15 @@ from lineage_orch.report import BuildReport
 from lineage_orch.tagging import sources_in, trigger_tag
 from lineage_orch.triggers import Logger
 from lineage_orch.waiting_runs import WaitingRun, WaitingRuns, out_of_date, to_take_over
-from lineage_orch.wakeups import schedule_wake_up
+from lineage_orch.wakeups import schedule_wake_up, wake_up_time
 
 # So long a load's hook may take to hand its updates over before it counts as lost.
 HOOK_GRACE = timedelta(minutes=1)
 # One run does not go on for ever, however fast loads come: a failure is told when it ends, and the runs that then
 # wait start by themselves.
 MAX_ROUNDS = 5
+# What is due so soon is waited for: Prefect starts a run up to a second early, and clocks differ.
+SOON = timedelta(seconds=5)
 
 
 class DeployedBuild:
@@ -75,10 +78,11 @@ class DeployedBuild:
         for _ in range(MAX_ROUNDS):
             if report.busy:
                 break
+            waited = _wait_for_what_is_nearly_due(report)
             # What has become due meanwhile need not start a process of its own.
             due = to_take_over(self._read(), datetime.now(UTC), started=True)
             taken = self._record(orchestrator, due)
-            if not taken:
+            if not taken and not waited:
                 break
             report = _joined(report, orchestrator.build(who=who, say=self._logger.info))
             self._dismiss(taken, report)
@@ -154,17 +158,26 @@ class DeployedBuild:
 
     def _wake_up(self, orchestrator: Orchestrator, report: BuildReport, wake_ups: list[WaitingRun]) -> None:
         # Whoever builds now may be no deployment, and leave no wake-up.
-        next_due = orchestrator.plan().next_due if report.busy else report.next_due
-        if not report.busy and (useless := out_of_date(wake_ups, datetime.now(UTC), next_due)):
+        plan = orchestrator.plan() if report.busy else report
+        if not report.busy and (useless := out_of_date(wake_ups, datetime.now(UTC), report.next_due)):
             with self._going_on("wake-ups that nobody needs will find nothing to do."):
                 self._waiting.dismiss(useless, f"What it was to build, flow run {self._run.name!r} has built.")
-        if next_due is None:
+        if plan.next_due is None:
             return
+        due = wake_up_time(plan.held.values(), plan.next_due, timedelta(seconds=orchestrator.settings.debounce))
         with self._going_on("no wake-up was scheduled; what is held waits for the next load, or `lineage-orch build`."):
-            run = schedule_wake_up(
-                self._client, self._deployment_id, next_due, settings=self._settings, run_id=self._run.id
-            )
-            self._logger.info("Run %r will build what is held until %s UTC.", run.name, f"{next_due:%Y-%m-%d %H:%M:%S}")
+            run = schedule_wake_up(self._client, self._deployment_id, due, settings=self._settings, run_id=self._run.id)
+            self._logger.info("Run %r will build what is held until %s UTC.", run.name, f"{due:%Y-%m-%d %H:%M:%S}")
+
+
+def _wait_for_what_is_nearly_due(report: BuildReport) -> bool:
+    """Sleep until what is held for a few seconds more is due; returns whether there was anything."""
+    now = datetime.now(UTC)
+    if report.next_due is None or report.next_due > now + SOON:
+        return False
+    until = wake_up_time(report.held.values(), report.next_due, now + SOON - report.next_due)
+    time.sleep(max(0.0, (until - now).total_seconds()))
+    return True
 
 
 def _record_all(orchestrator: Orchestrator, runs: list[WaitingRun]) -> None:

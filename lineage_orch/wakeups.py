@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +11,22 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
+from lineage_orch.plan import Held
 from lineage_orch.tagging import WAKE_UP
+
+
+def wake_up_time(held: Iterable[Held], first: datetime, within: timedelta) -> datetime:
+    """Return when to wake up for what is held: the last due time of those at most ``within`` after the first.
+
+    Each node is due by the time at which its own parents were built, so that the nodes of one build become due
+    some seconds after each other. They wait for each other as loads do, and share one run.
+
+    Args:
+        held: what a plan holds back.
+        first: the plan's ``next_due``.
+        within: how long the first may wait for more.
+    """
+    return max([each.until for each in held if each.until is not None and each.until <= first + within], default=first)
 
 
 def schedule_wake_up(

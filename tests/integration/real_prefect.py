@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
+LOADS = ROOT / "tests" / "integration" / "served_loads.py"
 
 
 def wait_for(what: str, look: Callable[[], Any], *, seconds: float = 90, every: float = 0.5) -> Any:
@@ -167,3 +168,43 @@ class RealPrefect:
         state = {"type": "SCHEDULED", "state_details": {"scheduled_time": datetime.now(UTC).isoformat()}}
         body = {"parameters": dict(parameters or {}), "state": state}
         return self.post(f"/deployments/{found['id']}/create_flow_run", body)["id"]
+
+    # What tests wait for ------------------------------------------------------------------------------------
+
+    def ended(self, run_id: str, *, seconds: float = 90) -> dict[str, Any]:
+        """Wait until a run has ended, and return it."""
+        final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        return wait_for(
+            "the run ends", lambda: (run := self.run(run_id))["state_type"] in final and run, seconds=seconds
+        )
+
+    def settle(self, deployment: str) -> list[dict[str, Any]]:
+        """Wait until no run of the deployment waits or works; return all its runs."""
+        wait_for("all runs end", lambda: not any(map(is_waiting, self.runs(deployment))))
+        return self.runs(deployment)
+
+    def child_of(self, run_id: str) -> dict[str, Any] | None:
+        """Return the run that is linked to a run as its subflow."""
+        found = self.post("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run_id]}}})
+        return found[0] if found else None
+
+    def serve(self, *what: str, **more: str) -> subprocess.Popen[Any]:
+        """Serve deployments of ``served_loads.py`` from a process of their own, and wait until they are there."""
+        before = datetime.now(UTC)
+        log = f"serve-{what[0].replace('/', '-')}.log"
+        process = self.spawn([sys.executable, str(LOADS), "serve", *what], log, **more)
+
+        def ready() -> bool:
+            assert process.poll() is None, (self.folder / log).read_text()
+            found = [self.deployment(each) for each in what]
+            return all(each is not None and datetime.fromisoformat(each["updated"]) >= before for each in found)
+
+        wait_for(f"{', '.join(what)} served", ready)
+        return process
+
+
+def is_waiting(run: dict[str, Any]) -> bool:
+    """Whether a run is due, or at work."""
+    if run["state_type"] == "SCHEDULED":
+        return datetime.fromisoformat(run["expected_start_time"]) < datetime.now(UTC) + timedelta(minutes=2)
+    return run["state_type"] in ("PENDING", "RUNNING", "CANCELLING")

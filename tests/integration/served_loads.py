@@ -11,7 +11,7 @@ from typing import Any
 
 from prefect import flow, task
 
-from lineage_orch import DeploymentTrigger, mark_updated, produces_source
+from lineage_orch import DeploymentTrigger, InProcessTrigger, mark_updated, produces_source
 
 TO_SHOP = DeploymentTrigger("build-affected/shop", debounce=float(os.environ.get("TEST_DEBOUNCE", "2")))
 TO_HELD = DeploymentTrigger("build-affected/held", debounce=0)
@@ -63,39 +63,53 @@ def load_for_held() -> None:
     """Load for the project that holds its models back."""
 
 
-def main() -> None:
-    """Serve the loads and two dbt deployments."""
+@produces_source("crm.customers", trigger=InProcessTrigger())
+@flow(name="in-process", timeout_seconds=6)
+def load_in_process() -> None:
+    """Load, with a timeout that the build outlives."""
+
+
+def main(*names: str) -> None:
+    """Serve some of the loads and dbt deployments."""
     from prefect import serve
 
     from lineage_orch.deployments import dbt_deployment
 
-    serve(
-        load_orders.to_deployment("orders"),
-        load_for_held.to_deployment("for-held"),
-        dbt_deployment("shop", project_dir=os.environ["TEST_SHOP"]),
-        dbt_deployment("held", project_dir=os.environ["TEST_HELD"]),
-        limit=10,
-    )
+    loads = {
+        "orders/orders": lambda: load_orders.to_deployment("orders"),
+        "for-held/for-held": lambda: load_for_held.to_deployment("for-held"),
+        "in-process/in-process": lambda: load_in_process.to_deployment("in-process", concurrency_limit=1),
+    }
+
+    def deployment(name: str) -> Any:
+        if name in loads:
+            return loads[name]()
+        short = name.removeprefix("build-affected/")
+        return dbt_deployment(short, project_dir=os.environ[f"TEST_{short.upper()}"])
+
+    serve(*map(deployment, names), limit=10)
 
 
 def burst() -> None:
-    """Run twelve loads in about five seconds, in this process."""
+    """Run 25 loads in about 15 seconds, in this process."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(4) as pool:
-        for number in range(12):
+        for number in range(25):
             if number % 3 == 0:
                 pool.submit(load_orders)
             elif number % 3 == 1:
                 pool.submit(asyncio.run, load_table("customers"))
             else:
                 pool.submit(with_a_task)
-            time.sleep(0.35)
+            time.sleep(0.6)
 
 
 if __name__ == "__main__":
     import sys
 
-    {"serve": main, "burst": burst, "nothing-new": load_nothing_new, "orders": load_orders, "held": load_for_held}[
-        sys.argv[1]
-    ]()
+    what, *more = sys.argv[1:]
+    if what == "serve":
+        main(*more)
+    else:
+        {"burst": burst, "nothing-new": load_nothing_new, "orders": load_orders, "held": load_for_held}[what]()

@@ -16,10 +16,11 @@ from prefect.states import Cancelled, Scheduled
 
 from lineage_orch import SettingsError, SourceUpdate, TriggerError, launch, reconcile
 from lineage_orch.deployments import dbt_deployment
+from lineage_orch.plan import Held
 from lineage_orch.tagging import BUILDS, TRIGGERED, WAKE_UP
 from lineage_orch.triggers import Completion
 from lineage_orch.waiting_runs import WaitingRuns, out_of_date, to_take_over
-from lineage_orch.wakeups import schedule_wake_up
+from lineage_orch.wakeups import schedule_wake_up, wake_up_time
 
 NOW = datetime(2025, 3, 1, 12, tzinfo=UTC)
 LOGGER = logging.getLogger("test")
@@ -184,6 +185,14 @@ def test_which_runs_are_taken_over() -> None:
 
 
 # --- wake-ups, reconcile, deployments
+
+
+def test_what_is_due_at_nearly_the_same_time_is_woken_up_together() -> None:
+    held = [Held("lag_tolerance", until=NOW + timedelta(seconds=second)) for second in (0, 2, 15, 16, 3600)]
+    held.append(Held("updates_on_all", waiting_for=("source.shop.crm.orders",)))
+    assert wake_up_time(held, NOW, timedelta(seconds=15)) == NOW + timedelta(seconds=15)
+    assert wake_up_time(held, NOW, timedelta(0)) == NOW
+    assert wake_up_time([], NOW, timedelta(seconds=15)) == NOW
 
 
 def test_a_wake_up_that_is_over_does_not_stand_for_a_new_one() -> None:

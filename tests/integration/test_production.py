@@ -1,0 +1,192 @@
+"""Several dbt workers, workers without a ledger, a server that dies: what production does to a deployment."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lineage_orch import Ledger, Orchestrator, SourceUpdate
+from tests.integration.real_prefect import RealPrefect, end, wait_for
+from tests.shop_project import Shop
+
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("production")]
+
+EAST, WEST = "build-affected/east", "build-affected/west"
+LOCAL = "in-process/in-process"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("production")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[RealPrefect]:
+    environment = {
+        "SHOP_SLOW": "3",
+        "TEST_KILL": str(folder / "kill"),
+        # How long a run waits before it asks again for the one place of its deployment; 30 s by default.
+        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "3",
+    }
+    server = RealPrefect.on_a_free_port(folder / "prefect", environment)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+Serve = Callable[..., Any]
+
+
+@pytest.fixture
+def serve(server: RealPrefect) -> Iterator[Serve]:
+    """Serve deployments until the test ends."""
+    serving = []
+
+    def start(*names: str, **environment: str) -> None:
+        serving.append(server.serve(*names, **environment))
+
+    yield start
+    for process in serving:
+        end(process)
+
+
+@pytest.fixture
+def project(folder: Path, parsed_shop: Path) -> Callable[[str], Shop]:
+    """A copy of the dbt project by a name of its own, with a warehouse of its own."""
+
+    def copied(name: str) -> Shop:
+        return Shop(Path(shutil.copytree(parsed_shop, folder / name)))
+
+    return copied
+
+
+def update(source: str) -> dict[str, Any]:
+    return SourceUpdate(source, os.urandom(8).hex(), datetime.now(UTC)).to_dict()
+
+
+def dbt_times(server: RealPrefect, run_id: str) -> list[tuple[str, str]]:
+    """When each dbt process of a run began and ended, as its log says."""
+    found = server.post("/logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200})
+    lines = sorted((line["timestamp"], line["message"]) for line in found)
+    begun = [at for at, message in lines if "Running with dbt" in message]
+    done = [at for at, message in lines if re.search(r"Done\. PASS=", message)]
+    return list(zip(begun, done, strict=True))
+
+
+def test_two_dbt_workers_with_one_ledger_never_build_at_once(
+    server: RealPrefect, serve: Serve, project: Callable[[str], Shop], postgres_database: str
+) -> None:
+    east, west = project("east"), project("west")
+    # A machine each: what they share is Prefect and the ledger.
+    serve(EAST, LINEAGE_ORCH_LEDGER=postgres_database, TEST_EAST=str(east.folder))
+    serve(WEST, LINEAGE_ORCH_LEDGER=postgres_database, TEST_WEST=str(west.folder))
+    given = []
+
+    def launch(deployment: str, *sources: str) -> str:
+        given.extend(loads := [update(source) for source in sources])
+        return server.launch(deployment, {"updates": loads})
+
+    with Ledger(postgres_database, project="shop", target="dev") as ledger:
+        first = launch(EAST, "crm.orders", "crm.customers")
+        wait_for("east builds", lambda: "START python table model" in server.logs(first), every=0.1)
+        holder = ledger.holder()
+        assert holder is not None
+        handed_over = server.ended(launch(WEST, "crm.customers"))
+        assert handed_over["state_name"] == "HandedOver"
+        assert holder.who in handed_over["state"]["message"]
+        assert re.match(rf"flow run {server.run(first)['name']!r}, process \d+ on ", holder.who)
+        assert server.ended(first)["state_name"] == "Completed"
+        # The one that held the lock built what the other had been told.
+        assert len(dbt_times(server, first)) == 2
+        assert not west.tables()
+
+        runs = [
+            launch(EAST if number % 2 else WEST, f"crm.{name}")
+            for number, name in enumerate(["orders", "customers", "orders", "customers", "orders", "customers"])
+        ]
+        for deployment in (EAST, WEST):
+            server.settle(deployment)
+        ends = [server.run(each)["state_name"] for each in runs]
+        assert set(ends) <= {"Completed", "Coalesced", "HandedOver"}, ends
+        assert {each["update_id"] for each in given} == {each.update_id for _, each in ledger.recent_updates(50)}
+    times = sorted(each for run in [first, *runs] for each in dbt_times(server, run))
+    assert len(times) >= 3
+    assert all(done <= begun for (_, done), (begun, _) in pairwise(times)), times
+    with Orchestrator(project_dir=east.folder, ledger=postgres_database) as orchestrator:
+        assert orchestrator.plan().is_empty
+
+
+def test_a_dbt_worker_that_cannot_reach_its_ledger_builds_nothing(
+    server: RealPrefect, serve: Serve, project: Callable[[str], Shop]
+) -> None:
+    lonely = project("lonely")
+    nowhere = "postgresql+psycopg://dbt:secret-word@127.0.0.1:9/ledger"
+    serve("build-affected/lonely", LINEAGE_ORCH_LEDGER=nowhere, TEST_LONELY=str(lonely.folder))
+    run = server.ended(server.launch("build-affected/lonely", {"updates": [update("crm.orders")]}))
+    assert run["state_type"] == "FAILED"
+    message = run["state"]["message"]
+    assert "LedgerUnavailableError" in message
+    assert "postgresql+psycopg://dbt:***@127.0.0.1:9/ledger" in message
+    assert "secret-word" not in message + server.logs(run["id"])
+    assert "Running with dbt" not in server.logs(run["id"])
+    assert not lonely.tables()
+
+
+def test_a_served_load_that_builds_by_itself_stays_completed_while_its_build_goes_on(
+    server: RealPrefect, serve: Serve, project: Callable[[str], Shop]
+) -> None:
+    local = project("local")
+    with Orchestrator(project_dir=local.folder) as orchestrator:
+        orchestrator.record(["crm.orders"])
+    # The build takes longer than the load's timeout, and than its place in the deployment's limit of one.
+    serve(LOCAL, LINEAGE_ORCH_PROJECT_DIR=str(local.folder), SHOP_SLOW="8")
+    first, second = server.launch(LOCAL), server.launch(LOCAL)
+    loads = [server.ended(each) for each in (first, second)]
+    assert [load["state_type"] for load in loads] == ["COMPLETED"] * 2
+    assert all(load["total_run_time"] < 6 for load in loads)
+    with Orchestrator(project_dir=local.folder) as orchestrator:
+        wait_for("both updates", lambda: len(orchestrator.ledger.recent_updates(10)) == 3)
+        wait_for("the builds end", lambda: not builds_at_work(server) and orchestrator.plan().is_empty)
+    assert {"stg_orders", "stg_customers", "revenue", "order_count"} <= local.tables()
+    assert [server.run(load["id"])["state_type"] for load in loads] == ["COMPLETED"] * 2
+
+
+def builds_at_work(server: RealPrefect) -> list[dict[str, Any]]:
+    at_work = {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}
+    return server.post("/flow_runs/filter", {"flows": {"name": {"any_": ["build-affected"]}}, "flow_runs": at_work})
+
+
+def test_the_server_is_killed_during_a_build_and_comes_back(
+    server: RealPrefect, serve: Serve, project: Callable[[str], Shop]
+) -> None:
+    shop = project("shop")
+    serve("orders/orders", "build-affected/shop", TEST_SHOP=str(shop.folder))
+    build = server.launch("build-affected/shop", {"updates": [update("crm.orders"), update("crm.customers")]})
+    wait_for("dbt builds", lambda: "START python table model" in server.logs(build), every=0.1)
+    waits = server.launch("build-affected/shop", {"updates": [update("crm.customers")]})
+    assert server.process is not None
+    os.killpg(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    server.start()
+
+    assert server.ended(build)["state_name"] == "Completed"
+    assert server.ended(waits)["state_name"] in ("Completed", "Coalesced")
+    before = shop.built_at("stg_orders")
+    load = server.ended(server.launch("orders/orders"))
+    after = wait_for("its build", lambda: server.child_of(load["id"]))
+    assert server.ended(after["id"])["state_name"] in ("Completed", "Coalesced")
+    server.settle("build-affected/shop")
+    assert shop.built_at("stg_orders") > before
+    with Orchestrator(project_dir=shop.folder) as orchestrator:
+        assert orchestrator.plan().is_empty
