@@ -6,6 +6,7 @@ fails when they differ from what this writes.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import types
@@ -48,10 +49,10 @@ def settings_page() -> str:
         "| setting | environment variable | default | what it is |",
         "|---|---|---|---|",
     ]
-    for name, field in LineageOrchSettings.model_fields.items():
-        default = field.get_default(call_default_factory=True)
+    for field in dataclasses.fields(LineageOrchSettings):
+        name, default = field.name, field.default_factory() if callable(field.default_factory) else field.default
         shown = "" if default is None else f"`{_value(default)}`"
-        lines.append(f"| `{name}` | `{ENV_PREFIX}{name.upper()}` | {shown} | {_cell(field.description or '')} |")
+        lines.append(f"| `{name}` | `{ENV_PREFIX}{name.upper()}` | {shown} | {_cell(field.metadata['description'])} |")
     return "\n".join([*lines, ""])
 
 

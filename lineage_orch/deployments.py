@@ -12,7 +12,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from lineage_orch.errors import SettingsError
 from lineage_orch.flows import build_affected
-from lineage_orch.settings import LineageOrchSettings
+from lineage_orch.settings import LineageOrchSettings, to_json
 from lineage_orch.tagging import BUILDS
 
 
@@ -51,7 +51,8 @@ def dbt_deployment(
             "the ledger's url may hold a password, and a deployment's parameters are for all to read: set "
             "LINEAGE_ORCH_LEDGER in the environment of the dbt worker"
         )
-    given = {key: LineageOrchSettings(**settings).model_dump(mode="json")[key] for key in settings}
+    read = LineageOrchSettings(**settings)
+    given = to_json({name: getattr(read, name) for name in settings})
     deployment = build_affected.to_deployment(
         name,
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, ValidationError, field_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from typing import Any, Literal, NamedTuple
 
 from lineage_orch.errors import SettingsError, did_you_mean
+from lineage_orch.setting_values import Reader, choice, flag, number, optional, path, table, text, whole_number, words
 
 ENV_PREFIX = "LINEAGE_ORCH_"
 _PATHS = ("project_dir", "profiles_dir", "manifest")
 
 
-class LineageOrchSettings(BaseSettings):
+def _setting(read: Reader, description: str) -> dict[str, Any]:
+    return {"read": read, "description": description}
+
+
+# By hand, not with pydantic-settings: its import takes longer than all the rest of `lineage-orch sources`.
+@dataclass(frozen=True, init=False)
+class LineageOrchSettings:
     """Everything that can be set.
 
     Each may be passed in, or set as ``LINEAGE_ORCH_<NAME>``, or in ``[tool.lineage_orch]`` of the nearest
@@ -33,103 +35,118 @@ class LineageOrchSettings(BaseSettings):
         SettingsError: a value cannot be read, or a name is unknown; the message says where it stands.
     """
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
-
-    project_dir: Path | None = Field(
-        None, description="The dbt project's folder. Default: the nearest folder upwards with a dbt_project.yml."
+    project_dir: Path | None = field(
+        default=None,
+        metadata=_setting(
+            optional(path), "The dbt project's folder. Default: the nearest folder upwards with a dbt_project.yml."
+        ),
     )
-    profiles_dir: Path | None = Field(
-        None,
-        description="The folder of profiles.yml. Default: DBT_PROFILES_DIR, the project's folder, the working "
-        "directory, ~/.dbt: the first that has one.",
+    profiles_dir: Path | None = field(
+        default=None,
+        metadata=_setting(
+            optional(path),
+            "The folder of profiles.yml. Default: DBT_PROFILES_DIR, the project's folder, the working "
+            "directory, ~/.dbt: the first that has one.",
+        ),
     )
-    target: str | None = Field(None, description="dbt's target. Default: that of the profile.")
-    manifest: Path | None = Field(
-        None,
-        description="A manifest.json to use as it is. Default: the project's own, made by `dbt parse` when it is "
-        "missing or older than the project's files.",
+    target: str | None = field(
+        default=None, metadata=_setting(optional(text), "dbt's target. Default: that of the profile.")
     )
-    vars: Annotated[dict[str, Any], NoDecode] = Field(
-        default_factory=dict, description="dbt's --vars, as a table, JSON or YAML."
+    manifest: Path | None = field(
+        default=None,
+        metadata=_setting(
+            optional(path),
+            "A manifest.json to use as it is. Default: the project's own, made by `dbt parse` when it is "
+            "missing or older than the project's files.",
+        ),
     )
-    dbt_command: Literal["build", "run"] = Field(
-        "build", description="`build` runs models, snapshots, seeds and tests; `run` models alone."
+    vars: dict[str, Any] = field(
+        default_factory=dict, metadata=_setting(table, "dbt's --vars, as a table, JSON or YAML.")
     )
-    dbt_flags: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="More flags for the dbt command, such as `--threads 4`."
+    dbt_command: Literal["build", "run"] = field(
+        default="build",
+        metadata=_setting(
+            choice("build", "run"), "`build` runs models, snapshots, seeds and tests; `run` models alone."
+        ),
     )
-    ledger: str | None = Field(
-        None,
+    dbt_flags: tuple[str, ...] = field(
+        default=(), metadata=_setting(words, "More flags for the dbt command, such as `--threads 4`.")
+    )
+    ledger: str | None = field(
+        default=None,
         repr=False,
-        description="The ledger's SQLAlchemy url, such as postgresql+psycopg://user@host/db. Default: a SQLite "
-        "file in .lineage_orch beside dbt_project.yml.",
+        metadata=_setting(
+            optional(text),
+            "The ledger's SQLAlchemy url, such as postgresql+psycopg://user@host/db. Default: a SQLite "
+            "file in .lineage_orch beside dbt_project.yml.",
+        ),
     )
-    keep_days: int = Field(90, ge=1, description="How many days of history the ledger keeps.")
-    views: Literal["build", "pass_through"] = Field(
-        "build", description="`pass_through`: new data flows through a view without building it again."
+    keep_days: int = field(
+        default=90, metadata=_setting(whole_number(at_least=1), "How many days of history the ledger keeps.")
     )
-    hold_until_first_load: bool = Field(
-        False, description="Hold a node while a source above it has a producer and was never loaded."
+    views: Literal["build", "pass_through"] = field(
+        default="build",
+        metadata=_setting(
+            choice("build", "pass_through"),
+            "`pass_through`: new data flows through a view without building it again.",
+        ),
     )
-    rebuild_changed_code: bool = Field(
-        True, description="A node whose code changed since its last good build is out of date."
+    hold_until_first_load: bool = field(
+        default=False,
+        metadata=_setting(flag, "Hold a node while a source above it has a producer and was never loaded."),
     )
-    wait: bool = Field(
-        True, description="In process: whether a load returns only when the build that it set off has ended."
+    rebuild_changed_code: bool = field(
+        default=True,
+        metadata=_setting(flag, "A node whose code changed since its last good build is out of date."),
     )
-    deployment: str | None = Field(
-        None, description="The build_affected deployment that loads trigger, as flow/name. Default: in process."
+    wait: bool = field(
+        default=True,
+        metadata=_setting(flag, "In process: whether a load returns only when the build that it set off has ended."),
     )
-    debounce: float = Field(15.0, ge=0, description="With a deployment: how many seconds a build waits for more loads.")
-    producers: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Modules, files or folders where `check`, `sources` and `status` look for producers."
+    deployment: str | None = field(
+        default=None,
+        metadata=_setting(
+            optional(text),
+            "The build_affected deployment that loads trigger, as flow/name. Default: in process.",
+        ),
+    )
+    debounce: float = field(
+        default=15.0,
+        metadata=_setting(number(at_least=0), "With a deployment: how many seconds a build waits for more loads."),
+    )
+    producers: tuple[str, ...] = field(
+        default=(),
+        metadata=_setting(words, "Modules, files or folders where `check`, `sources` and `status` look for producers."),
     )
 
     def __init__(self, **values: Any) -> None:
-        unknown = values.keys() - type(self).model_fields.keys()
+        names = {each.name: each for each in fields(self)}
+        unknown = values.keys() - names.keys()
         if unknown:
             name = min(unknown)
-            raise SettingsError(
-                f"no setting {name!r}{did_you_mean(name, type(self).model_fields) or ';'} "
-                f"there are: {', '.join(type(self).model_fields)}"
-            )
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise SettingsError(_explain(error, values)) from None
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Set the order of the sources: passed in, handed down, environment, pyproject.toml."""
-        return init_settings, _HandedDown(settings_cls), env_settings, _NearestPyproject(settings_cls)
-
-    @field_validator("vars", mode="before")
-    @classmethod
-    def _read_vars(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        import yaml
-
-        try:
-            return yaml.safe_load(value) or {}  # YAML reads JSON too
-        except yaml.YAMLError as error:
-            raise ValueError(f"neither JSON nor YAML: {error}") from None
-
-    @field_validator("dbt_flags", "producers", mode="before")
-    @classmethod
-    def _read_words(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        if value.lstrip().startswith("["):
-            return json.loads(value)
-        return shlex.split(value)
+            raise SettingsError(f"no setting {name!r}{did_you_mean(name, names) or ';'} there are: {', '.join(names)}")
+        given = _first_of(
+            {name: _Given(value, "passed in") for name, value in values.items()},
+            {name: _Given(value, "handed down") for name, value in (_handed_down.get() or {}).items()},
+            _from_environment(names),
+            _from_pyproject(names),
+        )
+        unreadable = []
+        for name, each in names.items():
+            if name not in given:
+                value = each.default_factory() if callable(each.default_factory) else each.default
+            else:
+                value, where = given[name]
+                try:
+                    value = each.metadata["read"](value)
+                except ValueError as error:
+                    # The ledger's url may hold a password.
+                    shown = "" if name == "ledger" else f" {value!r}"
+                    unreadable.append(f"setting {name}{shown} ({where}): {error}")
+            object.__setattr__(self, name, value)
+        if unreadable:
+            raise SettingsError("; ".join(unreadable))
+        object.__setattr__(self, "_given", tuple(name for name in names if name in given))
 
     def with_overrides(self, **overrides: Any) -> LineageOrchSettings:
         """Return these settings with some values replaced.
@@ -139,15 +156,26 @@ class LineageOrchSettings(BaseSettings):
         """
         if not overrides:
             return self
-        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **overrides})
+        return type(self)(**{**{each.name: getattr(self, each.name) for each in fields(self)}, **overrides})
+
+    def given(self) -> dict[str, Any]:
+        """Return what was set, wherever. It may hold a password."""
+        names: tuple[str, ...] = self.__dict__["_given"]
+        return {name: getattr(self, name) for name in names}
 
     def dump(self) -> dict[str, Any]:
         """Return what was set, wherever, as JSON-ready values with absolute paths. It may hold a password."""
-        out = self.model_dump(mode="json", include=self.model_fields_set)
+        out = self.given()
         for name in _PATHS:
             if out.get(name) is not None:
-                out[name] = str(getattr(self, name).expanduser().absolute())
-        return out
+                out[name] = out[name].expanduser().absolute()
+        return to_json(out)
+
+
+def to_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of settings as JSON-ready ones; a date in ``vars`` as dbt's command line gets it."""
+    ready: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return ready
 
 
 _handed_down: ContextVar[Mapping[str, Any] | None] = ContextVar("lineage_orch_settings", default=None)
@@ -160,49 +188,55 @@ def handing_down(settings: LineageOrchSettings) -> Iterator[None]:
     So the settings of a load reach its build past the parameters of the flow run, which anyone may read who can
     open Prefect's UI: the ledger's url may hold a password.
     """
-    token = _handed_down.set({name: getattr(settings, name) for name in settings.model_fields_set})
+    token = _handed_down.set(settings.given())
     try:
         yield
     finally:
         _handed_down.reset(token)
 
 
-class _HandedDown(PydanticBaseSettingsSource):
-    """What :func:`handing_down` gives."""
+class _Given(NamedTuple):
+    """A value as it was set, and where, in words for people."""
 
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # __call__ answers for all fields at once
-
-    def __call__(self) -> dict[str, Any]:
-        return dict(_handed_down.get() or {})
+    value: Any
+    where: str
 
 
-class _NearestPyproject(PydanticBaseSettingsSource):
-    """``[tool.lineage_orch]`` of the nearest pyproject.toml upwards that has one."""
+def _first_of(*places: Mapping[str, _Given]) -> dict[str, _Given]:
+    out: dict[str, _Given] = {}
+    for place in reversed(places):
+        out.update(place)
+    return out
 
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # __call__ answers for all fields at once
 
-    def __call__(self) -> dict[str, Any]:
-        found = _find_table(Path.cwd())
-        if found is None:
-            return {}
-        path, table = found
-        unknown = table.keys() - self.settings_cls.model_fields.keys()
-        if unknown:
-            name = min(unknown)
-            raise SettingsError(
-                f"[tool.lineage_orch] in {path} has an unknown setting {name!r}"
-                f"{did_you_mean(name, self.settings_cls.model_fields)}"
-            )
-        for name in _PATHS:
-            if isinstance(table.get(name), str):
-                table[name] = path.parent / Path(table[name]).expanduser()
-        if isinstance(table.get("ledger"), str):
-            table["ledger"] = _anchored_url(table["ledger"], path.parent)
-        if isinstance(table.get("producers"), list):
-            table["producers"] = [_anchored(each, path.parent) for each in table["producers"]]
-        return table
+def _from_environment(names: Iterable[str]) -> dict[str, _Given]:
+    variables = {f"{ENV_PREFIX}{name.upper()}": name for name in names}
+    # Written in any case, as in shells that do not care.
+    return {
+        variables[variable.upper()]: _Given(value, f"from {variable}")
+        for variable, value in os.environ.items()
+        if variable.upper() in variables
+    }
+
+
+def _from_pyproject(names: Iterable[str]) -> dict[str, _Given]:
+    """Return ``[tool.lineage_orch]`` of the nearest pyproject.toml upwards that has one."""
+    found = _find_table(Path.cwd())
+    if found is None:
+        return {}
+    file, values = found
+    unknown = values.keys() - set(names)
+    if unknown:
+        name = min(unknown)
+        raise SettingsError(f"[tool.lineage_orch] in {file} has an unknown setting {name!r}{did_you_mean(name, names)}")
+    for name in _PATHS:
+        if isinstance(values.get(name), str):
+            values[name] = file.parent / Path(values[name]).expanduser()
+    if isinstance(values.get("ledger"), str):
+        values["ledger"] = _anchored_url(values["ledger"], file.parent)
+    if isinstance(values.get("producers"), list):
+        values["producers"] = [_anchored(each, file.parent) for each in values["producers"]]
+    return {name: _Given(value, f"from [tool.lineage_orch] of {file}") for name, value in values.items()}
 
 
 def _anchored(producer: object, folder: Path) -> object:
@@ -221,6 +255,8 @@ def _anchored_url(url: str, folder: Path) -> str:
 
 
 def _find_table(start: Path) -> tuple[Path, dict[str, Any]] | None:
+    import tomllib
+
     for folder in (start, *start.parents):
         path = folder / "pyproject.toml"
         if not path.is_file():
@@ -229,24 +265,12 @@ def _find_table(start: Path) -> tuple[Path, dict[str, Any]] | None:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{path} cannot be read: {error}") from None
-        table = data.get("tool", {}).get("lineage_orch")
+        tool = data.get("tool", {})
+        if not isinstance(tool, dict):
+            raise SettingsError(f"{path} cannot be read: `tool` is no table")
+        table = tool.get("lineage_orch")
         if table is not None:
             if not isinstance(table, dict):
                 raise SettingsError(f"tool.lineage_orch in {path} is no table; write [tool.lineage_orch]")
             return path, dict(table)
     return None
-
-
-def _explain(error: ValidationError, passed: dict[str, Any]) -> str:
-    lines = []
-    for each in error.errors(include_url=False):
-        name = str(each["loc"][0]) if each["loc"] else "settings"
-        if name in passed:
-            where = "passed in"
-        elif (env := f"{ENV_PREFIX}{name.upper()}") in {key.upper() for key in os.environ}:
-            where = f"from {env}"
-        else:
-            where = "from [tool.lineage_orch] of pyproject.toml"
-        shown = "" if name == "ledger" else f" {each['input']!r}"
-        lines.append(f"setting {name}{shown} ({where}): {each['msg']}")
-    return "; ".join(lines)

@@ -6,6 +6,7 @@ All of it happens in a small dbt project, made below, on which a dbt that builds
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import io
 import json
@@ -285,7 +286,8 @@ def run_command(words: list[str], namespace: dict[str, Any]) -> str | None:
 def check_variable(assignment: str) -> None:
     name = assignment.partition("=")[0]
     if name.startswith(ENV_PREFIX):
-        assert name.removeprefix(ENV_PREFIX).lower() in LineageOrchSettings.model_fields, f"no setting {name}"
+        known = [each.name for each in dataclasses.fields(LineageOrchSettings)]
+        assert name.removeprefix(ENV_PREFIX).lower() in known, f"no setting {name}"
     elif name.startswith("PREFECT_"):
         from prefect.settings import Settings
         from prefect.settings.legacy import _get_settings_fields

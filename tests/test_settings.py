@@ -1,0 +1,193 @@
+"""Settings: where each value comes from, how it is read, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lineage_orch import LineageOrchSettings, SettingsError
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def pyproject(folder: Path, *lines: str) -> Path:
+    path = folder / "pyproject.toml"
+    path.write_text("\n".join(["[tool.lineage_orch]", *lines, ""]))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("target", "prod", "prod"),
+        ("target", "", ""),
+        ("manifest", "a/manifest.json", Path("a/manifest.json")),
+        ("vars", "{currency: EUR}", {"currency": "EUR"}),
+        ("vars", '{"currency": "EUR"}', {"currency": "EUR"}),
+        ("vars", "", {}),
+        ("dbt_command", "run", "run"),
+        ("dbt_flags", "--threads 4 --vars '{a: b}'", ("--threads", "4", "--vars", "{a: b}")),
+        ("dbt_flags", ' ["--threads", "4"]', ("--threads", "4")),
+        ("dbt_flags", "", ()),
+        ("keep_days", " 7 ", 7),
+        ("keep_days", "7.0", 7),
+        ("debounce", "0", 0.0),
+        ("debounce", "1e3", 1000.0),
+        *[("wait", text, True) for text in ("true", "True", "1", "yes", "y", "on", "T")],
+        *[("wait", text, False) for text in ("false", "FALSE", "0", "no", "n", "off", "f")],
+    ],
+)
+def test_texts_of_the_environment(name: str, text: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"LINEAGE_ORCH_{name.upper()}", text)
+    read = getattr(LineageOrchSettings(), name)
+    assert read == value
+    assert type(read) is type(value) or isinstance(value, Path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("target", 5, "setting target 5 (passed in): must be a text"),
+        ("manifest", 5, "setting manifest 5 (passed in): must be a path"),
+        ("dbt_command", "test", "setting dbt_command 'test' (passed in): must be 'build' or 'run'"),
+        ("dbt_command", None, "setting dbt_command None (passed in): must be 'build' or 'run'"),
+        ("keep_days", 0, "setting keep_days 0 (passed in): must be a whole number, 1 or more"),
+        ("keep_days", 7.5, "setting keep_days 7.5 (passed in): must be a whole number, 1 or more"),
+        ("keep_days", "week", "setting keep_days 'week' (passed in): must be a whole number, 1 or more"),
+        ("keep_days", True, "setting keep_days True (passed in): must be a whole number, 1 or more"),
+        ("debounce", -1, "setting debounce -1 (passed in): must be a number, 0 or more"),
+        ("debounce", "nan", "setting debounce 'nan' (passed in): must be a number, 0 or more"),
+        ("debounce", [], "setting debounce [] (passed in): must be a number, 0 or more"),
+        ("wait", "maybe", "setting wait 'maybe' (passed in): must be true or false"),
+        ("wait", 2, "setting wait 2 (passed in): must be true or false"),
+        ("wait", None, "setting wait None (passed in): must be true or false"),
+        ("vars", "{a: 1", "setting vars '{a: 1' (passed in): neither JSON nor YAML: "),
+        ("vars", "[1]", "setting vars '[1]' (passed in): must be a table: names and their values"),
+        ("vars", {1: 2}, "setting vars {1: 2} (passed in): the name 1 in it must be a text; put it in quotes"),
+        ("dbt_flags", 5, "setting dbt_flags 5 (passed in): must be a list of texts, or one text"),
+        ("dbt_flags", ["a", 1], "setting dbt_flags ['a', 1] (passed in): 1 in it must be a text; put it in quotes"),
+        ("dbt_flags", '"a', "setting dbt_flags '\"a' (passed in): cannot be split into words: No closing quotation"),
+        ("producers", "[a", "setting producers '[a' (passed in): begins with a bracket, and is no JSON list: "),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_told_with_its_name_and_place(name: str, value: Any, said: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        LineageOrchSettings(**{name: value})
+    assert str(raised.value).startswith(said)
+
+
+def test_every_value_that_cannot_be_read_is_told_at_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pyproject(here, 'keep_days = "x"')
+    monkeypatch.setenv("LINEAGE_ORCH_VIEWS", "x")
+    with pytest.raises(SettingsError) as raised:
+        LineageOrchSettings(wait="x")
+    assert str(raised.value).split("; ") == [
+        f"setting keep_days 'x' (from [tool.lineage_orch] of {path}): must be a whole number, 1 or more",
+        "setting views 'x' (from LINEAGE_ORCH_VIEWS): must be 'build' or 'pass_through'",
+        "setting wait 'x' (passed in): must be true or false",
+    ]
+
+
+def test_the_url_of_the_ledger_is_never_shown() -> None:
+    settings = LineageOrchSettings(ledger="postgresql://me:secret@host/db")
+    assert "secret" not in f"{settings} {settings!r}"
+    with pytest.raises(SettingsError) as raised:
+        LineageOrchSettings(ledger=["secret"])
+    assert str(raised.value) == "setting ledger (passed in): must be a text"
+
+
+def test_the_first_place_that_names_a_setting_counts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyproject(here, 'target = "file"', 'views = "pass_through"', "keep_days = 1", "vars = {of = 'file', too = 1}")
+    monkeypatch.setenv("LINEAGE_ORCH_TARGET", "environment")
+    monkeypatch.setenv("LINEAGE_ORCH_KEEP_DAYS", "2")
+    settings = LineageOrchSettings(keep_days=3, vars={"of": "me"})
+    assert (settings.target, settings.views, settings.keep_days) == ("environment", "pass_through", 3)
+    assert settings.vars == {"of": "me"}
+
+
+def test_a_variable_may_be_written_in_any_case_and_others_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("lineage_orch_Target", "prod")
+    monkeypatch.setenv("LINEAGE_ORCH_SOMETHING", "else")
+    assert LineageOrchSettings().target == "prod"
+
+
+def test_the_nearest_pyproject_with_a_table_counts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyproject(here, 'project_dir = "dbt"', 'producers = ["flows.py", "a.module"]')
+    (here / "flows.py").touch()
+    below = here / "below"
+    below.mkdir()
+    (below / "pyproject.toml").write_text("[project]\nname = 'other'\n")
+    monkeypatch.chdir(below)
+    settings = LineageOrchSettings()
+    assert settings.project_dir == here / "dbt"
+    assert settings.producers == (str(here / "flows.py"), "a.module")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[tool.lineage_orch]\nkeep_day = 3", r"pyproject.toml has an unknown setting 'keep_day'; did you mean 'keep_"),
+        ("[tool]\nlineage_orch = 3", r"pyproject.toml is no table; write \[tool.lineage_orch\]"),
+        ("tool = 3", r"pyproject.toml cannot be read: `tool` is no table"),
+        ("[tool", r"pyproject.toml cannot be read: "),
+    ],
+)
+def test_a_pyproject_that_cannot_be_used(text: str, said: str, here: Path) -> None:
+    (here / "pyproject.toml").write_text(text)
+    with pytest.raises(SettingsError, match=said):
+        LineageOrchSettings()
+
+
+def test_unknown_names_are_told_with_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match=r"no setting 'manfest'; did you mean 'manifest'\? there are: project_dir,"):
+        LineageOrchSettings(manfest="m.json")
+    with pytest.raises(SettingsError, match="no setting 'nonsense'; there are: project_dir,"):
+        LineageOrchSettings().with_overrides(nonsense=1)
+
+
+def test_settings_do_not_change() -> None:
+    settings = LineageOrchSettings(target="dev")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.target = "prod"  # type: ignore[misc]
+    changed = settings.with_overrides(target="prod", keep_days=3)
+    assert (settings.target, changed.target, changed.keep_days) == ("dev", "prod", 3)
+    assert settings.with_overrides() is settings
+    again = pickle.loads(pickle.dumps(changed))
+    assert again == changed
+    assert again.dump() == changed.dump()
+
+
+def test_what_was_set_can_be_asked_for() -> None:
+    settings = LineageOrchSettings(wait=True, project_dir="dbt", vars={"day": date(2026, 1, 1)}, dbt_flags="-x")
+    assert settings.given() == {
+        "project_dir": Path("dbt"),
+        "vars": {"day": date(2026, 1, 1)},
+        "dbt_flags": ("-x",),
+        "wait": True,
+    }
+    assert settings.dump() == {
+        "project_dir": str(Path.cwd() / "dbt"),
+        "vars": {"day": "2026-01-01"},
+        "dbt_flags": ["-x"],
+        "wait": True,
+    }
+
+
+def test_reading_settings_needs_nothing_that_is_not_in_a_load() -> None:
+    code = (
+        "import sys; from lineage_orch import LineageOrchSettings; LineageOrchSettings(); "
+        "print([each for each in ('pydantic', 'msgspec', 'yaml', 'sqlalchemy') if each in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
