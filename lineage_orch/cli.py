@@ -31,15 +31,12 @@ from lineage_orch import __version__
 from lineage_orch.errors import BuildFailedError, LineageOrchError, SettingsError
 
 if TYPE_CHECKING:
-    from lineage_orch.ledger import Ledger
     from lineage_orch.lineage import Lineage
     from lineage_orch.orchestrator import Orchestrator
     from lineage_orch.report import BuildReport
     from lineage_orch.settings import LineageOrchSettings
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
-# How many of the newest updates `sources` looks at for the names of producers.
-_RECENT = 10_000
 
 app = App(
     name="lineage-orch",
@@ -292,7 +289,7 @@ def _sources_of(common: Common, places: list[str] | None) -> tuple[Lineage, dict
         return lineage, _add_found({}, lineage, settings.producers)
     with common.orchestrator(producers=places) as orchestrator:
         lineage = orchestrator.lineage
-        return lineage, _add_found(_producers(orchestrator.ledger), lineage, settings.producers)
+        return lineage, _add_found(orchestrator.ledger.producers(), lineage, settings.producers)
 
 
 def _add_found(known: dict[str, list[str]], lineage: Lineage, places: Sequence[str]) -> dict[str, list[str]]:
@@ -318,14 +315,6 @@ def _add_found(known: dict[str, list[str]], lineage: Lineage, places: Sequence[s
                 if producer.name not in (names := known.setdefault(source, [])):
                     names.append(producer.name)
     return known
-
-
-def _producers(ledger: Ledger) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {source: [] for source in sorted(ledger.snapshot(history_of=()).producers)}
-    for _, update in ledger.recent_updates(_RECENT):
-        if update.producer is not None and update.producer not in found.setdefault(update.source, []):
-            found[update.source].append(update.producer)
-    return found
 
 
 def _names(orchestrator: Orchestrator) -> Mapping[str, str]:

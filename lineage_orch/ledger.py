@@ -3,103 +3,102 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from types import TracebackType
-from typing import Any
-
-from sqlalchemy import Connection, bindparam, text
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lineage_orch.errors import LedgerError
-from lineage_orch.ledger_schema import Database, run
-from lineage_orch.lock import BuildLock, Holder, take_lock
-from lineage_orch.snapshot import LedgerSnapshot, Moment, NodeFact
+from lineage_orch.ledger_reading import (
+    CLOCK,
+    EPOCH,
+    MARK,
+    PRODUCERS,
+    Holder,
+    Select,
+    file_of,
+    read_clock,
+    read_file,
+    read_holder,
+    read_mark,
+    read_producers,
+    read_snapshot,
+    read_updates,
+)
+from lineage_orch.snapshot import LedgerSnapshot
 from lineage_orch.updates import SourceUpdate
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from lineage_orch.ledger_schema import Database
+    from lineage_orch.lock import BuildLock
+
+T = TypeVar("T")
+
 _MICROSECOND = timedelta(microseconds=1)
 _PRUNE_EVERY = timedelta(days=1)
 # In the marks table, beside the marks of users.
 _PRUNED = "lineage_orch.pruned_at"
-# How many ids go into one IN (...): far below the limits of both engines.
-_CHUNK = 1000
+# How many of the newest updates are looked at for the names of producers.
+_PRODUCERS_OF = 10_000
 
-_CLOCK = "SELECT id, tick FROM lineage_orch_clocks WHERE project = :project AND target = :target"
-_READ_CLOCK = text(_CLOCK)
 # The row lock is the order of the ledger: it is held until the commit, so ticks are given in commit order.
-_LOCK_CLOCK = text(_CLOCK + " FOR UPDATE")
-_NEW_CLOCK = text(
+_LOCK_CLOCK = CLOCK + " FOR UPDATE"
+_NEW_CLOCK = (
     "INSERT INTO lineage_orch_clocks (project, target, tick) VALUES (:project, :target, 0) ON CONFLICT DO NOTHING"
 )
-_ADVANCE_CLOCK = text(
+_ADVANCE_CLOCK = (
     "UPDATE lineage_orch_clocks SET tick = tick + :count "
     "WHERE project = :project AND target = :target RETURNING id, tick"
 )
-_SET_CLOCK = text("UPDATE lineage_orch_clocks SET tick = :tick WHERE id = :clock")
-_ADD_UPDATE = text(
+_SET_CLOCK = "UPDATE lineage_orch_clocks SET tick = :tick WHERE id = :clock"
+_ADD_UPDATE = (
     "INSERT INTO lineage_orch_updates "
     "(clock_id, tick, source, update_id, loaded_at, recorded_at, flow_run_id, producer) "
     "VALUES (:clock, :tick, :source, :update_id, :loaded_at, :recorded_at, :flow_run_id, :producer) "
     "ON CONFLICT (clock_id, source, update_id) DO NOTHING"
 )
-_TICK_OF_UPDATE = text(
+_TICK_OF_UPDATE = (
     "SELECT tick FROM lineage_orch_updates WHERE clock_id = :clock AND source = :source AND update_id = :update_id"
 )
-_SET_SOURCE = text(
+_SET_SOURCE = (
     "INSERT INTO lineage_orch_sources (clock_id, source, tick) VALUES (:clock, :source, :tick) "
     "ON CONFLICT (clock_id, source) DO UPDATE SET tick = excluded.tick"
 )
-_ADD_BUILD = text(
+_ADD_BUILD = (
     "INSERT INTO lineage_orch_builds (clock_id, node, tick, built_at) "
     "VALUES (:clock, :node, :tick, :built_at) "
     "ON CONFLICT (clock_id, node, tick) DO UPDATE SET built_at = excluded.built_at"
 )
-_SET_NODE = text(
+_SET_NODE = (
     "INSERT INTO lineage_orch_nodes (clock_id, node, tick, built_at, checksum) "
     "VALUES (:clock, :node, :tick, :built_at, :checksum) "
     "ON CONFLICT (clock_id, node) DO UPDATE "
     "SET tick = excluded.tick, built_at = excluded.built_at, checksum = excluded.checksum "
     "WHERE excluded.tick >= lineage_orch_nodes.tick"
 )
-_SOURCES = text("SELECT source, tick FROM lineage_orch_sources WHERE clock_id = :clock")
-_NODES = text("SELECT node, tick, built_at, checksum FROM lineage_orch_nodes WHERE clock_id = :clock")
-_PRODUCERS = text("SELECT source FROM lineage_orch_producers WHERE clock_id = :clock")
-_ADD_PRODUCER = text(
-    "INSERT INTO lineage_orch_producers (clock_id, source) VALUES (:clock, :source) ON CONFLICT DO NOTHING"
-)
-_UPDATES_OF_ALL = text("SELECT source, tick, loaded_at FROM lineage_orch_updates WHERE clock_id = :clock ORDER BY tick")
-_UPDATES_OF = text(
-    "SELECT source, tick, loaded_at FROM lineage_orch_updates WHERE clock_id = :clock AND source IN :ids ORDER BY tick"
-).bindparams(bindparam("ids", expanding=True))
-_BUILDS_OF_ALL = text("SELECT node, tick, built_at FROM lineage_orch_builds WHERE clock_id = :clock ORDER BY tick")
-_BUILDS_OF = text(
-    "SELECT node, tick, built_at FROM lineage_orch_builds WHERE clock_id = :clock AND node IN :ids ORDER BY tick"
-).bindparams(bindparam("ids", expanding=True))
-_RECENT = text(
-    "SELECT tick, source, update_id, loaded_at, flow_run_id, producer FROM lineage_orch_updates "
-    "WHERE clock_id = :clock AND tick > :after ORDER BY tick DESC LIMIT :limit"
-)
-_PRUNE_UPDATES = text(
+_ADD_PRODUCER = "INSERT INTO lineage_orch_producers (clock_id, source) VALUES (:clock, :source) ON CONFLICT DO NOTHING"
+_PRUNE_UPDATES = (
     "DELETE FROM lineage_orch_updates WHERE clock_id = :clock AND recorded_at < :before "
     "AND tick NOT IN (SELECT tick FROM lineage_orch_sources WHERE clock_id = :clock)"
 )
-_PRUNE_BUILDS = text(
+_PRUNE_BUILDS = (
     "DELETE FROM lineage_orch_builds WHERE clock_id = :clock AND built_at < :before AND NOT EXISTS ("
     "SELECT 1 FROM lineage_orch_nodes AS newest WHERE newest.clock_id = lineage_orch_builds.clock_id "
     "AND newest.node = lineage_orch_builds.node AND newest.tick = lineage_orch_builds.tick)"
 )
-_MARK = text("SELECT value FROM lineage_orch_marks WHERE clock_id = :clock AND name = :name")
-_SET_MARK = text(
+_SET_MARK = (
     "INSERT INTO lineage_orch_marks (clock_id, name, value) VALUES (:clock, :name, :value) "
     "ON CONFLICT (clock_id, name) DO UPDATE SET value = excluded.value"
 )
-_HOLDER = text("SELECT who, since FROM lineage_orch_holders WHERE clock_id = :clock")
-_SET_HOLDER = text(
+_SET_HOLDER = (
     "INSERT INTO lineage_orch_holders (clock_id, who, since) VALUES (:clock, :who, :since) "
     "ON CONFLICT (clock_id) DO UPDATE SET who = excluded.who, since = excluded.since"
 )
-_DROP_HOLDER = text("DELETE FROM lineage_orch_holders WHERE clock_id = :clock")
+_DROP_HOLDER = "DELETE FROM lineage_orch_holders WHERE clock_id = :clock"
 
 
 class Ledger:
@@ -130,7 +129,10 @@ class Ledger:
         self.project = project
         self.target = target
         self.keep_days = keep_days
-        self._database = Database(url)
+        self._file = file_of(url)
+        self._url = url if self._file is None else f"sqlite:///{self._file}"
+        if self._file is None:
+            _ = self._database  # a url that cannot be read is told here
         self._scope: dict[str, Any] = {"project": project, "target": target}
         self._memory_lock = threading.Lock()
 
@@ -145,6 +147,13 @@ class Ledger:
     ) -> None:
         self.close()
 
+    @cached_property
+    def _database(self) -> Database:
+        # SQLAlchemy is imported only where read_file is not enough.
+        from lineage_orch.ledger_schema import Database
+
+        return Database(self._url)
+
     @property
     def url(self) -> str:
         """The url, with its password hidden."""
@@ -152,7 +161,8 @@ class Ledger:
 
     def close(self) -> None:
         """Close all connections; a later use opens them again. A ledger in memory is then empty."""
-        self._database.close()
+        if "_database" in vars(self):
+            self._database.close()
 
     # -- loads ----------------------------------------------------------------------------------------------
 
@@ -187,24 +197,23 @@ class Ledger:
             for update in updates
         ]
         if not rows:
-            with self._database.read() as connection:
-                return self._read_clock(connection)[1]
+            return self._read(lambda _, __, tick: tick)
         with self._write(ticks=len(rows)) as (connection, clock, reserved):
             tick = last = reserved - len(rows)
             newest: dict[str, int] = {}
             for row in rows:
                 row |= {"clock": clock, "tick": tick + 1}
-                if run(connection, _ADD_UPDATE, row).rowcount:
+                if self._database.run(connection, _ADD_UPDATE, row).rowcount:
                     last = tick = tick + 1
                     newest[row["source"]] = tick
                 else:
                     known = {"clock": clock, "source": row["source"], "update_id": row["update_id"]}
-                    last = int(connection.execute(_TICK_OF_UPDATE, known).scalar_one())
+                    last = int(self._database.run(connection, _TICK_OF_UPDATE, known).scalar_one())
             for source, at in newest.items():
-                run(connection, _SET_SOURCE, {"clock": clock, "source": source, "tick": at})
+                self._database.run(connection, _SET_SOURCE, {"clock": clock, "source": source, "tick": at})
             if tick != reserved:
                 # Duplicates take no tick; nobody saw the clock meanwhile.
-                connection.execute(_SET_CLOCK, {"clock": clock, "tick": tick})
+                self._database.run(connection, _SET_CLOCK, {"clock": clock, "tick": tick})
             return last
 
     def register_producers(self, sources: Iterable[str]) -> None:
@@ -218,22 +227,24 @@ class Ledger:
         wanted = {_source_id(source) for source in sources}
         if not wanted:
             return
-        with self._database.read() as connection:
-            clock, _ = self._read_clock(connection)
-            wanted -= set(connection.execute(_PRODUCERS, {"clock": clock}).scalars())
+        wanted -= self._read(
+            lambda select, clock, _: {row[0] for row in select(PRODUCERS, {"clock": clock})},
+        )
         if wanted:
             with self._write() as (connection, clock, _):
-                connection.execute(_ADD_PRODUCER, [{"clock": clock, "source": each} for each in sorted(wanted)])
+                rows = [{"clock": clock, "source": each} for each in sorted(wanted)]
+                self._database.run(connection, _ADD_PRODUCER, rows)
+
+    def producers(self) -> dict[str, list[str]]:
+        """Return the sources that have a producer, with the names of those that loaded them of late, newest first.
+
+        A producer that was registered and never loaded has no name here.
+        """
+        return self._read(lambda select, clock, _: read_producers(select, clock, _PRODUCERS_OF))
 
     def updates_since(self, tick: int, *, limit: int = 100) -> list[tuple[int, SourceUpdate]]:
         """Return up to ``limit`` updates with a higher tick than this, newest first, each with its tick."""
-        with self._database.read() as connection:
-            clock, _ = self._read_clock(connection)
-            rows = connection.execute(_RECENT, {"clock": clock, "after": tick, "limit": limit}).all()
-        return [
-            (row.tick, SourceUpdate(row.source, row.update_id, _time(row.loaded_at), row.flow_run_id, row.producer))
-            for row in rows
-        ]
+        return self._read(lambda select, clock, _: read_updates(select, clock, tick, limit))
 
     def recent_updates(self, limit: int = 20) -> list[tuple[int, SourceUpdate]]:
         """Return the last ``limit`` updates that are still kept, newest first, each with its tick."""
@@ -259,10 +270,10 @@ class Ledger:
         moment = _now(now)
         at = _micros(moment, "now")
         with self._write(ticks=1) as (connection, clock, tick):
-            pruned = connection.execute(_MARK, {"clock": clock, "name": _PRUNED}).scalar()
+            pruned = self._database.run(connection, MARK, {"clock": clock, "name": _PRUNED}).scalar()
             if pruned is None or at - int(pruned) >= _PRUNE_EVERY // _MICROSECOND:
                 self._prune(connection, clock, moment)
-            return tick, _read_snapshot(connection, clock, tick, history_of)
+            return tick, read_snapshot(self._selecting(connection), clock, tick, history_of)
 
     def snapshot(self, *, history_of: Collection[str] | None = None) -> LedgerSnapshot:
         """Return the ledger at one instant; the clock does not move.
@@ -270,9 +281,7 @@ class Ledger:
         Args:
             history_of: The source and node ids whose history to load; ``None`` loads all that is kept.
         """
-        with self._database.read() as connection:
-            clock, tick = self._read_clock(connection)
-            return _read_snapshot(connection, clock, tick, history_of)
+        return self._read(lambda select, clock, tick: read_snapshot(select, clock, tick, history_of))
 
     def record_built(
         self,
@@ -314,8 +323,8 @@ class Ledger:
                 {"clock": clock, "node": node, "tick": tick, "built_at": at, "checksum": known.get(node)}
                 for node in nodes
             ]
-            connection.execute(_ADD_BUILD, rows)
-            connection.execute(_SET_NODE, rows)
+            self._database.run(connection, _ADD_BUILD, rows)
+            self._database.run(connection, _SET_NODE, rows)
 
     def prune(self, *, now: datetime) -> int:
         """Remove updates and builds older than ``keep_days`` before ``now``; return how many.
@@ -328,23 +337,21 @@ class Ledger:
 
     def _prune(self, connection: Connection, clock: int, now: datetime) -> int:
         before = {"clock": clock, "before": _micros(now - timedelta(days=self.keep_days), "now")}
-        removed = sum(connection.execute(each, before).rowcount for each in (_PRUNE_UPDATES, _PRUNE_BUILDS))
-        connection.execute(_SET_MARK, {"clock": clock, "name": _PRUNED, "value": str(_micros(now, "now"))})
+        removed = sum(self._database.run(connection, each, before).rowcount for each in (_PRUNE_UPDATES, _PRUNE_BUILDS))
+        mark = {"clock": clock, "name": _PRUNED, "value": str(_micros(now, "now"))}
+        self._database.run(connection, _SET_MARK, mark)
         return removed
 
     # -- marks ----------------------------------------------------------------------------------------------
 
     def mark(self, name: str) -> str | None:
         """Return the value of a mark of this (project, target), such as a watermark; ``None`` if never set."""
-        with self._database.read() as connection:
-            clock, _ = self._read_clock(connection)
-            value = connection.execute(_MARK, {"clock": clock, "name": name}).scalar()
-        return None if value is None else str(value)
+        return self._read(lambda select, clock, _: read_mark(select, clock, name))
 
     def set_mark(self, name: str, value: str) -> None:
         """Set a mark of this (project, target)."""
         with self._write() as (connection, clock, _):
-            connection.execute(_SET_MARK, {"clock": clock, "name": name, "value": value})
+            self._database.run(connection, _SET_MARK, {"clock": clock, "name": name, "value": value})
 
     # -- the build lock -------------------------------------------------------------------------------------
 
@@ -367,19 +374,21 @@ class Ledger:
         Args:
             who: Names the holder for people that find it taken.
         """
+        from lineage_orch.lock import BuildLock, take_lock
+
         held = BuildLock(take_lock(self._database, self._lock_scope(), self._memory_lock))
         try:
             if held:
                 with self._write() as (connection, clock, _):
                     since = _micros(datetime.now(UTC), "since")
-                    connection.execute(_SET_HOLDER, {"clock": clock, "who": who, "since": since})
+                    self._database.run(connection, _SET_HOLDER, {"clock": clock, "who": who, "since": since})
             yield held
         finally:
             if held:
                 try:
                     # A name that stays behind does no harm: it is read only when the lock is taken.
                     with suppress(LedgerError), self._write() as (connection, clock, _):
-                        connection.execute(_DROP_HOLDER, {"clock": clock})
+                        self._database.run(connection, _DROP_HOLDER, {"clock": clock})
                 finally:
                     held.release()
 
@@ -388,10 +397,7 @@ class Ledger:
 
         Ask it after the lock was found taken: a holder that was killed is still named here.
         """
-        with self._database.read() as connection:
-            clock, _ = self._read_clock(connection)
-            row = connection.execute(_HOLDER, {"clock": clock}).one_or_none()
-        return None if row is None else Holder(row.who, _time(row.since))
+        return self._read(lambda select, clock, _: read_holder(select, clock))
 
     def _lock_scope(self) -> str:
         # Lengths keep ("a", "b.c") and ("a.b", "c") apart.
@@ -399,10 +405,22 @@ class Ledger:
 
     # -- the clock ------------------------------------------------------------------------------------------
 
-    def _read_clock(self, connection: Connection) -> tuple[int, int]:
-        """Return (clock id, tick); (0, 0) for a scope that nobody wrote to."""
-        row = connection.execute(_READ_CLOCK, self._scope).one_or_none()
-        return (0, 0) if row is None else (row[0], row[1])
+    def _read(self, question: Callable[[Select, int, int], T]) -> T:
+        """Ask ``question(select, clock id, tick)`` in one read transaction of this scope."""
+
+        def work(select: Select) -> T:
+            return question(select, *read_clock(select, self._scope))
+
+        # A ledger that was written to, or that the short way could not read, has its connections open.
+        if self._file is not None and "_database" not in vars(self):
+            answer = read_file(self._file, work)
+            if answer is not None:
+                return answer[0]
+        with self._database.read() as connection:
+            return work(self._selecting(connection))
+
+    def _selecting(self, connection: Connection) -> Select:
+        return lambda statement, values: self._database.run(connection, statement, dict(values)).fetchall()
 
     @contextmanager
     def _write(self, *, ticks: int = 0) -> Iterator[tuple[Connection, int, int]]:
@@ -415,44 +433,13 @@ class Ledger:
             lock, scope = _ADVANCE_CLOCK, self._scope | {"count": ticks}
         else:
             # BEGIN IMMEDIATE locked the whole file on SQLite, which has no FOR UPDATE.
-            lock, scope = (_READ_CLOCK if self._database.is_sqlite else _LOCK_CLOCK), self._scope
+            lock, scope = (CLOCK if self._database.is_sqlite else _LOCK_CLOCK), self._scope
         with self._database.write() as connection:
-            row = run(connection, lock, scope).fetchone()
+            row = self._database.run(connection, lock, scope).fetchone()
             if row is None:
-                connection.execute(_NEW_CLOCK, self._scope)
-                row = connection.execute(lock, scope).one()
+                self._database.run(connection, _NEW_CLOCK, self._scope)
+                row = self._database.run(connection, lock, scope).one()
             yield connection, row[0], row[1]
-
-
-def _read_snapshot(connection: Connection, clock: int, tick: int, history_of: Collection[str] | None) -> LedgerSnapshot:
-    scope = {"clock": clock}
-    source_history: dict[str, list[Moment]] = {}
-    node_history: dict[str, list[Moment]] = {}
-    for history, of_all, of_some in (
-        (source_history, _UPDATES_OF_ALL, _UPDATES_OF),
-        (node_history, _BUILDS_OF_ALL, _BUILDS_OF),
-    ):
-        if history_of is None:
-            chunks: list[Sequence[str] | None] = [None]
-        else:
-            ids = sorted(set(history_of))
-            chunks = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
-        for chunk in chunks:
-            found = (
-                connection.execute(of_all, scope)
-                if chunk is None
-                else connection.execute(of_some, {"clock": clock, "ids": chunk})
-            )
-            for name, at_tick, at in found:
-                history.setdefault(name, []).append(Moment(at_tick, _time(at)))
-    return LedgerSnapshot(
-        tick=tick,
-        sources={row[0]: row[1] for row in connection.execute(_SOURCES, scope)},
-        nodes={row[0]: NodeFact(row[1], _time(row[2]), row[3]) for row in connection.execute(_NODES, scope)},
-        producers=frozenset(connection.execute(_PRODUCERS, scope).scalars()),
-        source_history=source_history,
-        node_history=node_history,
-    )
 
 
 def _source_id(name: str) -> str:
@@ -472,8 +459,4 @@ def _micros(moment: datetime, what: str) -> int:
     """Exact microseconds since 1970, UTC."""
     if moment.utcoffset() is None:
         raise ValueError(f"{what} has no time zone: {moment!r}; use datetime.now(UTC)")
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def _time(micros: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=micros)
+    return (moment - EPOCH) // _MICROSECOND

@@ -22,7 +22,6 @@ from sqlalchemy import (
     CursorResult,
     Dialect,
     Engine,
-    TextClause,
     create_engine,
     event,
     inspect,
@@ -87,7 +86,10 @@ def _version_1(connection: Connection) -> None:
 
 
 MIGRATIONS: list[Callable[[Connection], None]] = [_version_1]
-"""The function at index n takes a ledger from version n to n + 1. Append; never change one that was released."""
+"""The function at index n takes a ledger from version n to n + 1. Append; never change one that was released.
+
+``ledger_reading.SCHEMA_VERSION`` is their number.
+"""
 
 
 class _Opened(NamedTuple):
@@ -147,6 +149,11 @@ class Database:
         """One write transaction; on SQLite it is the only one of the whole file from its start."""
         with self.plain_words(), self._prepare().writer.connect() as connection, connection.begin():
             yield connection
+
+    @staticmethod
+    def run(connection: Connection, statement: str, values: dict[str, Any] | list[dict[str, Any]]) -> CursorResult[Any]:
+        """Execute a statement with ``:named`` values, or once for each of them: half the cost of ``execute``."""
+        return connection.exec_driver_sql(_compiled(statement, connection.dialect), values)
 
     def dedicated(self) -> Connection:
         """Return a connection outside the pool that commits each statement; whoever asked for it closes it."""
@@ -351,13 +358,8 @@ _POSTGRES_MENDS = {
 
 
 @lru_cache(maxsize=64)
-def _compiled(statement: TextClause, dialect: Dialect) -> str:
-    return str(statement.compile(dialect=dialect))
-
-
-def run(connection: Connection, statement: TextClause, values: dict[str, Any]) -> CursorResult[Any]:
-    """Execute a statement of every load: half the cost of ``connection.execute``, and no list of values."""
-    return connection.exec_driver_sql(_compiled(statement, connection.dialect), values)
+def _compiled(statement: str, dialect: Dialect) -> str:
+    return str(text(statement).compile(dialect=dialect))
 
 
 def _mend_postgres(cause: BaseException) -> str:

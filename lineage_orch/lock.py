@@ -7,22 +7,14 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from lineage_orch.errors import LedgerUnavailableError
 from lineage_orch.ledger_schema import Database
-
-
-class Holder(NamedTuple):
-    """Who took the build lock last, in words for people, and since when (UTC)."""
-
-    who: str
-    since: datetime
 
 
 class Grip(Protocol):

@@ -13,7 +13,7 @@ from lineage_orch.report import held_to_dict
 from lineage_orch.snapshot import LedgerSnapshot
 
 if TYPE_CHECKING:
-    from lineage_orch.lock import Holder
+    from lineage_orch.ledger_reading import Holder
 
 NodeState = Literal["due", "passed", "held", "up_to_date", "never_built"]
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sqlalchemy import Connection, event, text
 from sqlalchemy.pool import Pool
 
-from lineage_orch import ledger_schema
+from lineage_orch import ledger_reading, ledger_schema
 from lineage_orch.errors import LedgerError, LedgerSchemaError, LedgerUnavailableError
 from lineage_orch.ledger import Ledger
 from lineage_orch.snapshot import LedgerSnapshot, Moment, NodeFact
@@ -427,6 +427,7 @@ def test_an_older_ledger_is_brought_forward_and_keeps_its_facts(path: Path, monk
         connection.execute(text("ALTER TABLE lineage_orch_sources ADD COLUMN note TEXT"))
 
     monkeypatch.setattr(ledger_schema, "MIGRATIONS", [*ledger_schema.MIGRATIONS, version_2])
+    monkeypatch.setattr(ledger_reading, "SCHEMA_VERSION", 2)
     for _ in range(2):
         assert open_file(path).snapshot().sources == {ORDERS: 1}
     assert execute(path, "SELECT version FROM lineage_orch_meta") == [(2,)]
@@ -447,6 +448,7 @@ def test_a_migration_that_fails_leaves_the_ledger_as_it_was_and_is_tried_again(
 
     broken = True
     monkeypatch.setattr(ledger_schema, "MIGRATIONS", [*ledger_schema.MIGRATIONS, version_2])
+    monkeypatch.setattr(ledger_reading, "SCHEMA_VERSION", 2)
     ledger = open_file(path)
     tables = "SELECT count(*) FROM sqlite_master WHERE name LIKE 'lineage_orch_%'"
     before = execute(path, tables)
@@ -467,6 +469,77 @@ def test_a_newer_ledger_is_refused_with_both_versions_and_the_mend(path: Path) -
             ledger.record_updates([load()])
     execute(path, "UPDATE lineage_orch_meta SET version = 1")
     assert ledger.record_updates([load()]) == 1
+
+
+# -- reading without SQLAlchemy -------------------------------------------------------------------------------
+
+
+def everything(ledger: Ledger) -> list[object]:
+    return [
+        ledger.snapshot(),
+        ledger.snapshot(history_of=()),
+        ledger.snapshot(history_of=[ORDERS, MART, *map(str, range(2500))]),
+        ledger.recent_updates(2),
+        ledger.updates_since(1),
+        ledger.producers(),
+        ledger.mark("watermark"),
+        ledger.mark("none"),
+        ledger.holder(),
+        ledger.record_updates([]),
+    ]
+
+
+def test_both_ways_of_reading_a_file_read_the_same(path: Path) -> None:
+    ledger = open_file(path)
+    open_file(path, target="dev").record_updates([load(ITEMS)])
+    ledger.record_updates([load(ORDERS), load(ITEMS), load(ORDERS, "2")])
+    tick, _ = ledger.begin_build()
+    ledger.record_built(tick, [MART, STAGE], built_at=NOW, checksums={MART: "abc"})
+    ledger.register_producers([SHOPS])
+    ledger.set_mark("watermark", "7")
+    for scope in ("prod", "never used"):
+        short, long = open_file(path, target=scope), open_file(path, target=scope)
+        _ = long._database
+        with ledger.build_lock("me"):
+            assert everything(short) == everything(long)
+        assert "_database" not in vars(short), "SQLAlchemy was not needed"
+        assert "_database" in vars(long)
+
+
+def test_only_asking_a_file_imports_no_sqlalchemy(path: Path) -> None:
+    open_file(path).record_updates([load()])
+    code = (
+        "import sys; from lineage_orch import Ledger; "
+        "ledger = Ledger('sqlite:///' + sys.argv[1], project='shop', target='prod'); "
+        "print(ledger.snapshot().tick, ledger.producers(), 'sqlalchemy' in sys.modules); ledger.close()"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.strip() == f"1 {{'{ORDERS}': ['export']}} False", done.stderr
+
+
+@pytest.mark.parametrize("name", ["a b.db", "per%20cent.db", "#hash.db", "ü.db"])
+def test_files_of_any_name_are_read_both_ways(tmp_path: Path, name: str) -> None:
+    open_file(tmp_path / name).record_updates([load()])
+    short = open_file(tmp_path / name)
+    assert short.snapshot().sources == {ORDERS: 1}
+    assert "_database" not in vars(short)
+
+
+def test_asking_a_ledger_that_is_not_there_makes_it(path: Path) -> None:
+    path.touch()
+    assert open_file(path).snapshot() == LedgerSnapshot()
+    assert execute(path, "SELECT version FROM lineage_orch_meta") == [(ledger_reading.SCHEMA_VERSION,)]
+    assert len(ledger_schema.MIGRATIONS) == ledger_reading.SCHEMA_VERSION
+
+
+def test_producers_are_named_newest_first(ledger: Ledger) -> None:
+    def by(producer: str | None, update_id: str) -> SourceUpdate:
+        return SourceUpdate(ORDERS, update_id, NOW, producer=producer)
+
+    ledger.register_producers([SHOPS])
+    ledger.record_updates([by("old", "1"), by("new", "2"), by("old", "3"), by(None, "4"), by("newest", "5")])
+    assert ledger.producers() == {SHOPS: [], ORDERS: ["newest", "old", "new"]}
 
 
 # -- failures, and life after the mend ------------------------------------------------------------------------
@@ -524,6 +597,7 @@ def test_a_file_that_can_only_be_read(path: Path) -> None:
 def test_a_folder_without_permission(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
+        "from lineage_orch import ledger_schema\n"  # nobody may not be allowed to import it
         "from lineage_orch.ledger import Ledger\n"
         "from lineage_orch.errors import LedgerUnavailableError\n"
         "ledger = Ledger('sqlite:///' + sys.argv[1], project='p', target='t')\n"

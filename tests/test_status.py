@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
+from lineage_orch.ledger_reading import Holder
 from lineage_orch.lineage import Lineage
-from lineage_orch.lock import Holder
 from lineage_orch.plan import plan_builds
 from lineage_orch.snapshot import LedgerSnapshot, Moment, NodeFact
 from lineage_orch.status import short_names, status
