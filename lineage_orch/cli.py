@@ -19,7 +19,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from lineage_orch import __version__
-from lineage_orch.errors import BuildFailedError, LineageOrchError, SettingsError
+from lineage_orch.errors import BuildFailedError, LineageOrchError, ManifestError, SettingsError
 
 if TYPE_CHECKING:
+    from lineage_orch.dbt_project import DbtProject
     from lineage_orch.lineage import Lineage
     from lineage_orch.orchestrator import Orchestrator
     from lineage_orch.report import BuildReport
@@ -166,7 +167,6 @@ def sources(*, producers: _Producers = None, common: Common = _DEFAULTS) -> int:
     Producers are those that the ledger knows, and those found where --producers or the setting producers says. With
     --manifest, and neither --ledger nor --producers, nothing but that file is read.
     """
-    from lineage_orch import render
     from lineage_orch.status import short_names
 
     lineage, known = _sources_of(common, producers)
@@ -181,7 +181,12 @@ def sources(*, producers: _Producers = None, common: Common = _DEFAULTS) -> int:
         }
         for source, models in sorted(lineage.source_map().items(), key=lambda item: names[item[0]])
     ]
-    _put(common, {"sources": rows}, None if common.json else render.sources_parts(rows, names))
+    if common.json:
+        _put(common, {"sources": rows}, None)
+    else:
+        from lineage_orch import render
+
+        _put(common, {}, render.sources_parts(rows, names))
     return DONE
 
 
@@ -272,7 +277,7 @@ app.command("lineage_orch.cli_production:serve", help="Serve the dbt deployment,
 def _sources_of(common: Common, places: list[str] | None) -> tuple[Lineage, dict[str, list[str]] | None]:
     """Return the lineage, and the names of the known producers of each source that has one.
 
-    The names are None where no ledger is read: SQLAlchemy costs more than all the rest.
+    The names are None where no ledger is asked for, and only the manifest is read.
     """
     from lineage_orch.lineage import Lineage
 
@@ -283,13 +288,32 @@ def _sources_of(common: Common, places: list[str] | None) -> tuple[Lineage, dict
 
     settings = common.settings(producers=places)
     project = DbtProject.find(settings)
-    no_ledger = settings.ledger is None and not (project.state_dir / "ledger.db").exists()
-    if no_ledger and (settings.manifest is not None or not project.manifest_is_stale()):
-        lineage = Lineage.from_manifest(settings.manifest or project.manifest_path)
-        return lineage, _add_found({}, lineage, settings.producers)
-    with common.orchestrator(producers=places) as orchestrator:
-        lineage = orchestrator.lineage
-        return lineage, _add_found(orchestrator.ledger.producers(), lineage, settings.producers)
+    lineage = _lineage_of(settings, project)
+    known: dict[str, list[str]] = {}
+    # A question makes no ledger.
+    if settings.ledger is not None or (project.state_dir / "ledger.db").exists():
+        from lineage_orch.ledger import Ledger
+
+        url = settings.ledger or project.ledger_url
+        with Ledger(url, project=project.name, target=project.target) as ledger:
+            known = ledger.producers()
+    return lineage, _add_found(known, lineage, settings.producers)
+
+
+def _lineage_of(settings: LineageOrchSettings, project: DbtProject) -> Lineage:
+    """Read the manifest; the orchestrator, and all that it brings, only if dbt must write it first or writes it now."""
+    from lineage_orch.lineage import Lineage
+
+    if settings.manifest is not None:
+        return Lineage.from_manifest(settings.manifest)
+    with suppress(ManifestError):
+        if not project.manifest_is_stale():
+            return Lineage.from_manifest(project.manifest_path)
+
+    from lineage_orch.orchestrator import Orchestrator
+
+    with redirect_stdout(sys.stderr), Orchestrator(settings) as orchestrator:
+        return orchestrator.lineage
 
 
 def _add_found(known: dict[str, list[str]], lineage: Lineage, places: Sequence[str]) -> dict[str, list[str]]:
@@ -299,7 +323,8 @@ def _add_found(known: dict[str, list[str]], lineage: Lineage, places: Sequence[s
     from lineage_orch.errors import UnknownSourceError
     from lineage_orch.finding import find_producers
 
-    found = find_producers(places)
+    with redirect_stdout(sys.stderr):  # what the modules print as they are imported
+        found = find_producers(places)
     for failure in found.failures:
         _say(f"lineage-orch: {failure.place}: {failure.why}")
     for producer in found.producers:

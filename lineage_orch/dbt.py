@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -155,6 +154,8 @@ def _log_level() -> str:
     By default PrefectDbtSettings take it in lower case, and "warning" is none of dbt's. Any other level than
     Prefect's would outlive the build: prefect-dbt sets it on the loggers that all runs of the process share.
     """
+    import logging
+
     from prefect.settings import get_current_settings
 
     level = logging.getLevelName(get_current_settings().logging.level)

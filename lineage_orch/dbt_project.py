@@ -153,7 +153,8 @@ def _load_yaml(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # The loader in C, where PyYAML has it, is ten times as fast.
+        data = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DbtError(f"{path} cannot be read: {error}") from None
     if not isinstance(data, Mapping):

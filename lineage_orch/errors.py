@@ -21,7 +21,6 @@ Each message names the thing, the place, and the mend.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class LineageOrchError(Exception):
@@ -82,6 +81,8 @@ class TriggerError(LineageOrchError):
 
 def did_you_mean(name: str, known: Iterable[str], *, limit: int = 3) -> str:
     """Return ``"; did you mean 'a' or 'b'?"`` for the known names nearest to ``name``, or ``""``."""
+    from difflib import get_close_matches
+
     near = get_close_matches(name, list(dict.fromkeys(known)), n=limit, cutoff=0.6)
     if not near:
         return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -280,6 +279,8 @@ class Orchestrator:
             ManifestError, LedgerError: the manifest or ledger cannot be read or written. What was not recorded
                 stays owed.
         """
+        import socket
+
         report = BuildReport()
         me = f"{who + ', ' if who else ''}process {os.getpid()} on {socket.gethostname()}"
         tried: dict[str, int] = {}

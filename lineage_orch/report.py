@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lineage_orch.errors import BuildFailedError
-from lineage_orch.plan import Held
+
+if TYPE_CHECKING:
+    from lineage_orch.plan import Held
 
 
 @dataclass

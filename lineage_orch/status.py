@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from lineage_orch.lineage import Lineage
-from lineage_orch.plan import BuildPlan, Held
 from lineage_orch.report import held_to_dict
-from lineage_orch.snapshot import LedgerSnapshot
 
 if TYPE_CHECKING:
     from lineage_orch.ledger_reading import Holder
+    from lineage_orch.lineage import Lineage
+    from lineage_orch.plan import BuildPlan, Held
+    from lineage_orch.snapshot import LedgerSnapshot
 
 NodeState = Literal["due", "passed", "held", "up_to_date", "never_built"]
 

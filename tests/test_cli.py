@@ -246,6 +246,16 @@ def test_sources_where_there_is_no_ledger_yet(
     assert not (project / ".lineage_orch").exists()
 
 
+def test_modules_that_print_do_not_spoil_the_answer(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "loud_loads.py").write_text("print('hello')\n")
+    monkeypatch.setenv("LINEAGE_ORCH_MANIFEST", str(project / "m.json"))
+    for ledger in ([], ["--ledger", f"sqlite:///{project}/ledger.db"]):
+        assert main(["sources", "--json", "--producers", "loud_loads.py", *ledger]) == 0
+        assert json.loads(capsys.readouterr().out)["sources"]
+
+
 def test_a_project_without_sources(run: Run, project: Path) -> None:
     (project / "m.json").write_text(json.dumps(manifest(node("alone"))))
     assert good(run("sources")) == "The project has no sources.\n"
@@ -370,8 +380,20 @@ def test_tables_fit_80_columns_and_cut_nothing_off(run: Run, project: Path, monk
 # Start-up -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("args", [["--help"], ["sources", "--json", "--manifest", "m.json"]])
-def test_fast_commands_import_nothing_heavy(project: Path, args: list[str]) -> None:
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        ["sources", "--json", "--manifest", "m.json"],
+        *[
+            [command, "--json", "--manifest", "m.json", "--ledger", "sqlite:///.lineage_orch/ledger.db"]
+            for command in ("sources", "plan", "status")
+        ],
+    ],
+)
+def test_fast_commands_import_nothing_heavy(project: Path, run: Run, args: list[str]) -> None:
+    if "--ledger" in args:
+        good(run("record", "raw.orders", "--producer", "export"))
     code = (
         "import sys; from lineage_orch.cli import main; assert main(sys.argv[1:]) == 0; "
         "print([each for each in ('dbt', 'prefect', 'sqlalchemy', 'networkx', 'pydantic') if each in sys.modules], "
