@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-# Nothing of the developer's own settings, and no telemetry.
+# Nothing of the developer's own settings, and no telemetry. Python may keep what it compiled, as pip does for whatever
+# it installs: else ours, which runs from a checkout, would be compiled anew in each process, and no other.
 ENVIRONMENT = {
-    name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DBT_", "LINEAGE_ORCH_"))
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("PREFECT_", "DBT_", "LINEAGE_ORCH_")) and name != "PYTHONDONTWRITEBYTECODE"
 } | {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
