@@ -8,8 +8,8 @@ Exit codes:
 
 With ``--json``, stdout holds one JSON value and nothing else; messages go to stderr.
 
-Nothing heavy is imported before a command needs it: ``--help`` and ``sources --manifest`` load no dbt, no Prefect
-and no SQLAlchemy.
+Nothing heavy is imported before a command needs it: ``--help`` and what only asks (``sources``, ``plan``, ``status``,
+``explain``) load no dbt, no Prefect and, where the ledger is a SQLite file, no SQLAlchemy.
 """
 
 from __future__ import annotations
