@@ -11,10 +11,12 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import cold, commands, day, first_node, hook, planning, recording
+from benchmarks import cold, commands, day, first_node, hook, planning, recording, trigger
 from benchmarks.harness import Options, Outcome, Row
 
-ROWS: list[Row] = [*cold.ROWS, *planning.ROWS, *recording.ROWS, *commands.ROWS, *day.ROWS, *first_node.ROWS, *hook.ROWS]
+ROWS: list[Row] = [
+    row for module in (cold, planning, recording, commands, day, first_node, hook, trigger) for row in module.ROWS
+]
 _PACKAGES = ("prefect", "prefect-dbt", "dbt-core", "dbt-duckdb", "duckdb", "msgspec", "networkx", "SQLAlchemy")
 
 

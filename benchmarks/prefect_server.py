@@ -36,12 +36,17 @@ def prefect_server() -> Iterator[Mapping[str, str]]:
             _wait(f"{url}/health", process)
             yield more
         finally:
-            process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            ended(process)
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a group of its own, and all that it started."""
+    process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
