@@ -11,7 +11,7 @@ clock, no Prefect. The rule (``docs/how-it-decides.md``):
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -20,7 +20,8 @@ from typing import Literal
 
 from lineage_orch import selection
 from lineage_orch.lineage import Lineage
-from lineage_orch.plan_graph import PlanGraph
+from lineage_orch.plan_because import IN_PLAN, Because
+from lineage_orch.plan_graph import ones
 from lineage_orch.policy import Policy
 from lineage_orch.snapshot import LedgerSnapshot, Moment
 
@@ -28,8 +29,6 @@ HeldReason = Literal["updates_on_all", "build_after", "lag_tolerance", "first_lo
 Views = Literal["build", "pass_through"]
 
 _tick_of = attrgetter("tick")
-# Above every tick. Not infinity: two ints are compared in a fifth of the time of an int and a float.
-_IN_PLAN = 1 << 62
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -77,7 +76,8 @@ class BuildPlan:
     @cached_property
     def sources(self) -> tuple[str, ...]:
         """The sources whose updates reach something in the plan, sorted."""
-        return tuple(sorted(frozenset().union(*self.because.values())))
+        # Many nodes share a set.
+        return tuple(sorted(frozenset().union(*set(self.because.values()))))
 
     @cached_property
     def select(self) -> tuple[str, ...]:
@@ -185,62 +185,54 @@ class _Planner:
         self._pending: dict[int, datetime | None] = {}
         self._held: dict[int, Held] = {}
         self._producers = {number for each in snapshot.producers if (number := find(each)) is not None}
-        # Sets of sources are kept as bits: 500 sources are one integer. Those of ``_because`` are numbered in
-        # the order of their newest updates, so that "updated above this tick" is a shift.
-        self._updated = sorted(filter(ticks.__getitem__, range(graph.source_count)), key=ticks.__getitem__)
-        self._because = [0] * len(ticks)
-        for bit, source in enumerate(self._updated):
-            self._because[source] = 1 << bit
         self._unloaded: list[int] = []
         self._unloaded_above: list[int] = []
         if hold_until_first_load:
             self._unloaded = sorted(each for each in self._producers if not ticks[each])
             if self._unloaded:
-                self._unloaded_above = _sources_above(graph, self._unloaded)
+                self._unloaded_above = graph.above(self._unloaded)
 
     def plan(self) -> BuildPlan:
         graph, reach, ticks = self._graph, self._reach, self._ticks
-        policies, parents, start = graph.policies, graph.parents, graph.source_count
-        because, changed, failed, blocked = self._because, self._changed, self._failed, self._blocked
-        passing = self._pass_views
-        careful = bool(policies or self._unloaded or failed)
-        timed = graph.above_a_lag
-        in_plan = _IN_PLAN
+        policies, parents, passing, timed = graph.policies, graph.parents, self._pass_views, graph.above_a_lag
+        failed, blocked = self._failed, self._blocked
+        asked = self._changed | failed
+        careful = bool(policies or self._unloaded or failed or passing)
+        in_plan = IN_PLAN
         build: list[int] = []
         passed: list[int] = []
         # Parents come first, so each asks parents that know their answer: no deep recursion.
-        for number in range(start, len(graph.ids)):
+        for number in range(graph.source_count, len(graph.ids)):
             tick = ticks[number]
-            is_fresh = False
-            reaching = 0
             for parent in parents[number]:
+                # One fresh parent settles it; which others are fresh too is asked later, if at all.
                 if reach[parent] > tick:
-                    is_fresh = True
-                    # Most nodes have one fresh parent: they share its bits, and no integer is made.
-                    reaching = reaching | because[parent] if reaching else because[parent]
-                    if ticks[parent] > tick and parent >= start:
-                        reaching |= self._updated_above(parent, tick)
-            if not is_fresh and number not in changed and number not in failed:
-                if blocked and not blocked.isdisjoint(parents[number]):
-                    self._block(number)
-                continue
-            is_passed = bool(passing) and tick > 0 and number in passing and number not in changed
-            if careful and self._is_held(number, is_passed):
-                continue
-            because[number] = reaching
-            if timed and number in timed:
-                self._pending_since(number)
+                    break
+            else:
+                if number not in asked:
+                    if blocked and not blocked.isdisjoint(parents[number]):
+                        self._block(number)
+                    continue
+            goes_to = build
+            if careful:
+                is_passed = tick > 0 and number in passing and number not in self._changed
+                if self._is_held(number, is_passed):
+                    continue
+                if number in timed:
+                    self._pending_since(number)
+                if is_passed:
+                    goes_to = passed
             reach[number] = in_plan
-            (passed if is_passed else build).append(number)
+            goes_to.append(number)
         ids = graph.ids
         held = {ids[number]: each for number, each in self._held.items()}
         times = [each.until for each in held.values() if each.until is not None]
         return BuildPlan(
             build=tuple(map(ids.__getitem__, build)),
             held=held,
-            because=_Because(ids, build + passed, because, [ids[source] for source in self._updated]),
+            because=Because(graph, ticks, reach, sorted(build + passed) if passed else build),
             next_due=min(times, default=None),
-            changed_code=frozenset(ids[number] for number in changed if reach[number] == _IN_PLAN),
+            changed_code=frozenset(ids[number] for number in self._changed if reach[number] == IN_PLAN),
             passed=tuple(ids[number] for number in passed),
             _lineage=self._lineage,
             _built_before=self._snapshot.nodes.keys(),
@@ -254,7 +246,7 @@ class _Planner:
             return True
         held: Held | None = None
         if self._unloaded and (missing := self._unloaded_above[number]):
-            held = Held("first_load", self._names([self._unloaded[bit] for bit in _ones(missing)]))
+            held = Held("first_load", self._names([self._unloaded[bit] for bit in ones(missing)]))
         elif number in self._graph.policies and number not in self._changed and not is_passed:
             held = self._held_by_policy(number, self._graph.policies[number])
         if held is not None:
@@ -313,7 +305,7 @@ class _Planner:
             first = _first_above(history.get(graph.ids[parent], ()), tick)
             if first is not None:
                 times.append(first)
-            if self._reach[parent] == _IN_PLAN:
+            if self._reach[parent] == IN_PLAN:
                 since = self._pending_since(parent)
                 if since is None and parent in self._changed:
                     # Built for its new code alone, a parent has no time of its own: it is new as of now.
@@ -323,70 +315,8 @@ class _Planner:
         self._pending[number] = found = min(times, default=None)
         return found
 
-    # Why a node is in the plan ----------------------------------------------------------------------------
-
-    def _updated_above(self, number: int, tick: int) -> int:
-        """Return, as bits, the sources above a node that were updated after ``tick``.
-
-        The node was built since then, and a node below it still owes that: what was loaded above it since is
-        what it owes.
-        """
-        first = bisect_right(self._updated, tick, key=self._ticks.__getitem__)
-        return self._all_above[number] >> first << first
-
-    @cached_property
-    def _all_above(self) -> list[int]:
-        return _sources_above(self._graph, self._updated)
-
     def _names(self, numbers: Collection[int]) -> tuple[str, ...]:
         return tuple(self._graph.ids[number] for number in sorted(numbers))
-
-
-class _Because(Mapping[str, frozenset[str]]):
-    """The sources that reach each node, spelt out only for the nodes that are asked for."""
-
-    def __init__(self, ids: Sequence[str], numbers: Sequence[int], bits: Sequence[int], sources: Sequence[str]) -> None:
-        self._made_of = ids, numbers, bits
-        self._sources = sources
-        self._spelt: dict[int, frozenset[str]] = {}
-
-    @cached_property
-    def _bits(self) -> dict[str, int]:
-        ids, numbers, bits = self._made_of
-        return {ids[number]: bits[number] for number in numbers}
-
-    def __getitem__(self, unique_id: str) -> frozenset[str]:
-        bits = self._bits[unique_id]
-        if bits not in self._spelt:
-            self._spelt[bits] = frozenset(self._sources[bit] for bit in _ones(bits))
-        return self._spelt[bits]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._bits)
-
-    def __len__(self) -> int:
-        return len(self._made_of[1])
-
-    def __repr__(self) -> str:
-        return repr(dict(self))
-
-
-def _ones(bits: int) -> Iterator[int]:
-    while bits:
-        low = bits & -bits
-        yield low.bit_length() - 1
-        bits ^= low
-
-
-def _sources_above(graph: PlanGraph, sources: Sequence[int]) -> list[int]:
-    """Return, for each number, which of these sources are above it, as bits in their order."""
-    above = [0] * len(graph.ids)
-    for bit, source in enumerate(sources):
-        above[source] = 1 << bit
-    for number in range(graph.source_count, len(above)):
-        for parent in graph.parents[number]:
-            above[number] |= above[parent]
-    return above
 
 
 def _first_above(history: Sequence[Moment], tick: int) -> datetime | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -38,6 +38,19 @@ class PlanGraph:
                 if number in found:
                     found.update(self.parents[number])
         return frozenset(found)
+
+    def above(self, sources: Sequence[int]) -> list[int]:
+        """Return, for each number, which of these sources are above it, as bits in their order.
+
+        Sets of sources are kept as bits here and in the planner: 500 sources are one integer.
+        """
+        above = [0] * len(self.ids)
+        for bit, source in enumerate(sources):
+            above[source] = 1 << bit
+        for number in range(self.source_count, len(above)):
+            for parent in self.parents[number]:
+                above[number] |= above[parent]
+        return above
 
     @classmethod
     def of(cls, lineage: Lineage) -> PlanGraph:
@@ -89,3 +102,11 @@ class PlanGraph:
             policies,
             frozenset(views),
         )
+
+
+def ones(bits: int) -> Iterator[int]:
+    """Yield the numbers of the bits that are set."""
+    while bits:
+        low = bits & -bits
+        yield low.bit_length() - 1
+        bits ^= low
