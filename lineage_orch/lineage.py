@@ -7,11 +7,11 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lineage_orch import names
 from lineage_orch.errors import LineageError
-from lineage_orch.manifest import Manifest, collector_off, read_manifest
+from lineage_orch.manifest import DependsOn, Manifest, collector_off, read_manifest
 from lineage_orch.selectors import SelectorWriter
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ class Lineage:
         self._ids: list[str] = []
         self._types: list[str] = []
         self._index: dict[str, int] = {}
-        self._collect_resources()
-        self._children: list[list[int]] = self._collect_edges()
+        self._children: list[list[int]] = self._collect_edges(self._collect_resources())
 
     @classmethod
     def from_manifest(cls, source: str | os.PathLike[str] | Mapping[str, Any]) -> Lineage:
@@ -97,31 +96,31 @@ class Lineage:
 
     # Reading the manifest ---------------------------------------------------------------------------------
 
-    def _collect_resources(self) -> None:
+    def _collect_resources(self) -> list[DependsOn | None]:
+        """Number the resources; return what each depends on, from the first that is no source on."""
         ids, types = self._ids, self._types
+        depends: list[DependsOn | None] = []
         manifest = self._manifest
         for unique_id, source in (manifest.sources or {}).items():
             if source.config is None or source.config.enabled is not False:
                 ids.append(unique_id)
                 types.append("source")
         self._source_count = len(ids)
-        nodes = manifest.nodes
-        if any(node.config is not None and node.config.enabled is False for node in nodes.values()):
-            nodes = {
-                unique_id: node
-                for unique_id, node in nodes.items()
-                if node.config is None or node.config.enabled is not False
-            }
-        ids += nodes
-        types += [node.resource_type or unique_id.partition(".")[0] for unique_id, node in nodes.items()]
+        for unique_id, node in manifest.nodes.items():
+            if node.config is None or node.config.enabled is not False:
+                ids.append(unique_id)
+                types.append(node.resource_type or unique_id.partition(".")[0])
+                depends.append(node.depends_on)
         for resource_type, section in manifest.leaf_sections():
             for unique_id, leaf in section.items():
                 if leaf.config is None or leaf.config.enabled is not False:
                     ids.append(unique_id)
                     types.append(resource_type)
+                    depends.append(leaf.depends_on)
         self._index = dict(zip(ids, range(len(ids)), strict=True))
+        return depends
 
-    def _collect_edges(self) -> list[list[int]]:
+    def _collect_edges(self, depends: list[DependsOn | None]) -> list[list[int]]:
         """Return the children of each resource: the union of ``child_map`` and of every ``depends_on``.
 
         dbt writes both, and they agree; but some dumps have no ``child_map``, and some have one that lists
@@ -146,41 +145,36 @@ class Lineage:
                     unknown.update((parent_id, child_id) for child_id in child_ids)
                 continue
             found = [*map(find, child_ids)]
-            if None in found:
+            if None not in found:
+                children[parent] = cast(list[int], found)
+            else:
                 unknown.update(
                     (parent_id, child_id)
                     for child, child_id in zip(found, child_ids, strict=True)
                     if child is None and child_id not in known_but_disabled
                 )
-            children[parent] = [child for child in found if child is not None] or nothing
-        sections: list[Mapping[str, Any]] = [manifest.nodes]
-        sections += [section for _, section in manifest.leaf_sections()]
-        for section in sections:
-            for child_id, record in section.items():
-                depends_on = record.depends_on
-                if depends_on is None or not depends_on.nodes:
+                children[parent] = [child for child in found if child is not None] or nothing
+        for child, of_child in enumerate(depends, self._source_count):
+            if of_child is None or not of_child.nodes:
+                continue
+            for parent_id in of_child.nodes:
+                parent = find(parent_id)
+                if parent is None:
+                    if parent_id not in known_but_disabled:
+                        unknown.add((parent_id, self._ids[child]))
                     continue
-                child = find(child_id)
-                if child is None:
-                    continue
-                for parent_id in depends_on.nodes:
-                    parent = find(parent_id)
-                    if parent is None:
-                        if parent_id not in known_but_disabled:
-                            unknown.add((parent_id, child_id))
-                        continue
-                    siblings = children[parent]
-                    if siblings is nothing:
-                        children[parent] = [child]
-                    elif len(siblings) > 50:
-                        known = hubs.get(parent)
-                        if known is None:
-                            known = hubs[parent] = set(siblings)
-                        if child not in known:
-                            known.add(child)
-                            siblings.append(child)
-                    elif child not in siblings:
+                siblings = children[parent]
+                if siblings is nothing:
+                    children[parent] = [child]
+                elif len(siblings) > 50:
+                    known = hubs.get(parent)
+                    if known is None:
+                        known = hubs[parent] = set(siblings)
+                    if child not in known:
+                        known.add(child)
                         siblings.append(child)
+                elif child not in siblings:
+                    siblings.append(child)
         if unknown:
             warnings.warn(
                 f"{self.where} lists {len(unknown)} edge{'s' * (len(unknown) != 1)} to unknown nodes (as dbt writes "

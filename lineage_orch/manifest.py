@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ class Metadata(_Record):
 
 
 Leaves = dict[str, Leaf] | None
-Edges = dict[str, list[str] | None] | None
+Edges = dict[str, tuple[str, ...] | None] | None
 
 
 class Manifest(msgspec.Struct):
@@ -185,7 +186,7 @@ def read_manifest(source: str | os.PathLike[str] | Mapping[str, Any]) -> Manifes
 _LARGE = 4 << 20
 _PIECE = 2 << 20
 # Where an entry of `nodes` ends and the next begins, in the JSON that dbt writes.
-_CUTS = (b'}, "test.', b'}, "model.')
+_CUTS = (b'}, "model.', b'}, "test.')
 _node_decoder = msgspec.json.Decoder(dict[str, Node])
 
 
@@ -222,7 +223,7 @@ def _decode_in_pieces(path: Path) -> Manifest | None:
                     view[1 : rest + 1] = bytes(view[cut + 3 : end])
                     start = 1
                     end = rest + 1 + (file.readinto(view[rest + 1 :]) or 0)
-                tail = _decoder.decode(b'{"nodes": {' + bytes(view[start:end]) + file.read())
+                tail = _decoder.decode(_joined(b'{"nodes": {' + bytes(view[start:end]), file))
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
         after = os.fstat(file.fileno())
@@ -235,11 +236,25 @@ def _decode_in_pieces(path: Path) -> Manifest | None:
     return manifest
 
 
+def _joined(begin: bytes, file: RawIOBase) -> bytearray:
+    """Return ``begin`` and the rest of the file, which is large: in memory once, and not once more to join them."""
+    rest = os.fstat(file.fileno()).st_size - file.tell()
+    whole = bytearray(len(begin) + rest)
+    whole[: len(begin)] = begin
+    with memoryview(whole) as view:
+        at = len(begin)
+        while at < len(whole) and (count := file.readinto(view[at:])):
+            at += count
+    return whole
+
+
 def _last_cut(buffer: bytearray, start: int, end: int) -> int:
     """Return where the last whole entry seems to end, or -1."""
     # Almost always near the end.
     for low in (max(start, end - (1 << 15)), start):
-        cut = max(buffer.rfind(each, low, end) for each in _CUTS)
+        cut = -1
+        for each in _CUTS:
+            cut = max(cut, buffer.rfind(each, max(low, cut), end))
         if cut >= 0:
             return cut
     return -1
