@@ -24,8 +24,6 @@ class Checksum(msgspec.Struct):
 
 class Node(msgspec.Struct):
     name: str | None = None
-    resource_type: str | None = None
-    package_name: str | None = None
     fqn: list[str] | None = None
     version: Any = None
     original_file_path: str | None = None

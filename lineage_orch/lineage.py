@@ -109,7 +109,7 @@ class Lineage:
         for unique_id, node in manifest.nodes.items():
             if node.config is None or node.config.enabled is not False:
                 ids.append(unique_id)
-                types.append(node.resource_type or unique_id.partition(".")[0])
+                types.append(unique_id.partition(".")[0])
                 depends.append(node.depends_on)
         for resource_type, section in manifest.leaf_sections():
             for unique_id, leaf in section.items():
@@ -221,7 +221,7 @@ class Lineage:
             if materialized == "ephemeral":
                 continue
             name = record.name or unique_id.split(".", 2)[-1]
-            package = record.package_name or unique_id.split(".")[1]
+            package = _package(unique_id)
             out[unique_id] = Node(
                 unique_id,
                 resource_type,
@@ -346,7 +346,7 @@ class Lineage:
         for unique_id, resource_type in zip(self._ids, self._types, strict=True):
             if resource_type in BUILT_TYPES:
                 record = records[unique_id]
-                fqn = record.fqn or (record.package_name or "", record.name or "")
+                fqn = record.fqn or (_package(unique_id), record.name or "")
                 yield unique_id, tuple(fqn), record.version is not None
 
     def test_folders(self) -> Iterable[tuple[str, ...]]:
@@ -363,7 +363,7 @@ class Lineage:
     def fqn(self, unique_id: str) -> tuple[str, ...]:
         """Return dbt's fully qualified name of a model, snapshot, seed or test."""
         record = self._manifest.nodes[unique_id]
-        return tuple(record.fqn or (record.package_name or "", record.name or ""))
+        return tuple(record.fqn or (_package(unique_id), record.name or ""))
 
     def glass_above(self, unique_id: str) -> list[str]:
         """Return the ephemeral models that a node is made of."""
@@ -447,3 +447,7 @@ class Lineage:
         from lineage_orch.plan_graph import PlanGraph
 
         return PlanGraph.of(self)
+
+
+def _package(unique_id: str) -> str:
+    return unique_id.partition(".")[2].partition(".")[0]
