@@ -10,11 +10,11 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lineage_orch import ledger_sql as sql
 from lineage_orch.errors import LedgerError
 from lineage_orch.ledger_reading import (
     CLOCK,
     EPOCH,
-    MARK,
     PRODUCERS,
     Holder,
     Select,
@@ -44,61 +44,6 @@ _PRUNE_EVERY = timedelta(days=1)
 _PRUNED = "lineage_orch.pruned_at"
 # How many of the newest updates are looked at for the names of producers.
 _PRODUCERS_OF = 10_000
-
-# The row lock is the order of the ledger: it is held until the commit, so ticks are given in commit order.
-_LOCK_CLOCK = CLOCK + " FOR UPDATE"
-_NEW_CLOCK = (
-    "INSERT INTO lineage_orch_clocks (project, target, tick) VALUES (:project, :target, 0) ON CONFLICT DO NOTHING"
-)
-_ADVANCE_CLOCK = (
-    "UPDATE lineage_orch_clocks SET tick = tick + :count "
-    "WHERE project = :project AND target = :target RETURNING id, tick"
-)
-_SET_CLOCK = "UPDATE lineage_orch_clocks SET tick = :tick WHERE id = :clock"
-_ADD_UPDATE = (
-    "INSERT INTO lineage_orch_updates "
-    "(clock_id, tick, source, update_id, loaded_at, recorded_at, flow_run_id, producer) "
-    "VALUES (:clock, :tick, :source, :update_id, :loaded_at, :recorded_at, :flow_run_id, :producer) "
-    "ON CONFLICT (clock_id, source, update_id) DO NOTHING"
-)
-_TICK_OF_UPDATE = (
-    "SELECT tick FROM lineage_orch_updates WHERE clock_id = :clock AND source = :source AND update_id = :update_id"
-)
-_SET_SOURCE = (
-    "INSERT INTO lineage_orch_sources (clock_id, source, tick) VALUES (:clock, :source, :tick) "
-    "ON CONFLICT (clock_id, source) DO UPDATE SET tick = excluded.tick"
-)
-_ADD_BUILD = (
-    "INSERT INTO lineage_orch_builds (clock_id, node, tick, built_at) "
-    "VALUES (:clock, :node, :tick, :built_at) "
-    "ON CONFLICT (clock_id, node, tick) DO UPDATE SET built_at = excluded.built_at"
-)
-_SET_NODE = (
-    "INSERT INTO lineage_orch_nodes (clock_id, node, tick, built_at, checksum) "
-    "VALUES (:clock, :node, :tick, :built_at, :checksum) "
-    "ON CONFLICT (clock_id, node) DO UPDATE "
-    "SET tick = excluded.tick, built_at = excluded.built_at, checksum = excluded.checksum "
-    "WHERE excluded.tick >= lineage_orch_nodes.tick"
-)
-_ADD_PRODUCER = "INSERT INTO lineage_orch_producers (clock_id, source) VALUES (:clock, :source) ON CONFLICT DO NOTHING"
-_PRUNE_UPDATES = (
-    "DELETE FROM lineage_orch_updates WHERE clock_id = :clock AND recorded_at < :before "
-    "AND tick NOT IN (SELECT tick FROM lineage_orch_sources WHERE clock_id = :clock)"
-)
-_PRUNE_BUILDS = (
-    "DELETE FROM lineage_orch_builds WHERE clock_id = :clock AND built_at < :before AND NOT EXISTS ("
-    "SELECT 1 FROM lineage_orch_nodes AS newest WHERE newest.clock_id = lineage_orch_builds.clock_id "
-    "AND newest.node = lineage_orch_builds.node AND newest.tick = lineage_orch_builds.tick)"
-)
-_SET_MARK = (
-    "INSERT INTO lineage_orch_marks (clock_id, name, value) VALUES (:clock, :name, :value) "
-    "ON CONFLICT (clock_id, name) DO UPDATE SET value = excluded.value"
-)
-_SET_HOLDER = (
-    "INSERT INTO lineage_orch_holders (clock_id, who, since) VALUES (:clock, :who, :since) "
-    "ON CONFLICT (clock_id) DO UPDATE SET who = excluded.who, since = excluded.since"
-)
-_DROP_HOLDER = "DELETE FROM lineage_orch_holders WHERE clock_id = :clock"
 
 
 class Ledger:
@@ -203,17 +148,17 @@ class Ledger:
             newest: dict[str, int] = {}
             for row in rows:
                 row |= {"clock": clock, "tick": tick + 1}
-                if self._database.run(connection, _ADD_UPDATE, row).rowcount:
+                if self._database.run(connection, sql.ADD_UPDATE, row).rowcount:
                     last = tick = tick + 1
                     newest[row["source"]] = tick
                 else:
                     known = {"clock": clock, "source": row["source"], "update_id": row["update_id"]}
-                    last = int(self._database.run(connection, _TICK_OF_UPDATE, known).scalar_one())
+                    last = int(self._database.run(connection, sql.TICK_OF_UPDATE, known).fetchone()[0])
             for source, at in newest.items():
-                self._database.run(connection, _SET_SOURCE, {"clock": clock, "source": source, "tick": at})
+                self._database.run(connection, sql.SET_SOURCE, {"clock": clock, "source": source, "tick": at})
             if tick != reserved:
                 # Duplicates take no tick; nobody saw the clock meanwhile.
-                self._database.run(connection, _SET_CLOCK, {"clock": clock, "tick": tick})
+                self._database.run(connection, sql.SET_CLOCK, {"clock": clock, "tick": tick})
             return last
 
     def register_producers(self, sources: Iterable[str]) -> None:
@@ -233,7 +178,7 @@ class Ledger:
         if wanted:
             with self._write() as (connection, clock, _):
                 rows = [{"clock": clock, "source": each} for each in sorted(wanted)]
-                self._database.run(connection, _ADD_PRODUCER, rows)
+                self._database.run(connection, sql.ADD_PRODUCER, rows)
 
     def producers(self) -> dict[str, list[str]]:
         """Return the sources that have a producer, with the names of those that loaded them of late, newest first.
@@ -270,7 +215,7 @@ class Ledger:
         moment = _now(now)
         at = _micros(moment, "now")
         with self._write(ticks=1) as (connection, clock, tick):
-            pruned = self._database.run(connection, MARK, {"clock": clock, "name": _PRUNED}).scalar()
+            pruned = read_mark(self._selecting(connection), clock, _PRUNED)
             if pruned is None or at - int(pruned) >= _PRUNE_EVERY // _MICROSECOND:
                 self._prune(connection, clock, moment)
             return tick, read_snapshot(self._selecting(connection), clock, tick, history_of)
@@ -323,8 +268,8 @@ class Ledger:
                 {"clock": clock, "node": node, "tick": tick, "built_at": at, "checksum": known.get(node)}
                 for node in nodes
             ]
-            self._database.run(connection, _ADD_BUILD, rows)
-            self._database.run(connection, _SET_NODE, rows)
+            self._database.run(connection, sql.ADD_BUILD, rows)
+            self._database.run(connection, sql.SET_NODE, rows)
 
     def prune(self, *, now: datetime) -> int:
         """Remove updates and builds older than ``keep_days`` before ``now``; return how many.
@@ -337,9 +282,11 @@ class Ledger:
 
     def _prune(self, connection: Connection, clock: int, now: datetime) -> int:
         before = {"clock": clock, "before": _micros(now - timedelta(days=self.keep_days), "now")}
-        removed = sum(self._database.run(connection, each, before).rowcount for each in (_PRUNE_UPDATES, _PRUNE_BUILDS))
+        removed = sum(
+            self._database.run(connection, each, before).rowcount for each in (sql.PRUNE_UPDATES, sql.PRUNE_BUILDS)
+        )
         mark = {"clock": clock, "name": _PRUNED, "value": str(_micros(now, "now"))}
-        self._database.run(connection, _SET_MARK, mark)
+        self._database.run(connection, sql.SET_MARK, mark)
         return removed
 
     # -- marks ----------------------------------------------------------------------------------------------
@@ -351,7 +298,7 @@ class Ledger:
     def set_mark(self, name: str, value: str) -> None:
         """Set a mark of this (project, target)."""
         with self._write() as (connection, clock, _):
-            self._database.run(connection, _SET_MARK, {"clock": clock, "name": name, "value": value})
+            self._database.run(connection, sql.SET_MARK, {"clock": clock, "name": name, "value": value})
 
     # -- the build lock -------------------------------------------------------------------------------------
 
@@ -381,14 +328,14 @@ class Ledger:
             if held:
                 with self._write() as (connection, clock, _):
                     since = _micros(datetime.now(UTC), "since")
-                    self._database.run(connection, _SET_HOLDER, {"clock": clock, "who": who, "since": since})
+                    self._database.run(connection, sql.SET_HOLDER, {"clock": clock, "who": who, "since": since})
             yield held
         finally:
             if held:
                 try:
                     # A name that stays behind does no harm: it is read only when the lock is taken.
                     with suppress(LedgerError), self._write() as (connection, clock, _):
-                        self._database.run(connection, _DROP_HOLDER, {"clock": clock})
+                        self._database.run(connection, sql.DROP_HOLDER, {"clock": clock})
                 finally:
                     held.release()
 
@@ -430,15 +377,15 @@ class Ledger:
         come in commit order, ``begin_build`` reads one state, and no two writers can deadlock.
         """
         if ticks:
-            lock, scope = _ADVANCE_CLOCK, self._scope | {"count": ticks}
+            lock, scope = sql.ADVANCE_CLOCK, self._scope | {"count": ticks}
         else:
             # BEGIN IMMEDIATE locked the whole file on SQLite, which has no FOR UPDATE.
-            lock, scope = (CLOCK if self._database.is_sqlite else _LOCK_CLOCK), self._scope
+            lock, scope = (CLOCK if self._database.is_sqlite else sql.LOCK_CLOCK), self._scope
         with self._database.write() as connection:
             row = self._database.run(connection, lock, scope).fetchone()
             if row is None:
-                self._database.run(connection, _NEW_CLOCK, self._scope)
-                row = self._database.run(connection, lock, scope).one()
+                self._database.run(connection, sql.NEW_CLOCK, self._scope)
+                row = self._database.run(connection, lock, scope).fetchone()
             yield connection, row[0], row[1]
 
 

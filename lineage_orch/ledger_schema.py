@@ -9,17 +9,16 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import unquote
 
 from sqlalchemy import (
     URL,
     Connection,
-    CursorResult,
     Dialect,
     Engine,
     create_engine,
@@ -92,6 +91,20 @@ MIGRATIONS: list[Callable[[Connection], None]] = [_version_1]
 """
 
 
+class Cursor(Protocol):
+    """What a statement gave, by SQLAlchemy or by SQLite's driver."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows it changed."""
+
+    def fetchone(self) -> Any:
+        """Return the next row; None after the last."""
+
+    def fetchall(self) -> Sequence[Any]:
+        """Return the rows that are left."""
+
+
 class _Opened(NamedTuple):
     """The engines over one pool, and what they were opened on."""
 
@@ -99,7 +112,6 @@ class _Opened(NamedTuple):
     pid: int
     engine: Engine
     reader: Engine
-    writer: Engine
 
 
 class Database:
@@ -141,19 +153,33 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One read transaction: everything read in it is of one instant."""
-        with self.plain_words(), self._prepare().reader.connect() as connection, connection.begin():
+        with self.plain_words(), self._transaction(self._prepare().reader, "BEGIN") as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One write transaction; on SQLite it is the only one of the whole file from its start."""
-        with self.plain_words(), self._prepare().writer.connect() as connection, connection.begin():
+        with self.plain_words(), self._transaction(self._prepare().engine, "BEGIN IMMEDIATE") as connection:
             yield connection
 
-    @staticmethod
-    def run(connection: Connection, statement: str, values: dict[str, Any] | list[dict[str, Any]]) -> CursorResult[Any]:
-        """Execute a statement with ``:named`` values, or once for each of them: half the cost of ``execute``."""
-        return connection.exec_driver_sql(_compiled(statement, connection.dialect), values)
+    @contextmanager
+    def _transaction(self, engine: Engine, begin: str) -> Iterator[Connection]:
+        with engine.connect() as connection, connection.begin():
+            if self.is_sqlite:
+                # A writer takes the file at once: one that read first could not be let in after another wrote.
+                _sqlite(connection).execute(begin)
+            yield connection
+
+    def run(self, connection: Connection, statement: str, values: dict[str, Any] | list[dict[str, Any]]) -> Cursor:
+        """Execute a statement with ``:named`` values, or once for each of them, within a transaction.
+
+        On SQLite straight by its driver, whose own work is less than what SQLAlchemy adds to it; a server is so far
+        away that this would not show.
+        """
+        if not self.is_sqlite:
+            return connection.exec_driver_sql(_compiled(statement, connection.dialect), values)
+        driver = _sqlite(connection)
+        return driver.executemany(statement, values) if isinstance(values, list) else driver.execute(statement, values)
 
     def dedicated(self) -> Connection:
         """Return a connection outside the pool that commits each statement; whoever asked for it closes it."""
@@ -209,13 +235,13 @@ class Database:
             if opened is not None and identity is not None and opened.identity == identity:
                 return opened
             self._forget()
-            engine, reader, writer = self._open()
+            engine, reader = self._open()
             try:
-                self._migrate(reader, writer)
+                self._migrate(engine, reader)
             except BaseException:
                 engine.dispose()
                 raise
-            self._opened = _Opened(self._identity(), os.getpid(), engine, reader, writer)
+            self._opened = _Opened(self._identity(), os.getpid(), engine, reader)
             return self._opened
 
     def _forget(self) -> None:
@@ -225,7 +251,7 @@ class Database:
             # After a fork the connections belong to the parent: leave them open.
             opened.engine.dispose(close=opened.pid == os.getpid())
 
-    def _open(self) -> tuple[Engine, Engine, Engine]:
+    def _open(self) -> tuple[Engine, Engine]:
         if self.is_sqlite:
             if self.path is not None and self.url.query.get("mode") not in ("ro", "rw"):
                 _make_folder(self.path.parent)
@@ -241,25 +267,24 @@ class Database:
                 **size,
             )
             event.listen(engine, "connect", _set_up_sqlite)
-            event.listen(engine, "begin", _begin_sqlite)
-            return engine, engine, engine.execution_options(lineage_orch_write=True)
+            return engine, engine
         # A dead server or network must be noticed, not waited for.
         options = {"connect_timeout": CONNECT_SECONDS, "keepalives_idle": 30, "keepalives_interval": 10}
         options = {key: value for key, value in options.items() if key not in self.url.query}
         engine = create_engine(self.url, connect_args=options, pool_pre_ping=True, pool_timeout=BUSY_SECONDS)
         event.listen(engine, "connect", _set_up_postgres)
         reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        return engine, reader, engine
+        return engine, reader
 
     # -- schema ---------------------------------------------------------------------------------------------
 
-    def _migrate(self, reader: Engine, writer: Engine) -> None:
+    def _migrate(self, engine: Engine, reader: Engine) -> None:
         """Bring the schema to this release's version, all of it or nothing; one process at a time."""
         newest = len(MIGRATIONS)
-        with reader.connect() as connection, connection.begin():
+        with self._transaction(reader, "BEGIN") as connection:
             if self._version(connection) == newest:
                 return
-        with writer.connect() as connection, connection.begin():
+        with self._transaction(engine, "BEGIN IMMEDIATE") as connection:
             if not self.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _DDL_LOCK})
             # Read again: another process may have done it while this one waited.
@@ -290,7 +315,7 @@ class Database:
         """Turn whatever the database raises in the block into a LedgerError that people can act on."""
         try:
             yield
-        except (DataError, UnicodeError) as error:
+        except (DataError, sqlite3.DataError, UnicodeError) as error:
             cause = getattr(error, "orig", None) or error
             raise LedgerError(
                 f"the ledger {self.shown} cannot store a value: {cause}; names and ids must be plain text, "
@@ -362,6 +387,10 @@ def _compiled(statement: str, dialect: Dialect) -> str:
     return str(text(statement).compile(dialect=dialect))
 
 
+def _sqlite(connection: Connection) -> sqlite3.Connection:
+    return cast(sqlite3.Connection, connection.connection.dbapi_connection)
+
+
 def _mend_postgres(cause: BaseException) -> str:
     # libpq gives no code when the connection itself failed, so read its text; the lists go from sure to vague.
     code, words = getattr(cause, "sqlstate", None) or "", str(cause)
@@ -391,7 +420,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    # SQLAlchemy's recipe: the driver must not begin transactions by itself, _begin_sqlite does.
+    # SQLAlchemy's recipe: the driver must not begin transactions by itself, Database does.
     connection.isolation_level = None
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
@@ -405,15 +434,6 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
             time.sleep(0.01)
     # FULL waits for the disk at each commit: what was loaded is not forgotten when the power goes.
     connection.execute("PRAGMA synchronous=FULL")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A writer takes the file at once: one that read first could not be let in after another wrote.
-    write = connection.get_execution_options().get("lineage_orch_write")
-    # Straight to the driver: this runs before every transaction, and a statement of SQLAlchemy costs 10 times that.
-    driver = connection.connection.dbapi_connection
-    assert driver is not None
-    driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def _set_up_postgres(connection: Any, _record: object) -> None:
