@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from lineage_orch.errors import SettingsError, did_you_mean
-from lineage_orch.setting_values import Reader, choice, flag, number, optional, path, table, text, whole_number, words
 
 ENV_PREFIX = "LINEAGE_ORCH_"
 _PATHS = ("project_dir", "profiles_dir", "manifest")
 
 
-def _setting(read: Reader, description: str) -> dict[str, Any]:
-    return {"read": read, "description": description}
+def _about(description: str) -> dict[str, str]:
+    return {"description": description}
 
 
-# By hand, not with pydantic-settings: its import takes longer than all the rest of `lineage-orch sources`.
+# No pydantic-settings: its import takes longer than all the rest of `lineage-orch sources`. msgspec, which reads the
+# manifest anyway, reads the values.
 @dataclass(frozen=True, init=False)
 class LineageOrchSettings:
     """Everything that can be set.
@@ -37,86 +39,64 @@ class LineageOrchSettings:
 
     project_dir: Path | None = field(
         default=None,
-        metadata=_setting(
-            optional(path), "The dbt project's folder. Default: the nearest folder upwards with a dbt_project.yml."
-        ),
+        metadata=_about("The dbt project's folder. Default: the nearest folder upwards with a dbt_project.yml."),
     )
     profiles_dir: Path | None = field(
         default=None,
-        metadata=_setting(
-            optional(path),
+        metadata=_about(
             "The folder of profiles.yml. Default: DBT_PROFILES_DIR, the project's folder, the working "
-            "directory, ~/.dbt: the first that has one.",
+            "directory, ~/.dbt: the first that has one."
         ),
     )
-    target: str | None = field(
-        default=None, metadata=_setting(optional(text), "dbt's target. Default: that of the profile.")
-    )
+    target: str | None = field(default=None, metadata=_about("dbt's target. Default: that of the profile."))
     manifest: Path | None = field(
         default=None,
-        metadata=_setting(
-            optional(path),
+        metadata=_about(
             "A manifest.json to use as it is. Default: the project's own, made by `dbt parse` when it is "
-            "missing or older than the project's files.",
+            "missing or older than the project's files."
         ),
     )
-    vars: dict[str, Any] = field(
-        default_factory=dict, metadata=_setting(table, "dbt's --vars, as a table, JSON or YAML.")
-    )
+    vars: dict[str, Any] = field(default_factory=dict, metadata=_about("dbt's --vars, as a table, JSON or YAML."))
     dbt_command: Literal["build", "run"] = field(
-        default="build",
-        metadata=_setting(
-            choice("build", "run"), "`build` runs models, snapshots, seeds and tests; `run` models alone."
-        ),
+        default="build", metadata=_about("`build` runs models, snapshots, seeds and tests; `run` models alone.")
     )
     dbt_flags: tuple[str, ...] = field(
-        default=(), metadata=_setting(words, "More flags for the dbt command, such as `--threads 4`.")
+        default=(), metadata=_about("More flags for the dbt command, such as `--threads 4`.")
     )
     ledger: str | None = field(
         default=None,
         repr=False,
-        metadata=_setting(
-            optional(text),
+        metadata=_about(
             "The ledger's SQLAlchemy url, such as postgresql+psycopg://user@host/db. Default: a SQLite "
-            "file in .lineage_orch beside dbt_project.yml.",
+            "file in .lineage_orch beside dbt_project.yml."
         ),
     )
-    keep_days: int = field(
-        default=90, metadata=_setting(whole_number(at_least=1), "How many days of history the ledger keeps.")
+    keep_days: Annotated[int, msgspec.Meta(ge=1)] = field(
+        default=90, metadata=_about("How many days of history the ledger keeps.")
     )
     views: Literal["build", "pass_through"] = field(
-        default="build",
-        metadata=_setting(
-            choice("build", "pass_through"),
-            "`pass_through`: new data flows through a view without building it again.",
-        ),
+        default="build", metadata=_about("`pass_through`: new data flows through a view without building it again.")
     )
     hold_until_first_load: bool = field(
-        default=False,
-        metadata=_setting(flag, "Hold a node while a source above it has a producer and was never loaded."),
+        default=False, metadata=_about("Hold a node while a source above it has a producer and was never loaded.")
     )
     rebuild_changed_code: bool = field(
-        default=True,
-        metadata=_setting(flag, "A node whose code changed since its last good build is out of date."),
+        default=True, metadata=_about("A node whose code changed since its last good build is out of date.")
     )
     wait: bool = field(
         default=True,
-        metadata=_setting(flag, "In process: whether a load returns only when the build that it set off has ended."),
+        metadata=_about("In process: whether a load returns only when the build that it set off has ended."),
     )
     deployment: str | None = field(
         default=None,
-        metadata=_setting(
-            optional(text),
-            "The build_affected deployment that loads trigger, as flow/name. Default: in process.",
-        ),
+        metadata=_about("The build_affected deployment that loads trigger, as flow/name. Default: in process."),
     )
-    debounce: float = field(
-        default=15.0,
-        metadata=_setting(number(at_least=0), "With a deployment: how many seconds a build waits for more loads."),
+    debounce: Annotated[float, msgspec.Meta(ge=0)] = field(
+        default=15.0, metadata=_about("With a deployment: how many seconds a build waits for more loads.")
     )
     producers: tuple[str, ...] = field(
         default=(),
-        metadata=_setting(words, "Modules, files or folders where `check`, `sources` and `status` look for producers."),
+        metadata=_about("Modules, files or folders where `check`, `sources` and `status` look for producers."),
     )
 
     def __init__(self, **values: Any) -> None:
@@ -138,11 +118,11 @@ class LineageOrchSettings:
             else:
                 value, where = given[name]
                 try:
-                    value = each.metadata["read"](value)
-                except ValueError as error:
+                    value = _read(name, value)
+                except (ValueError, msgspec.MsgspecError) as error:  # in older releases the second is no ValueError
                     # The ledger's url may hold a password.
                     shown = "" if name == "ledger" else f" {value!r}"
-                    unreadable.append(f"setting {name}{shown} ({where}): {error}")
+                    unreadable.append(f"setting {name}{shown} ({where}): {_in_words(name, error)}")
             object.__setattr__(self, name, value)
         if unreadable:
             raise SettingsError("; ".join(unreadable))
@@ -274,3 +254,51 @@ def _find_table(start: Path) -> tuple[Path, dict[str, Any]] | None:
                 raise SettingsError(f"tool.lineage_orch in {path} is no table; write [tool.lineage_orch]")
             return path, dict(table)
     return None
+
+
+# The values, as msgspec reads them -------------------------------------------------------------------------------
+
+_HINTS = get_type_hints(LineageOrchSettings, include_extras=True)
+
+
+def _read(name: str, value: Any) -> Any:
+    """Return a value in its setting's type; raises ValueError, or an error of msgspec."""
+    hint = _HINTS[name]
+    if isinstance(value, str) and (say := _SAID.get(getattr(hint, "__origin__", hint))):
+        value = say(value)
+    return msgspec.convert(value, hint, strict=False, dec_hook=lambda kind, given: kind(given))
+
+
+def _in_words(name: str, error: Exception) -> str:
+    message = str(error).replace("`$", f"`{name}")  # as in: at `$[1]`
+    if get_origin(_HINTS[name]) is Literal:
+        message += f" (write {' or '.join(map(repr, get_args(_HINTS[name])))})"
+    return message
+
+
+_FLAGS = dict.fromkeys(("t", "yes", "y", "on"), True) | dict.fromkeys(("f", "no", "n", "off"), False)
+
+
+def _flag(text: str) -> bool | str:
+    return _FLAGS.get(text.lower(), text)
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)  # " 7 ", "+7" and ".5" too
+    except ValueError:
+        return text
+
+
+def _table(text: str) -> Any:
+    return msgspec.yaml.decode(text.encode()) or {}  # JSON is YAML too
+
+
+def _words(text: str) -> Any:
+    import shlex
+
+    return msgspec.json.decode(text) if text.lstrip().startswith("[") else shlex.split(text)
+
+
+# What a text, as environment variables have it, says beyond what msgspec takes; by the type that is asked for.
+_SAID: dict[Any, Callable[[str], Any]] = {bool: _flag, int: _number, float: _number, dict: _table, tuple: _words}

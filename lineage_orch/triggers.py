@@ -137,7 +137,7 @@ def using_trigger(trigger: Trigger) -> Iterator[Trigger]:
 def _check_builder() -> None:
     from importlib.util import find_spec
 
-    missing = [name for name in ("dbt", "prefect_dbt", "networkx", "msgspec") if find_spec(name) is None]
+    missing = [name for name in ("dbt", "prefect_dbt", "networkx") if find_spec(name) is None]
     if missing:
         raise TriggerError(
             f"building in this process needs {', '.join(missing)}, which is not installed here: pip install "

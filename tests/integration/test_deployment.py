@@ -247,7 +247,7 @@ def test_a_load_needs_no_dbt_and_a_wrong_deployment_is_named(server: RealPrefect
 BARE_LOAD = """
 import sys
 
-FORBIDDEN = {"dbt", "prefect_dbt", "networkx", "msgspec", "sqlite3", "psycopg", "duckdb", "filelock"}
+FORBIDDEN = {"dbt", "prefect_dbt", "networkx", "sqlite3", "psycopg", "duckdb", "filelock"}
 
 
 class Blocker:
