@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
+# What runs here starts many processes: each would compile the library anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-server test lint format bench docs clean
@@ -21,9 +23,10 @@ demo-server: $(VENV)/.example  ## The same on a real Prefect server, with schedu
 
 test: $(VENV)/.dev  ## Run all tests.
 	@# In two runs, as in two projects: a fixture of a session has one dbt project. In a fixed order, so that a
-	@# failure is seen again; `pytest` alone shuffles.
+	@# failure is seen again; `pytest` alone shuffles. Two processes, each with whole files: real servers and dbt
+	@# take the time.
 	@$(BIN)/python -m pytest -p no:randomly example_project/tests
-	@$(BIN)/python -m pytest -p no:randomly
+	@$(BIN)/python -m pytest -p no:randomly -n 2
 
 lint: $(VENV)/.dev  ## Check style and types.
 	@$(BIN)/ruff check .

@@ -21,7 +21,11 @@ os.environ.update(
     DBT_SEND_ANONYMOUS_USAGE_STATS="false",
 )
 
+# Tests rewrite modules within the same second, which bytecode would not notice.
+sys.dont_write_bytecode = True
+
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +34,23 @@ from lineage_orch.pytest_plugin import prefect_server  # noqa: F401
 from tests.shop_project import Shop
 
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
+
+
+# The files that share one real Prefect server.
+_DEPLOYED = ("test_deployment.py", "test_production.py", "test_example_deployed.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With pytest-xdist, the tests of a file run in one process: they share what is slow to make."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "deployed" if file.endswith(_DEPLOYED) else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)

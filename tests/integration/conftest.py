@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the tests that need one."""
+"""A real PostgreSQL and a real Prefect server, for the tests that need one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
+
+from tests.integration.real_prefect import RealPrefect
 
 _numbers = itertools.count(1)
 
@@ -39,3 +41,14 @@ def postgres_database(postgres_url: str) -> str:
         connection.execute(text(f"CREATE DATABASE {name}"))
     engine.dispose()
     return make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def real_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealPrefect]:
+    """One server for all tests that deploy something."""
+    server = RealPrefect.on_a_free_port(tmp_path_factory.mktemp("prefect"))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

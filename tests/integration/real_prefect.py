@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class RealPrefect:
     port: int
     extra: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[Any] | None = None
+    home: Path | None = None
 
     @classmethod
     def on_a_free_port(cls, folder: Path, extra: Mapping[str, str] | None = None) -> RealPrefect:
@@ -73,13 +74,17 @@ class RealPrefect:
             "DO_NOT_TRACK": "1",
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_HOME": str(self.folder / "home"),
+            "PREFECT_HOME": str(self.home or self.folder / "home"),
             "PREFECT_API_URL": self.url,
             "PREFECT_RUNNER_POLL_FREQUENCY": "1",
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "PYTHONPATH": str(ROOT),
             **self.extra,
         }
+
+    def telling(self, folder: Path, **more: str) -> RealPrefect:
+        """Return the same server, for processes with their logs in this folder and with more environment."""
+        return replace(self, folder=folder, extra={**self.extra, **more}, home=self.home or self.folder / "home")
 
     def start(self) -> None:
         """Start the server and wait until it answers."""

@@ -13,7 +13,9 @@ from prefect import flow, task
 
 from lineage_orch import DeploymentTrigger, InProcessTrigger, mark_updated, produces_source
 
-TO_SHOP = DeploymentTrigger("build-affected/shop", debounce=float(os.environ.get("TEST_DEBOUNCE", "2")))
+TO_SHOP = DeploymentTrigger(
+    os.environ.get("TEST_TRIGGERS", "build-affected/shop"), debounce=float(os.environ.get("TEST_DEBOUNCE", "2"))
+)
 TO_HELD = DeploymentTrigger("build-affected/held", debounce=0)
 
 

@@ -21,7 +21,7 @@ from lineage_orch.tagging import TRIGGERED, WAKE_UP
 from tests.integration.real_prefect import LOADS, RealPrefect, end, wait_for
 from tests.shop_project import Shop
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("deployment")]
+pytestmark = pytest.mark.integration
 
 SHOP = "build-affected/shop"
 HELD = "build-affected/held"
@@ -42,24 +42,18 @@ def projects(tmp_path_factory: pytest.TempPathFactory, parsed_shop: Path) -> Pat
 
 
 @pytest.fixture(scope="module")
-def server(projects: Path) -> Iterator[RealPrefect]:
-    extra = {
-        "TEST_SHOP": str(projects / "shop"),
-        "TEST_HELD": str(projects / "held"),
-        "TEST_KILL": str(projects / "kill"),
-        "LINEAGE_ORCH_HOLD_UNTIL_FIRST_LOAD": "true",
-        "SHOP_SLOW": "2",
-    }
-    server = RealPrefect.on_a_free_port(projects / "prefect", extra)
-    server.start()
-    serving = None
-    try:
-        serving = server.serve("orders/orders", "for-held/for-held", SHOP, HELD)
-        yield server
-    finally:
-        if serving is not None:
-            end(serving)
-        server.stop()
+def server(real_prefect: RealPrefect, projects: Path) -> Iterator[RealPrefect]:
+    server = real_prefect.telling(
+        projects,
+        TEST_SHOP=str(projects / "shop"),
+        TEST_HELD=str(projects / "held"),
+        TEST_KILL=str(projects / "kill"),
+        LINEAGE_ORCH_HOLD_UNTIL_FIRST_LOAD="true",
+        SHOP_SLOW="2",
+    )
+    serving = server.serve("orders/orders", "for-held/for-held", SHOP, HELD)
+    yield server
+    end(serving)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 from example_project.api_server import generate, serve
 from tests.integration.real_prefect import ROOT, RealPrefect, end, wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("production")]
+pytestmark = pytest.mark.integration
 
 DBT = "build-affected/ints"
 LOADS = ("dummyjson-products/products", "dummyjson-carts/carts", "dummyjson-users/users")
@@ -33,14 +33,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def server(tmp_path: Path, checkout: Path) -> Iterator[RealPrefect]:
+def server(real_prefect: RealPrefect, tmp_path: Path) -> Iterator[RealPrefect]:
     with serve(generate()) as api:
-        server = RealPrefect.on_a_free_port(tmp_path / "prefect", {"DUMMYJSON_BASE_URL": api})
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
+        yield real_prefect.telling(tmp_path, DUMMYJSON_BASE_URL=api)
 
 
 def test_a_work_pool_runs_the_loads_and_the_build_they_set_off(server: RealPrefect, checkout: Path) -> None:
