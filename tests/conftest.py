@@ -36,8 +36,13 @@ from tests.shop_project import Shop
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 
-# The files that share one real Prefect server.
-_DEPLOYED = ("test_deployment.py", "test_production.py", "test_example_deployed.py")
+# The files that share one real Prefect server, and take longest.
+_DEPLOYED = ("test_deployment.py", "test_production.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first: with two processes, all else runs beside it."""
+    items.sort(key=lambda item: item.path.name not in _DEPLOYED)
 
 
 @pytest.hookimpl(optionalhook=True)
