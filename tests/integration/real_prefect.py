@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOADS = ROOT / "tests" / "integration" / "served_loads.py"
 
 
-def wait_for(what: str, look: Callable[[], Any], *, seconds: float = 90, every: float = 0.5) -> Any:
+def wait_for(what: str, look: Callable[[], Any], *, seconds: float = 180, every: float = 0.5) -> Any:
     """Return what ``look`` returns once it is true; fail after so many seconds."""
     until = time.monotonic() + seconds
     while not (found := look()):
@@ -176,7 +176,7 @@ class RealPrefect:
 
     # What tests wait for ------------------------------------------------------------------------------------
 
-    def ended(self, run_id: str, *, seconds: float = 90) -> dict[str, Any]:
+    def ended(self, run_id: str, *, seconds: float = 180) -> dict[str, Any]:
         """Wait until a run has ended, and return it."""
         final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
         return wait_for(
