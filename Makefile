@@ -26,7 +26,7 @@ test: $(VENV)/.dev  ## Run all tests.
 	@# failure is seen again; `pytest` alone shuffles. Two processes, each with whole files: real servers and dbt
 	@# take the time.
 	@$(BIN)/python -m pytest -p no:randomly example_project/tests
-	@$(BIN)/python -m pytest -p no:randomly -n 2
+	@$(BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile
 
 lint: $(VENV)/.dev  ## Check style and types.
 	@$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.harness import ENVIRONMENT, ROOT, Options, Outcome, Row, interleave, median, run_contender, seconds
 from benchmarks.prefect_server import ended, prefect_server
 
-_RUNS = 5
+_RUNS = 10
 _DEPLOYMENT = "build-affected/dbt"
 
 

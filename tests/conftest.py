@@ -25,7 +25,6 @@ os.environ.update(
 sys.dont_write_bytecode = True
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -36,36 +35,18 @@ from tests.shop_project import Shop
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 
-# The files that share one real Prefect server, and take longest.
-_DEPLOYED = ("test_deployment.py", "test_production.py")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first, and what takes little time beside it.
+    """What takes longest comes first, so that two processes end at about the same time.
 
-    A Prefect server on SQLite that shares its two cores with other servers and with dbt now and then stands still for
-    a minute ("database is locked"); then all goes on.
+    The burst of loads runs beside what takes little: a Prefect server on SQLite that shares its two cores with other
+    servers and with dbt now and then stands still for a minute ("database is locked"); then all goes on.
     """
+    turns = {"test_deployment.py": 0, "test_production.py": 2}
 
     def turn(item: pytest.Item) -> int:
-        if item.path.name in _DEPLOYED:
-            return 0
-        return 2 if item.get_closest_marker("integration") else 1
+        return turns.get(item.path.name, 3 if item.get_closest_marker("integration") else 1)
 
     items.sort(key=turn)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With pytest-xdist, the tests of a file run in one process: they share what is slow to make."""
-    from xdist.scheduler import LoadFileScheduling
-
-    class ByFile(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return "deployed" if file.endswith(_DEPLOYED) else file
-
-    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
