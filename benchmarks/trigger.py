@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from benchmarks.harness import ENVIRONMENT, ROOT, Options, Outcome, Row, interleave, median, run_contender, seconds
+from benchmarks.hook import hand_written_load
 from benchmarks.prefect_server import ended, prefect_server
 
 _RUNS = 10
@@ -32,16 +33,7 @@ def ours(debounce: float, runs: int) -> Callable[[], dict[str, float]]:
 
 
 def by_hand() -> Callable[[], dict[str, float]]:
-    from prefect import flow
-    from prefect.deployments import run_deployment
-
-    def hook(flow: Any, run: Any, state: Any) -> None:
-        updates = [{"source": "raw.orders", "update_id": str(state.id), "loaded_at": state.timestamp.isoformat()}]
-        run_deployment(_DEPLOYMENT, parameters={"updates": updates}, timeout=0)
-
-    @flow(on_completion=[hook])
-    def load() -> None: ...
-
+    load = hand_written_load()
     return lambda: _measured(load, _RUNS)
 
 
