@@ -16,16 +16,17 @@ from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from prefect.client.schemas.objects import TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.flows import Flow
 from prefect.tasks import Task
 
 from lineage_orch.errors import LineageOrchError, ProducerError
-from lineage_orch.tagging import TaggingHook, tag_nothing_new
+from lineage_orch.tagging import TaggingHook, narrow_tags, tag_nothing_new
 from lineage_orch.updates import SourceUpdate
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun, State, TaskRun
+    from prefect.client.schemas.objects import FlowRun, State
 
     from lineage_orch.triggers import Completion, Trigger
 
@@ -84,9 +85,8 @@ def produces_source(
         ours = ProducerHook(tuple(dict.fromkeys(declared)), chosen, shared=is_shared)
         # A new list: Prefect shares the old one with the caller and with copies made by `with_options`.
         producer.on_completion_hooks = [*hooks, ours]
-        if isinstance(producer, Flow):
-            others = [hook for hook in producer.on_running_hooks if not isinstance(hook, TaggingHook)]
-            producer.on_running_hooks = [*others, TaggingHook(ours)]
+        running: list[Any] = [hook for hook in producer.on_running_hooks if not isinstance(hook, TaggingHook)]
+        producer.on_running_hooks = [*running, TaggingHook(ours)]
         for source in ours.sources:
             if "{" not in source:
                 _declared.setdefault(source, producer.name)
@@ -115,7 +115,7 @@ def mark_updated(*sources: str) -> None:
     Raises:
         ProducerError: outside a run of a producer, or for a source that it does not declare.
     """
-    run_id, hook, parameters = _producing_run()
+    run, hook, parameters = _producing_run()
     declared = hook.filled(parameters)
     for source in sources:
         if not any(_covers(each, source) for each in declared):
@@ -123,19 +123,28 @@ def mark_updated(*sources: str) -> None:
                 f"mark_updated({source!r}): this producer declares {', '.join(map(repr, declared))}; "
                 "add the source to its @produces_source"
             )
-    _marked.setdefault(run_id, set()).update(sources)
+    marked = _marked.setdefault(str(run.id), set())
+    marked.update(sources)
+    if isinstance(run, TaskRun):
+        narrow_tags(run, declared, marked)
 
 
-def _producing_run() -> tuple[str, ProducerHook, Mapping[str, Any]]:
+def _producing_run() -> tuple[FlowRun | TaskRun, ProducerHook, Mapping[str, Any]]:
     task = TaskRunContext.get()
-    if task is not None and (hook := producer_hook(task.task)) is not None:
-        return str(task.task_run.id), hook, task.parameters
+    if task is not None and (hook := _declaration(task.task)) is not None:
+        return task.task_run, hook, task.parameters
     for context in flow_contexts():
         if context.flow is not None and context.flow_run is not None:
-            hook = producer_hook(context.flow)
+            hook = _declaration(context.flow)
             if hook is not None:
-                return str(context.flow_run.id), hook, _with_defaults(context.flow, context.parameters or {})
+                return context.flow_run, hook, _with_defaults(context.flow, context.parameters or {})
     raise ProducerError("mark_updated was called outside a run of a flow or task with @produces_source")
+
+
+def _declaration(producer: Flow[Any, Any] | Task[Any, Any]) -> ProducerHook | None:
+    """Return what a producer declares, also when ``with_options(on_completion=[...])`` dropped its hook."""
+    tagging = (hook.producer for hook in producer.on_running_hooks if isinstance(hook, TaggingHook))
+    return producer_hook(producer) or next(tagging, None)
 
 
 def flow_contexts() -> Iterable[FlowRunContext]:

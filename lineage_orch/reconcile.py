@@ -1,13 +1,13 @@
 """Loads that completed and never told us: found in Prefect's own run history.
 
 A load may be killed between its Completed state and its completion hook, or Prefect's API may fail it there. Its
-run is in the history, tagged with its sources.
+run, of a flow or of a task, is in the history, tagged with its sources.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,22 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterEndTime,
-    FlowRunFilterStartTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    FlowRunFilterTags,
-)
-from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.client.schemas.sorting import FlowRunSort
 
 from lineage_orch.errors import LineageError, TriggerError
 from lineage_orch.launch import launch
-from lineage_orch.tagging import BUILDS, NOTHING_NEW, sources_in, trigger_tag
+from lineage_orch.run_history import CompletedLoad, DeadRun, completed_loads, dead_runs
+from lineage_orch.tagging import trigger_tag
 from lineage_orch.triggers import Completion
-from lineage_orch.updates import SourceUpdate
 
 if TYPE_CHECKING:
     from lineage_orch.orchestrator import Orchestrator
@@ -41,10 +31,6 @@ WATERMARK = "lineage_orch.reconciled_until"
 OVERLAP = timedelta(minutes=10)
 # How far back to look when there is no watermark yet.
 FIRST_LOOK = timedelta(days=1)
-# Several times the 3 minutes between the heartbeats of a run.
-DEAD_AFTER = timedelta(minutes=15)
-
-_PAGE = 200
 _RECENT = 5000
 
 
@@ -56,20 +42,6 @@ class LostLoad:
     run_name: str
     completed_at: datetime
     sources: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class DeadRun:
-    """A run that is RUNNING by name only: its last heartbeat is long ago."""
-
-    run_id: str
-    run_name: str
-    last_heartbeat: datetime
-
-    @property
-    def mend(self) -> str:
-        """The command that ends it."""
-        return f"prefect flow-run cancel {self.run_id}"
 
 
 @dataclass(frozen=True)
@@ -135,8 +107,9 @@ def reconcile(
 ) -> Reconciliation:
     """Find loads that completed and that the ledger does not know, since the last look, and record them.
 
-    A lost load counts for all sources that it declares: what it marked with ``mark_updated`` died with it. A load
-    whose hook did run is known by its update's id, and one that found nothing new by a tag. Nothing is built.
+    A lost load counts for the sources among its tags. Those of a flow are all that it declares: what it marked with
+    ``mark_updated`` died with it; those of a task are what it marked. A load whose hook did run is known by its
+    update's id, and one that found nothing new by a tag. Nothing is built.
 
     Args:
         orchestrator: whose ledger and manifest.
@@ -158,9 +131,9 @@ def reconcile(
     known_until = orchestrator.ledger.mark(WATERMARK)
     since = (datetime.fromisoformat(known_until) - OVERLAP) if known_until else now - FIRST_LOOK
     with nullcontext(client) if client is not None else get_client(sync_client=True) as api:
-        lost = _lost(orchestrator, api, marker, since, until)
-        dead = tuple(_dead(api, marker, now))
-        updates = [update for run in lost for update in _updates(api, run)]
+        lost = _unknown_to(orchestrator, completed_loads(api, marker, since, until))
+        dead = tuple(dead_runs(api, marker, now))
+        updates = [update for load in lost for update in load.updates(api)]
     unknown = None
     try:
         orchestrator.record(updates)
@@ -169,8 +142,8 @@ def reconcile(
     if known_until is None or until > datetime.fromisoformat(known_until):
         orchestrator.ledger.set_mark(WATERMARK, until.isoformat())
     found = tuple(
-        LostLoad(str(run.id), run.name, _completed_at(run), tuple(sources_in(run.tags)))
-        for run in sorted(lost, key=_completed_at)
+        LostLoad(load.run_id, load.run_name, load.completed_at, load.sources)
+        for load in sorted(lost, key=lambda load: load.completed_at)
     )
     return Reconciliation(since, until, found, dead, unknown)
 
@@ -215,81 +188,9 @@ def reconcile_and_build(
     return found
 
 
-def _lost(
-    orchestrator: Orchestrator, client: SyncPrefectClient, marker: str, since: datetime, until: datetime
-) -> list[FlowRun]:
-    completed = [
-        run
-        for run in _pages(
-            client,
-            FlowRunFilter(
-                tags=FlowRunFilterTags(all_=[marker]),
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.COMPLETED])),
-                end_time=FlowRunFilterEndTime(after_=since, before_=until),
-            ),
-            FlowRunSort.END_TIME_DESC,
-        )
-        if run.state is not None and run.state.name != "Cached" and NOTHING_NEW not in run.tags
-    ]
-    if not completed:
+def _unknown_to(orchestrator: Orchestrator, loads: list[CompletedLoad]) -> list[CompletedLoad]:
+    if not loads:
         return []
     # One update of a run is enough to know that its hook ran: it may have marked only some of its sources.
     known = {update.update_id for _, update in orchestrator.ledger.recent_updates(_RECENT)}
-    return [run for run in completed if run.state is not None and str(run.state.id) not in known]
-
-
-def _pages(client: SyncPrefectClient, chosen: FlowRunFilter, sort: FlowRunSort) -> Iterator[FlowRun]:
-    seen = set()
-    offset = 0
-    while True:
-        page = client.read_flow_runs(flow_run_filter=chosen, sort=sort, limit=_PAGE, offset=offset)
-        for run in page:
-            if run.id not in seen:
-                seen.add(run.id)
-                yield run
-        if len(page) < _PAGE:
-            return
-        offset += _PAGE
-
-
-def _updates(client: SyncPrefectClient, run: FlowRun) -> list[SourceUpdate]:
-    """Return the updates that the hook of this run would have reported, had it run."""
-    assert run.state is not None
-    flow = client.read_flow(run.flow_id)
-    return [
-        SourceUpdate(source, str(run.state.id), _completed_at(run), flow_run_id=str(run.id), producer=flow.name)
-        for source in sources_in(run.tags)
-    ]
-
-
-def _completed_at(run: FlowRun) -> datetime:
-    assert run.state is not None
-    return run.state.timestamp
-
-
-def _dead(client: SyncPrefectClient, marker: str, now: datetime) -> Iterator[DeadRun]:
-    running = FlowRunFilter(
-        tags=FlowRunFilterTags(any_=[marker, BUILDS]),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
-        start_time=FlowRunFilterStartTime(before_=now - DEAD_AFTER),
-    )
-    for run in _pages(client, running, FlowRunSort.START_TIME_ASC):
-        last = _last_heartbeat(client, run, now)
-        # Without any, heartbeats are switched off, and nothing can be said.
-        if last is not None and now - last > DEAD_AFTER:
-            yield DeadRun(str(run.id), run.name, last)
-
-
-def _last_heartbeat(client: SyncPrefectClient, run: FlowRun, now: datetime) -> datetime | None:
-    since = (run.start_time or now) - OVERLAP
-    body = {
-        "filter": {
-            "occurred": {"since": since.isoformat(), "until": (now + OVERLAP).isoformat()},
-            "event": {"name": ["prefect.flow-run.heartbeat"]},
-            "resource": {"id": [f"prefect.flow-run.{run.id}"]},
-            "order": "DESC",
-        },
-        "limit": 1,
-    }
-    events = client.request("POST", "/events/filter", json=body).json().get("events") or []
-    return datetime.fromisoformat(events[0]["occurred"]) if events else None
+    return [load for load in loads if load.state_id not in known]

@@ -6,14 +6,17 @@ load's process imports it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+import asyncio
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from prefect.client.orchestration import get_client
 from prefect.flows import Flow
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun, State
+    from prefect.client.schemas.objects import FlowRun, State, TaskRun
+    from prefect.tasks import Task
 
     from lineage_orch.producers import ProducerHook
 
@@ -67,40 +70,52 @@ def sources_in(tags: Iterable[str]) -> list[str]:
 
 
 class TaggingHook:
-    """The on_running hook of a producing flow: tags the run with its sources. One HTTP call, and none if tagged."""
+    """The on_running hook of a producer: tags the run with its sources.
+
+    For a flow it is one HTTP call, and none if the run has the tags. For a task it is none: the state that ends a
+    task run takes its tags along to the server.
+    """
 
     __name__ = "lineage_orch_tags"
 
     def __init__(self, producer: ProducerHook) -> None:
-        self._producer = producer
+        self.producer = producer
 
-    def __call__(self, flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> Any:
-        """Tag the run; awaited by Prefect when the flow is async, so that its loop stays free."""
-        if flow.isasync:
-            return self._tag_async(flow, flow_run)
-        self._tag(flow, flow_run)
+    def __call__(self, producer: Flow[Any, Any] | Task[Any, Any], run: FlowRun | TaskRun, state: State[Any]) -> Any:
+        """Tag the run; awaited by Prefect when it is of an async flow, so that its loop stays free."""
+        from lineage_orch.producers import _engine_parameters
+
+        parameters = _engine_parameters(sys._getframe(1), producer, run)
+        if isinstance(producer, Flow) and producer.isasync:
+            return asyncio.to_thread(self._tag, producer, run, parameters)
+        self._tag(producer, run, parameters)
         return None
 
-    async def _tag_async(self, flow: Flow[Any, Any], run: FlowRun) -> None:
-        import asyncio
-
-        await asyncio.to_thread(self._tag, flow, run)
-
-    def _tag(self, flow: Flow[Any, Any], run: FlowRun) -> None:
+    def _tag(
+        self, producer: Flow[Any, Any] | Task[Any, Any], run: FlowRun | TaskRun, parameters: Mapping[str, Any]
+    ) -> None:
         try:
-            from lineage_orch.producers import _with_defaults
-
-            sources = self._producer.filled(_with_defaults(flow, run.parameters or {}))
-            deployment = getattr(self._producer._trigger(), "deployment", None)
-            add_tags(run, load_tags(sources, deployment))
+            deployment = getattr(self.producer._trigger(), "deployment", None)
+            tags = load_tags(self.producer.filled(parameters), deployment)
+            if isinstance(producer, Flow):
+                add_tags(cast("FlowRun", run), tags)
+            else:
+                run.tags = list(dict.fromkeys([*run.tags, *tags]))
         except Exception as error:  # noqa: BLE001 - a load is never harmed by what only helps to find it again
-            from prefect.logging.loggers import flow_run_logger
+            from lineage_orch.producers import _logger
 
-            flow_run_logger(run, flow).debug(
+            _logger(producer, run).debug(
                 "This run could not be tagged with its sources (%s): if it is killed before its completion hook, "
                 "reconcile will not find it.",
                 error,
             )
+
+
+def narrow_tags(run: TaskRun, declared: Iterable[str], marked: Iterable[str]) -> None:
+    """Have the tags of a task run that goes on name the marked sources alone, of all that it declares."""
+    marked = [_SOURCE + source for source in sorted(marked)]
+    ours = {NOTHING_NEW, *marked, *(_SOURCE + source for source in declared)}
+    run.tags = [*(tag for tag in run.tags if tag not in ours), *(marked or [NOTHING_NEW])]
 
 
 def add_tags(run: FlowRun, tags: Iterable[str]) -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
+from prefect.client.schemas.objects import State, TaskRun
 
 from lineage_orch import DeploymentTrigger, InProcessTrigger, mark_updated, produces_source
 
@@ -50,6 +53,38 @@ def load_customers() -> int:
 def with_a_task() -> None:
     """Load by a task."""
     load_customers()
+
+
+def die_when_it_is_known(_: Any, run: TaskRun, state: State) -> None:
+    """Kill this process when the server shows the task run as Completed."""
+    chosen = TaskRunFilter(id=TaskRunFilterId(any_=[run.id]))
+    with get_client(sync_client=True) as client:
+        while state.id not in [each.state_id for each in client.read_task_runs(task_run_filter=chosen)]:
+            time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@produces_source("crm.{table}", "crm.orders", trigger=TO_SHOP)
+@task(name="some-table")
+def load_some(table: str, updated: tuple[str, ...] | None = None) -> None:
+    """Load a table, perhaps with nothing new in it."""
+    if updated is not None:
+        mark_updated(*updated)
+
+
+@flow(name="tasks-without-hooks")
+def tasks_without_hooks() -> None:
+    """Load by tasks whose hooks never run."""
+    unhooked = load_some.with_options(on_completion=[print])
+    unhooked("customers")
+    unhooked("customers", updated=("crm.orders",))
+    unhooked("customers", updated=())
+
+
+@flow(name="killed-in-a-task")
+def killed_in_a_task() -> None:
+    """Load by a task, and be killed before its hook runs."""
+    load_customers.with_options(on_completion=[die_when_it_is_known, *load_customers.on_completion_hooks])()
 
 
 @produces_source("crm.orders", "crm.customers", trigger=TO_SHOP)
@@ -114,4 +149,13 @@ if __name__ == "__main__":
     if what == "serve":
         main(*more)
     else:
-        {"burst": burst, "nothing-new": load_nothing_new, "orders": load_orders, "held": load_for_held}[what]()
+        runs = {
+            "burst": burst,
+            "nothing-new": load_nothing_new,
+            "orders": load_orders,
+            "held": load_for_held,
+            "task": with_a_task,
+            "tasks-without-hooks": tasks_without_hooks,
+            "killed-in-a-task": killed_in_a_task,
+        }
+        runs[what]()

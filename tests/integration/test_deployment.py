@@ -25,6 +25,8 @@ pytestmark = pytest.mark.integration
 
 SHOP = "build-affected/shop"
 HELD = "build-affected/held"
+# Loads by tasks, with what their processes end with.
+TASKS = {"task": 0, "tasks-without-hooks": 0, "killed-in-a-task": -signal.SIGKILL}
 LAG = 20  # seconds that the held project lets a mart wait
 
 
@@ -75,6 +77,10 @@ def ledger(shop: Shop) -> Iterator[Ledger]:
 
 def update(source: str) -> dict[str, Any]:
     return SourceUpdate(source, os.urandom(8).hex(), datetime.now(UTC)).to_dict()
+
+
+def producers(ledger: Ledger) -> set[str | None]:
+    return {update.producer for _, update in ledger.recent_updates(50)}
 
 
 def test_a_load_sets_off_exactly_its_models(server: RealPrefect, shop: Shop) -> None:
@@ -175,6 +181,29 @@ def test_a_load_that_was_killed_after_completed_is_reconciled_once(
     idle = server.ended(server.launch(SHOP))
     assert idle["state"]["message"] == "Nothing was due."
     assert idle["total_run_time"] < 5
+
+
+def test_tasks_whose_hooks_were_lost_are_reconciled_too(server: RealPrefect, shop: Shop, ledger: Ledger) -> None:
+    loads = {what: server.spawn([sys.executable, str(LOADS), what], f"{what}.log") for what in TASKS}
+    assert {what: load.wait(120) for what, load in loads.items()} == TASKS
+
+    with temporary_settings({PREFECT_API_URL: server.url}), Orchestrator(project_dir=shop.folder) as orchestrator:
+        wait_for("the task that was not lost has told", lambda: "customers-task" in producers(ledger))
+        found = reconcile(orchestrator, deployment=SHOP).found
+        assert reconcile(orchestrator, deployment=SHOP).found == ()
+    lost = sorted((each.run_name.rpartition("-")[0], *each.sources) for each in found)
+    assert lost == [
+        ("customers-task", "crm.customers"),  # its process was killed, and its flow is RUNNING by name
+        ("some-table", "crm.customers", "crm.orders"),
+        ("some-table", "crm.orders"),  # what it marked; and one found nothing new
+    ]
+    recorded = {each.update_id: each for _, each in ledger.recent_updates(50)}
+    for each in found:
+        task_run = server.get(f"/task_runs/{each.run_id}")
+        update = recorded[task_run["state_id"]]
+        assert update.producer == each.run_name.rpartition("-")[0]
+        assert update.flow_run_id == task_run["flow_run_id"]
+        assert update.loaded_at == datetime.fromisoformat(task_run["state"]["timestamp"])
 
 
 def test_a_build_that_was_killed_is_taken_up_by_the_next(server: RealPrefect, shop: Shop, ledger: Ledger) -> None:

@@ -17,6 +17,7 @@ from prefect.states import Cancelled, Scheduled
 from lineage_orch import SettingsError, SourceUpdate, TriggerError, launch, reconcile
 from lineage_orch.deployments import dbt_deployment
 from lineage_orch.plan import Held
+from lineage_orch.run_history import dead_runs
 from lineage_orch.tagging import BUILDS, TRIGGERED, WAKE_UP
 from lineage_orch.triggers import Completion
 from lineage_orch.waiting_runs import WaitingRuns, out_of_date, to_take_over
@@ -221,7 +222,7 @@ def test_a_run_without_a_sign_of_life_is_told_with_the_command_that_ends_it(
             events = [] if heartbeat is None else [{"occurred": (NOW - heartbeat).isoformat()}]
             return httpx.Response(200, json={"events": events})
 
-    found = tuple(reconcile._dead(Api([run]), "triggers:x", NOW))  # type: ignore[arg-type]
+    found = tuple(dead_runs(Api([run]), "triggers:x", NOW))  # type: ignore[arg-type]
     assert bool(found) is dead
     if found:
         [line] = reconcile.Reconciliation(NOW, NOW, dead=found).lines()

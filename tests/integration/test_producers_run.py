@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.exceptions import CancelledRun
 from prefect.flow_engine import run_flow
 from prefect.flows import load_flow_from_entrypoint
@@ -23,6 +24,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 from lineage_orch import ProducerError, TriggerError, mark_updated, produces_source
 from lineage_orch.producers import _marked
 from lineage_orch.triggers import Completion, using_trigger
+from tests.integration.real_prefect import wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 
@@ -265,6 +267,52 @@ def test_async_tasks_fire_each_with_its_own_parameters(fired: Recorder):
 
     asyncio.run(parent())
     assert sorted(fired.sources) == ["east.one", "east.three", "east.two"]
+
+
+def test_a_task_run_is_tagged_with_its_sources_when_it_ends(fired: Recorder):
+    @produces_source("crm.{table}", "crm.orders")
+    @task(tags=["mine"])
+    def load(table: str, updated: list[str] | None = None) -> None:
+        if updated is not None:
+            mark_updated(*updated)
+
+    @produces_source("erp.{table}")
+    @task
+    async def load_async(table: str = "stock") -> None: ...
+
+    @flow
+    async def parent() -> None:
+        load("customers")
+        load.submit("customers", ["crm.orders"]).wait()
+        load("customers", [])
+        await load_async()
+
+    def tags() -> list[list[str]]:
+        with get_client(sync_client=True) as client:
+            chosen = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+            return sorted(sorted(run.tags) for run in client.read_task_runs(flow_run_filter=chosen))
+
+    asyncio.run(parent())
+    run_id = UUID(fired.completions[0].updates[0].flow_run_id)
+    expected = [
+        ["lineage_orch:nothing-new", "mine", "triggers:in-process"],
+        ["mine", "source:crm.customers", "source:crm.orders", "triggers:in-process"],
+        ["mine", "source:crm.orders", "triggers:in-process"],
+        ["source:erp.stock", "triggers:in-process"],
+    ]
+    # The states of tasks reach the server a little later.
+    wait_for("the tags are there", lambda: tags() == expected or print(tags()), seconds=30)
+
+
+@pytest.mark.parametrize("kind", [flow, task])
+def test_a_load_without_its_hook_may_still_mark(fired: Recorder, kind: Any):
+    @produces_source("crm.orders", "crm.customers")
+    @kind
+    def load() -> None:
+        mark_updated("crm.orders")
+
+    assert load.with_options(on_completion=[print])(return_state=True).is_completed()
+    assert fired.completions == []
 
 
 def test_a_task_outside_a_flow_fires(fired: Recorder):
