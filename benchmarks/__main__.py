@@ -1,4 +1,4 @@
-"""``python -m benchmarks [ROW ...] [--quick] [--rounds N] [--write FILE]``."""
+"""``python -m benchmarks [ROW ...] [--quick] [--rounds N] [--manifest FILE] [--write FILE]``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ def main() -> int:
     parser.add_argument("rows", nargs="*", metavar="ROW", help="which rows; by default all")
     parser.add_argument("--quick", action="store_true", help="1,000 models only, and three rounds")
     parser.add_argument("--rounds", type=int, help="how often each contender runs (5; 3 with --quick)")
+    parser.add_argument(
+        "--manifest", type=Path, help="read this manifest.json in place of generated ones; without ROW, these rows alone"
+    )
     parser.add_argument("--write", type=Path, help="write the table to this file too")
     args = parser.parse_args()
     unknown = set(args.rows) - {row.name for row in ROWS}
@@ -33,12 +36,14 @@ def main() -> int:
         parser.error(f"no row {', '.join(sorted(unknown))}; there are: {names}")
     # Also when it is ended from outside, the servers that it started end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    options = Options(rounds=args.rounds or (3 if args.quick else 5), quick=args.quick)
+    manifest = args.manifest.resolve() if args.manifest else None
+    options = Options(rounds=args.rounds or (3 if args.quick else 5), quick=args.quick, manifest=manifest)
+    chosen = args.rows or [row.name for row in (cold.ROWS if manifest else ROWS)]
     table = ["| what | against | goal | measured | |", "| --- | --- | --- | --- | --- |"]
     notes: list[str] = []
     missed = 0
     for row in ROWS:
-        if args.rows and row.name not in args.rows:
+        if row.name not in chosen:
             continue
         start = time.perf_counter()
         print(f"{row.name} ...", end=" ", file=sys.stderr, flush=True)

@@ -60,6 +60,8 @@ class Outcome:
 class Options:
     rounds: int
     quick: bool
+    manifest: Path | None = None
+    """Measure the readers on this one, in place of generated ones."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
