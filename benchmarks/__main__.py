@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="1,000 models only, and three rounds")
     parser.add_argument("--rounds", type=int, help="how often each contender runs (5; 3 with --quick)")
     parser.add_argument(
-        "--manifest", type=Path, help="read this manifest.json in place of generated ones; without ROW, these rows alone"
+        "--manifest", type=Path, help="read this manifest.json, no generated ones; without ROW, only what reads"
     )
     parser.add_argument("--write", type=Path, help="write the table to this file too")
     args = parser.parse_args()

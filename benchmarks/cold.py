@@ -72,9 +72,7 @@ def against_prefect_dbt(options: Options) -> list[Outcome]:
         mine, theirs = _faceoff(options, path, prefect_dbt)
         faster = 1 / ratio(mine, theirs)
         share = ratio(mine, theirs, peak)
-        out.append(
-            Outcome(f"{name}: at least 9x faster", f"{faster:.1f}x: {_both(mine, theirs)}", faster >= 9)
-        )
+        out.append(Outcome(f"{name}: at least 9x faster", f"{faster:.1f}x: {_both(mine, theirs)}", faster >= 9))
         out.append(
             Outcome(
                 f"{name}: at most 1/3 of its memory",
@@ -91,9 +89,7 @@ def against_dbt(options: Options) -> list[Outcome]:
         # Most of a minute and some gigabytes each at 10,000 models.
         mine, theirs = _faceoff(options, path, dbt_itself, min(options.rounds, 3) if number else None)
         faster = 1 / ratio(mine, theirs)
-        out.append(
-            Outcome(f"{name}: at least 28x faster", f"{faster:.0f}x: {_both(mine, theirs)}", faster >= 28)
-        )
+        out.append(Outcome(f"{name}: at least 28x faster", f"{faster:.0f}x: {_both(mine, theirs)}", faster >= 28))
     return out
 
 
