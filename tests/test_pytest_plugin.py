@@ -40,7 +40,9 @@ from tests.manifests import manifest, node, source
 pytest_plugins = ["pytester"]
 
 # Hypothesis costs each inner run more than all else, and is used by none.
-QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+# In one process: what was imported before is not rewritten anew, and pytest warns of it now and then.
+NOT_REWRITTEN = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
+QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-W", NOT_REWRITTEN)
 SHOP = Path(__file__).parent / "shop"
 INI = """
 [pytest]

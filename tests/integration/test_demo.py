@@ -60,7 +60,7 @@ def shown_in_readme() -> list[str]:
 def test_the_readme_shows_what_the_demo_prints(checkout: Path) -> None:
     # What an earlier run left behind, interrupted or not, changes nothing.
     left = checkout / "example_project" / "data" / "demo"
-    left.mkdir(parents=True)
+    left.mkdir(parents=True, exist_ok=True)
     for name in ("warehouse.duckdb", "ledger.db"):
         (left / name).write_text("left behind")
     done = run_demo(checkout)
