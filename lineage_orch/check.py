@@ -5,68 +5,23 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 import string
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from lineage_orch.errors import LineageError, PolicyError, SettingsError, did_you_mean
-from lineage_orch.finding import Found, ImportFailure, Producer
+from lineage_orch.discovery import Found, ImportFailure, Producer
+from lineage_orch.errors import LineageError, PolicyError
+from lineage_orch.findings import Finding, ignore_rules, loaded_elsewhere, without
 from lineage_orch.lineage import Lineage
 from lineage_orch.policy import read_policy
 from lineage_orch.words import count
 
 if TYPE_CHECKING:
     from lineage_orch.settings import LineageOrchSettings
-
-Severity = Literal["error", "warning"]
-
-# Every code of a finding, and what it means.
-CODES: Mapping[str, str] = {
-    "import-failed": "a module or folder of `producers` cannot be read",
-    "other-project": "no producer names a source of this project",
-    "unknown-source": "a producer names a source that the project does not have",
-    "unreadable-policy": "a freshness or state config cannot be read",
-    "no-producers": "nobody said where the producers are, or there are none",
-    "source-without-producer": "no producer loads a source",
-    "source-loaded-twice": "two producers load one source",
-    "producer-without-models": "no model hangs on what a producer loads",
-    "unreached-models": "models that no producer's load builds",
-    "all-never-moves": "`updates_on: all`, on parents that no producer moves",
-    "covered-schedule": "a dbt deployment has a schedule for what loads build already",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong.
-
-    ``code``: one of :data:`CODES`. ``where``: ``file:line`` of the producer, or None. ``message``: what is wrong, and
-    the mend. ``subjects``: the unique_ids or names of all that it is about.
-    """
-
-    code: str
-    severity: Severity
-    message: str
-    where: str | None = None
-    subjects: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{f'{self.where}: ' if self.where else ''}{self.message} [{self.code}]"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the finding as JSON-ready values."""
-        return {
-            "code": self.code,
-            "severity": self.severity,
-            "where": self.where,
-            "message": self.message,
-            "subjects": list(self.subjects),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +57,9 @@ def check(
     Raises:
         SettingsError: ``ignore`` holds an unknown code.
     """
-    rules = _ignore_rules(ignore)
+    rules = ignore_rules(ignore)
     failed = list(failures)
-    checker = _Checker(lineage, tuple(producers or ()), _loaded_elsewhere(rules, lineage))
+    checker = _Checker(lineage, tuple(producers or ()), loaded_elsewhere(rules, lineage))
     found = [_import_failed(each) for each in failed]
     found += checker.unreadable_policies()
     if producers is None:
@@ -133,7 +88,7 @@ def check(
             found += checker.unreached_models()
             found += checker.all_never_moves()
         found += checker.covered_schedules(deployments)
-    kept = (left for each in found if (left := _without(each, rules, lineage)) is not None)
+    kept = (left for each in found if (left := without(each, rules, lineage)) is not None)
     return sorted(kept, key=lambda each: each.severity != "error")
 
 
@@ -355,13 +310,9 @@ def _policies(lineage: Lineage) -> Iterator[tuple[str, str | PolicyError]]:
 
     Not from ``plan_graph``, which stops at the first that cannot.
     """
-    records = lineage._manifest.nodes
-    for node in lineage.nodes:
-        config = records[node].config
-        if config is None or (config.freshness is None and config.state is None):
-            continue
+    for node, freshness, state in lineage.freshness_configs():
         try:
-            yield node, read_policy(node, config.freshness, config.state).updates_on
+            yield node, read_policy(node, freshness, state).updates_on
         except PolicyError as error:
             yield node, error
 
@@ -404,47 +355,6 @@ def _is_of_dbt(deployment: Deployment) -> bool:
     return BUILDS not in deployment.tags and any("dbt" in word.lower() for word in words)
 
 
-# What to leave out ------------------------------------------------------------------------------------------
-
-
-def _ignore_rules(ignore: Iterable[str]) -> list[tuple[str, str]]:
-    rules = []
-    for rule in ignore:
-        code, _, pattern = rule.partition(":")
-        if code not in CODES:
-            raise SettingsError(
-                f"ignore: there is no finding {code!r}{did_you_mean(code, CODES)} (there are: {', '.join(CODES)})"
-            )
-        rules.append((code, pattern or "*"))
-    return rules
-
-
-def _loaded_elsewhere(rules: Collection[tuple[str, str]], lineage: Lineage) -> frozenset[str]:
-    """Return the sources that need no producer."""
-    patterns = [pattern for code, pattern in rules if code == "source-without-producer"]
-    return frozenset(each for each in lineage.sources if any(_matches(each, pattern, lineage) for pattern in patterns))
-
-
-def _without(finding: Finding, rules: Collection[tuple[str, str]], lineage: Lineage) -> Finding | None:
-    """Return a finding unless all its subjects are to be ignored."""
-    patterns = [pattern for code, pattern in rules if code == finding.code]
-    if not patterns:
-        return finding
-    if "*" in patterns:
-        return None
-    left = [each for each in finding.subjects if not any(_matches(each, pattern, lineage) for pattern in patterns)]
-    return finding if left else None
-
-
-def _matches(subject: str, pattern: str, lineage: Lineage) -> bool:
-    spelled = [subject]
-    if source := lineage.sources.get(subject):
-        spelled += [f"{source.source_name}.{source.table}", f"{source.package}.{source.source_name}.{source.table}"]
-    if node := lineage.nodes.get(subject):
-        spelled += [node.name, f"{node.package}.{node.name}"]
-    return any(fnmatch.fnmatchcase(each, pattern) for each in spelled)
-
-
 # A whole project --------------------------------------------------------------------------------------------
 
 
@@ -470,7 +380,7 @@ def read_project(settings: LineageOrchSettings, *, lineage: Lineage | None = Non
         DbtError: its profile cannot be read, or it does not parse.
         ManifestError: its manifest cannot be read.
     """
-    from lineage_orch.finding import find_producers
+    from lineage_orch.discovery import find_producers
 
     if lineage is None and settings.manifest is not None:
         lineage = Lineage.from_manifest(settings.manifest)

@@ -13,7 +13,8 @@ from lineage_orch.cli import _DEFAULTS, DONE, FAILED, Common, _Producers, _put, 
 from lineage_orch.errors import SettingsError
 
 if TYPE_CHECKING:
-    from lineage_orch.check import Deployment, Finding, Project
+    from lineage_orch.check import Deployment, Project
+    from lineage_orch.findings import Finding
     from lineage_orch.render import Parts
 
 

@@ -33,7 +33,7 @@ from lineage_orch.updates import SourceUpdate
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from lineage_orch.ledger_schema import Database
+    from lineage_orch.database import Database
     from lineage_orch.lock import BuildLock
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ class Ledger:
     @cached_property
     def _database(self) -> Database:
         # SQLAlchemy is imported only where read_file is not enough.
-        from lineage_orch.ledger_schema import Database
+        from lineage_orch.database import Database
 
         return Database(self._url)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from lineage_orch import names
 from lineage_orch.errors import LineageError
-from lineage_orch.manifest import DependsOn, Manifest, collector_off, read_manifest
+from lineage_orch.manifest import Manifest, collector_off, read_manifest
+from lineage_orch.resources import read_resources
 from lineage_orch.selectors import SelectorWriter
 
 if TYPE_CHECKING:
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 # (an ephemeral model, a function, a metric of an old release) is glass: parents are seen through it.
 BUILT_TYPES = frozenset({"model", "snapshot", "seed"})
 TEST_TYPES = frozenset({"test", "unit_test"})
-
-
-class ManifestWarning(UserWarning):
-    """Something in a manifest was left out, and lineage goes on without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +68,12 @@ class Lineage:
         metadata = manifest.metadata
         self.project_name: str | None = metadata.project_name if metadata else None
         self.adapter_type: str | None = metadata.adapter_type if metadata else None
-        self._ids: list[str] = []
-        self._types: list[str] = []
-        self._index: dict[str, int] = {}
-        self._children: list[list[int]] = self._collect_edges(self._collect_resources())
+        resources = read_resources(manifest)
+        self._ids = resources.ids
+        self._types = resources.types
+        self._index = resources.numbers
+        self._source_count = resources.source_count
+        self._children = resources.children
 
     @classmethod
     def from_manifest(cls, source: str | os.PathLike[str] | Mapping[str, Any]) -> Lineage:
@@ -93,106 +91,6 @@ class Lineage:
             # Its edges are known now: a tenth of the memory, and many lists for the collector to look through.
             lineage._manifest.child_map = None
         return lineage
-
-    # Reading the manifest ---------------------------------------------------------------------------------
-
-    def _collect_resources(self) -> list[DependsOn | None]:
-        """Number the resources; return what each depends on, from the first that is no source on."""
-        ids, types = self._ids, self._types
-        depends: list[DependsOn | None] = []
-        manifest = self._manifest
-        for unique_id, source in (manifest.sources or {}).items():
-            if source.config is None or source.config.enabled is not False:
-                ids.append(unique_id)
-                types.append("source")
-        self._source_count = len(ids)
-        for unique_id, node in manifest.nodes.items():
-            if node.config is None or node.config.enabled is not False:
-                ids.append(unique_id)
-                types.append(unique_id.partition(".")[0])
-                depends.append(node.depends_on)
-        for resource_type, section in manifest.leaf_sections():
-            for unique_id, leaf in section.items():
-                if leaf.config is None or leaf.config.enabled is not False:
-                    ids.append(unique_id)
-                    types.append(resource_type)
-                    depends.append(leaf.depends_on)
-        self._index = dict(zip(ids, range(len(ids)), strict=True))
-        return depends
-
-    def _collect_edges(self, depends: list[DependsOn | None]) -> list[list[int]]:
-        """Return the children of each resource: the union of ``child_map`` and of every ``depends_on``.
-
-        dbt writes both, and they agree; but some dumps have no ``child_map``, and some have one that lists
-        only the nodes with children, so neither is trusted to be whole.
-        """
-        index = self._index
-        find = index.get
-        # One empty list for all that have no children, which are most.
-        nothing: list[int] = []
-        children = [nothing] * len(self._ids)
-        unknown: set[tuple[str, str]] = set()
-        # The children of the few parents that have so many that a list is slow to search.
-        hubs: dict[int, set[int]] = {}
-        manifest = self._manifest
-        known_but_disabled = self._disabled()
-        for parent_id, child_ids in (manifest.child_map or {}).items():
-            if not child_ids:
-                continue
-            parent = find(parent_id)
-            if parent is None:
-                if parent_id not in known_but_disabled:
-                    unknown.update((parent_id, child_id) for child_id in child_ids)
-                continue
-            found = [*map(find, child_ids)]
-            if None not in found:
-                children[parent] = cast(list[int], found)
-            else:
-                unknown.update(
-                    (parent_id, child_id)
-                    for child, child_id in zip(found, child_ids, strict=True)
-                    if child is None and child_id not in known_but_disabled
-                )
-                children[parent] = [child for child in found if child is not None] or nothing
-        for child, of_child in enumerate(depends, self._source_count):
-            if of_child is None or not of_child.nodes:
-                continue
-            for parent_id in of_child.nodes:
-                parent = find(parent_id)
-                if parent is None:
-                    if parent_id not in known_but_disabled:
-                        unknown.add((parent_id, self._ids[child]))
-                    continue
-                siblings = children[parent]
-                if siblings is nothing:
-                    children[parent] = [child]
-                elif len(siblings) > 50:
-                    known = hubs.get(parent)
-                    if known is None:
-                        known = hubs[parent] = set(siblings)
-                    if child not in known:
-                        known.add(child)
-                        siblings.append(child)
-                elif child not in siblings:
-                    siblings.append(child)
-        if unknown:
-            warnings.warn(
-                f"{self.where} lists {len(unknown)} edge{'s' * (len(unknown) != 1)} to unknown nodes (as dbt writes "
-                "them for disabled parents); left out of the lineage",
-                ManifestWarning,
-                stacklevel=4,
-            )
-        return children
-
-    def _disabled(self) -> frozenset[str]:
-        """Return what the manifest lists as a member but disabled: known, and not part of the lineage."""
-        index = self._index
-        manifest = self._manifest
-        members: list[Mapping[str, Any]] = [manifest.nodes, manifest.sources or {}]
-        members += [section for _, section in manifest.leaf_sections()]
-        if sum(map(len, members)) == len(index):
-            return frozenset()
-        return frozenset(each for section in members for each in section if each not in index)
 
     # What there is ----------------------------------------------------------------------------------------
 
@@ -234,6 +132,14 @@ class Lineage:
                 record.checksum.checksum if record.checksum else None,
             )
         return out
+
+    def freshness_configs(self) -> Iterable[tuple[str, Any, Any]]:
+        """Yield ``(unique_id, config.freshness, config.state)``, as dbt wrote them, of the nodes that have either."""
+        records = self._manifest.nodes
+        for unique_id in self.nodes:
+            config = records[unique_id].config
+            if config is not None and (config.freshness is not None or config.state is not None):
+                yield unique_id, config.freshness, config.state
 
     @cached_property
     def graph(self) -> networkx.DiGraph[str]:

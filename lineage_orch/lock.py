@@ -13,8 +13,8 @@ from typing import Protocol
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from lineage_orch.database import Database
 from lineage_orch.errors import LedgerUnavailableError
-from lineage_orch.ledger_schema import Database
 
 
 class Grip(Protocol):

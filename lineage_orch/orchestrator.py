@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -13,9 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from lineage_orch.current_lineage import CurrentLineage
 from lineage_orch.dbt import Dbt, DbtRunner
 from lineage_orch.dbt_project import DbtProject
-from lineage_orch.errors import LineageError, ManifestError, PolicyError
+from lineage_orch.errors import LineageError, PolicyError
 from lineage_orch.ledger import Ledger
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import BuildPlan, plan_builds
@@ -69,7 +69,7 @@ class Orchestrator:
             keep_days=self.settings.keep_days,
         )
         self._clock = clock
-        self._lineage: tuple[int, Lineage] | None = None
+        self._current = CurrentLineage(self.project, self.settings.manifest, self._dbt.parse)
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +89,7 @@ class Orchestrator:
     @property
     def manifest_path(self) -> Path:
         """The manifest that is used."""
-        return self.settings.manifest or self.project.manifest_path
+        return self._current.path
 
     @property
     def lineage(self) -> Lineage:
@@ -102,41 +102,7 @@ class Orchestrator:
             ManifestError: the manifest cannot be read.
             DbtError: the project does not parse.
         """
-        if self.settings.manifest is None and self.project.manifest_is_stale():
-            self._parse_once()
-        return self._read_lineage()
-
-    def _parse_once(self) -> None:
-        from filelock import FileLock
-
-        # Processes that find it stale at the same time parse one after the other, and all but the first find
-        # that there is nothing left to do.
-        self.project.state_dir.mkdir(exist_ok=True)
-        with FileLock(self.project.state_dir / "parse.lock"):
-            if self.project.manifest_is_stale():
-                self._dbt.parse()
-
-    def _read_lineage(self) -> Lineage:
-        """Read the manifest unless this very file was read before; a reader may meet dbt while it writes it."""
-        path = self.manifest_path
-        for patience in (0.1, 0.3, 0.6, 1.0, 0.0):
-            try:
-                version = path.stat().st_mtime_ns
-                if self._lineage is None or self._lineage[0] != version:
-                    self._lineage = (version, Lineage.from_manifest(path))
-            except (ManifestError, FileNotFoundError):
-                if patience and self.settings.manifest is None and _is_being_written(path):
-                    time.sleep(patience)
-                    continue
-                self._lineage = (0, Lineage.from_manifest(path))
-            return self._lineage[1]
-        raise AssertionError("unreachable")
-
-    def _lineage_for_names(self) -> Lineage:
-        """The lineage as it was last parsed: a load that only reports what it loaded need not parse the project."""
-        if self.settings.manifest is None and not self.project.manifest_path.exists():
-            return self.lineage
-        return self._read_lineage()
+        return self._current.now()
 
     # Updates ----------------------------------------------------------------------------------------------
 
@@ -169,7 +135,7 @@ class Orchestrator:
 
     def _resolve(self, source: str) -> tuple[str, ...]:
         try:
-            return self._lineage_for_names().resolve_sources(source)
+            return self._current.for_names().resolve_sources(source)
         except LineageError:
             # Perhaps the source is newer than the manifest.
             return self.lineage.resolve_sources(source)
@@ -180,7 +146,7 @@ class Orchestrator:
         Raises:
             UnknownSourceError: a name is not in the manifest.
         """
-        lineage = self._lineage_for_names()
+        lineage = self._current.for_names()
         return tuple(
             source
             for source in lineage.resolve_sources(*sources)
@@ -209,7 +175,7 @@ class Orchestrator:
         """The sources of the producers that the setting ``producers`` names, and what to tell people of the rest."""
         if not self.settings.producers:
             return frozenset(), ()
-        from lineage_orch.finding import find_producers
+        from lineage_orch.discovery import find_producers
 
         found = find_producers(self.settings.producers)
         said = [f"Producers in {failure.place} are not known: {failure.why}" for failure in found.failures]
@@ -298,7 +264,7 @@ class Orchestrator:
                 while self._build_once(report, tried, say):
                     held.check()
             # A load that was recorded after the last plan found the lock still taken, and left it to us.
-            lineage = self._read_lineage()
+            lineage = self._current.as_read()
             snapshot = self.ledger.snapshot(history_of=_with_history(lineage))
             if self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried)).is_empty:
                 return report
@@ -392,13 +358,6 @@ class Orchestrator:
 
 def _renamed(update: SourceUpdate, source: str) -> SourceUpdate:
     return SourceUpdate(source, update.update_id, update.loaded_at, update.flow_run_id, update.producer)
-
-
-def _is_being_written(path: Path) -> bool:
-    try:
-        return time.time() - path.stat().st_mtime < 5  # seconds
-    except FileNotFoundError:
-        return False
 
 
 def _with_history(lineage: Lineage) -> frozenset[str]:

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from lineage_orch.check import is_template
+from lineage_orch.discovery import Producer
 from lineage_orch.errors import LineageError, did_you_mean
-from lineage_orch.finding import Producer
 from lineage_orch.lineage import Lineage
 
 

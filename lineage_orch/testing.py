@@ -14,7 +14,7 @@ from lineage_orch.errors import DbtError, LineageError, UnknownNodeError
 from lineage_orch.lineage import Lineage
 
 if TYPE_CHECKING:
-    from lineage_orch.check import Finding
+    from lineage_orch.findings import Finding
     from lineage_orch.settings import LineageOrchSettings
     from lineage_orch.triggers import Completion, Logger
 
@@ -357,7 +357,7 @@ def check_project(
         project: the dbt project's folder, or settings; by default what the environment and pyproject.toml say.
         producers: modules, files or folders to look in; by default the setting ``producers``.
         lineage: the project's lineage, if there is one already: then nothing is parsed.
-        ignore: findings to leave out: codes, or ``code:pattern`` (see ``lineage_orch.check``).
+        ignore: findings to leave out: codes, or ``code:pattern`` (see ``lineage_orch.findings``).
         strict: fail on everything.
 
     Returns:

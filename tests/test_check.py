@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from lineage_orch import cli
-from lineage_orch.check import CODES, Deployment, Finding, check
+from lineage_orch.check import Deployment, check
+from lineage_orch.discovery import ImportFailure, Producer
 from lineage_orch.errors import DbtError, ManifestError, SettingsError
-from lineage_orch.finding import ImportFailure, Producer
+from lineage_orch.findings import CODES, Finding
 from lineage_orch.lineage import Lineage
 from lineage_orch.settings import LineageOrchSettings
 from lineage_orch.stubs import stub_sources

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sqlalchemy import Connection, event, text
 from sqlalchemy.pool import Pool
 
-from lineage_orch import ledger_reading, ledger_schema
+from lineage_orch import database, ledger_reading, ledger_schema
 from lineage_orch.errors import LedgerError, LedgerSchemaError, LedgerUnavailableError
 from lineage_orch.ledger import Ledger
 from lineage_orch.snapshot import LedgerSnapshot, Moment, NodeFact
@@ -597,7 +597,7 @@ def test_a_file_that_can_only_be_read(path: Path) -> None:
 def test_a_folder_without_permission(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
-        "from lineage_orch import ledger_schema\n"  # nobody may not be allowed to import it
+        "from lineage_orch import database\n"  # nobody may not be allowed to import it
         "from lineage_orch.ledger import Ledger\n"
         "from lineage_orch.errors import LedgerUnavailableError\n"
         "ledger = Ledger('sqlite:///' + sys.argv[1], project='p', target='t')\n"
@@ -630,7 +630,7 @@ def test_a_full_disk(path: Path) -> None:
 
 
 def test_a_file_that_is_locked_for_too_long(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_schema, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
     ledger = open_file(path)
     ledger.record_updates([load()])
     other = sqlite3.connect(path, isolation_level=None)

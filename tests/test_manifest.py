@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from lineage_orch.errors import ManifestError
-from lineage_orch.lineage import Lineage, ManifestWarning
+from lineage_orch.lineage import Lineage
 from lineage_orch.manifest import _decode_in_pieces, read_manifest
+from lineage_orch.resources import ManifestWarning
 from tests.manifests import leaf, manifest, node, source
 
 BELOW = {"model.shop.stage", "model.shop.mart", "test.shop.unique", "exposure.shop.board"}

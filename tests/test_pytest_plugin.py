@@ -23,7 +23,7 @@ import yaml
 # Imported here, in the outer run: what an inner one imports first is forgotten when it ends, and imported again.
 import lineage_orch.check
 import lineage_orch.deployments
-import lineage_orch.finding
+import lineage_orch.discovery
 import lineage_orch.in_process
 import lineage_orch.ledger
 import lineage_orch.orchestrator

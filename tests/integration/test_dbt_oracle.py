@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineage_orch.lineage import Lineage, ManifestWarning
+from lineage_orch.lineage import Lineage
 from lineage_orch.plan import BuildPlan, plan_builds
+from lineage_orch.resources import ManifestWarning
 from lineage_orch.selectors import fqn_matches
 from lineage_orch.snapshot import LedgerSnapshot, NodeFact
 

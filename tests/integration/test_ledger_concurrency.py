@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
-from lineage_orch import ledger_schema
+from lineage_orch import database
 from lineage_orch.errors import LedgerError, LedgerSchemaError, LedgerUnavailableError
 from lineage_orch.ledger import Ledger
 from lineage_orch.snapshot import LedgerSnapshot, Moment, NodeFact
@@ -340,7 +340,7 @@ def test_a_user_without_rights_is_told_what_to_grant(postgres_database: str) -> 
 
 
 def test_postgres_that_is_locked_for_too_long(postgres_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_schema, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
     ledger = Ledger(postgres_database, project="shop", target="prod")
     ledger.record_updates([load()])
     with (
