@@ -119,7 +119,9 @@ class LineageOrchSettings:
                 value, where = given[name]
                 try:
                     value = _read(name, value)
-                except (ValueError, msgspec.MsgspecError) as error:  # in older releases the second is no ValueError
+                except (ValueError, AttributeError, msgspec.MsgspecError) as error:
+                    # Of an object that is no mapping msgspec asks for its keys; in older releases its own error is no
+                    # ValueError.
                     # The ledger's url may hold a password.
                     shown = "" if name == "ledger" else f" {value!r}"
                     unreadable.append(f"setting {name}{shown} ({where}): {_in_words(name, error)}")

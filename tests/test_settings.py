@@ -84,6 +84,7 @@ def test_texts_of_the_environment(name: str, text: str, value: Any, monkeypatch:
         ("wait", None, "setting wait None (passed in): Expected `bool`, got `null`"),
         ("vars", "{a: 1", "setting vars '{a: 1' (passed in): while parsing a flow mapping"),
         ("vars", "[1]", "setting vars '[1]' (passed in): Expected `object`, got `array`"),
+        ("vars", range(3), "setting vars range(0, 3) (passed in): 'range' object has no attribute 'keys'"),
         ("vars", {1: 2}, "setting vars {1: 2} (passed in): Expected `str`, got `int` - at `key` in `vars`"),
         ("dbt_flags", 5, "setting dbt_flags 5 (passed in): Expected `array`, got `int`"),
         (
