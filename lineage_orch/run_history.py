@@ -131,23 +131,36 @@ def _task_name(run: TaskRun) -> str:
 
 
 def dead_runs(client: SyncPrefectClient, marker: str, now: datetime) -> Iterator[DeadRun]:
-    """Yield the runs of loads with this tag, and of builds, that are RUNNING by name only.
+    """Yield the flow runs that are RUNNING by name only: loads with this tag, flows around such tasks, and builds.
 
     Raises:
         httpx.HTTPError: Prefect's API cannot be reached, or failed.
     """
-    running = FlowRunFilter(
-        tags=FlowRunFilterTags(any_=[marker, BUILDS]),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
-        start_time=FlowRunFilterStartTime(before_=now - DEAD_AFTER),
-    )
+    long_ago = FlowRunFilterStartTime(before_=now - DEAD_AFTER)
+    by_name = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+    tagged = FlowRunFilter(tags=FlowRunFilterTags(any_=[marker, BUILDS]), state=by_name, start_time=long_ago)
+    any_flow = FlowRunFilter(state=by_name, start_time=long_ago)
+    loading = TaskRunFilter(tags=TaskRunFilterTags(all_=[marker]))
 
     def flow_runs(offset: int) -> list[FlowRun]:
         return client.read_flow_runs(
-            flow_run_filter=running, sort=FlowRunSort.START_TIME_ASC, limit=_PAGE, offset=offset
+            flow_run_filter=tagged, sort=FlowRunSort.START_TIME_ASC, limit=_PAGE, offset=offset
         )
 
-    for run in _pages(flow_runs):
+    def task_runs(offset: int) -> list[TaskRun]:
+        return client.read_task_runs(
+            flow_run_filter=any_flow,
+            task_run_filter=loading,
+            sort=TaskRunSort.END_TIME_DESC,
+            limit=_PAGE,
+            offset=offset,
+        )
+
+    runs = {run.id: run for run in _pages(flow_runs)}
+    for flow_run_id in dict.fromkeys(run.flow_run_id for run in _pages(task_runs)):
+        if flow_run_id is not None and flow_run_id not in runs:
+            runs[flow_run_id] = client.read_flow_run(flow_run_id)
+    for run in runs.values():
         last = _last_heartbeat(client, run, now)
         # Without any, heartbeats are switched off, and nothing can be said.
         if last is not None and now - last > DEAD_AFTER:

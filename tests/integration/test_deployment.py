@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from lineage_orch import Ledger, Orchestrator, SourceUpdate
+from lineage_orch import Ledger, Orchestrator, SourceUpdate, run_history
 from lineage_orch.reconcile import reconcile, reconcile_and_build
 from lineage_orch.tagging import TRIGGERED, WAKE_UP
 from tests.integration.real_prefect import LOADS, RealPrefect, end, wait_for
@@ -179,14 +179,18 @@ def test_a_load_that_was_killed_after_completed_is_reconciled_once(
     assert idle["total_run_time"] < 5
 
 
-def test_tasks_whose_hooks_were_lost_are_reconciled_too(server: RealPrefect, shop: Shop, ledger: Ledger) -> None:
+def test_tasks_whose_hooks_were_lost_are_reconciled_too(
+    server: RealPrefect, shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_history, "DEAD_AFTER", timedelta(0))
     loads = {what: server.spawn([sys.executable, str(LOADS), what], f"{what}.log") for what in TASKS}
     assert {what: load.wait(120) for what, load in loads.items()} == TASKS
 
     server.settle(SHOP)  # the task that was not lost has told
 
     with temporary_settings({PREFECT_API_URL: server.url}), Orchestrator(project_dir=shop.folder) as orchestrator:
-        found = reconcile(orchestrator, deployment=SHOP).found
+        reconciliation = reconcile(orchestrator, deployment=SHOP)
+        found = reconciliation.found
         assert reconcile(orchestrator, deployment=SHOP).found == ()
     lost = sorted((each.run_name.rpartition("-")[0], *each.sources) for each in found)
     assert lost == [
@@ -194,6 +198,8 @@ def test_tasks_whose_hooks_were_lost_are_reconciled_too(server: RealPrefect, sho
         ("some-table", "crm.customers", "crm.orders"),
         ("some-table", "crm.orders"),  # what it marked; and one found nothing new
     ]
+    [killed] = [each.run_id for each in found if each.run_name.startswith("customers-task")]
+    assert server.get(f"/task_runs/{killed}")["flow_run_id"] in [run.run_id for run in reconciliation.dead]
     recorded = {each.update_id: each for _, each in ledger.recent_updates(50)}
     for each in found:
         task_run = server.get(f"/task_runs/{each.run_id}")

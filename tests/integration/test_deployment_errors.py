@@ -115,6 +115,9 @@ class FakeApi:
     def read_flow_runs(self, *, limit: int, offset: int, **_: Any) -> list[FlowRun]:
         return self.runs[offset : offset + limit]
 
+    def read_task_runs(self, **_: Any) -> list[Any]:
+        return []
+
     def read_flow_run(self, run_id: UUID) -> FlowRun:
         return next(run for run in self.runs if run.id == run_id)
 
