@@ -22,6 +22,7 @@ from lineage_orch.ledger_reading import (
     read_clock,
     read_file,
     read_holder,
+    read_known_updates,
     read_mark,
     read_producers,
     read_snapshot,
@@ -194,6 +195,11 @@ class Ledger:
     def recent_updates(self, limit: int = 20) -> list[tuple[int, SourceUpdate]]:
         """Return the last ``limit`` updates that are still kept, newest first, each with its tick."""
         return self.updates_since(0, limit=limit)
+
+    def known_updates(self, update_ids: Iterable[str]) -> frozenset[str]:
+        """Return those of these ids under which an update is kept, of any source."""
+        wanted = frozenset(update_ids)
+        return self._read(lambda select, clock, _: read_known_updates(select, clock, wanted))
 
     # -- builds ---------------------------------------------------------------------------------------------
 
@@ -406,4 +412,7 @@ def _micros(moment: datetime, what: str) -> int:
     """Exact microseconds since 1970, UTC."""
     if moment.utcoffset() is None:
         raise ValueError(f"{what} has no time zone: {moment!r}; use datetime.now(UTC)")
+    if type(moment) is not datetime:
+        # Prefect's times are pendulum's, which subtract in a way of their own.
+        moment = datetime.fromisoformat(moment.isoformat())
     return (moment - EPOCH) // _MICROSECOND

@@ -41,6 +41,7 @@ _RECENT = (
     "SELECT tick, source, update_id, loaded_at, flow_run_id, producer FROM lineage_orch_updates "
     "WHERE clock_id = :clock AND tick > :after ORDER BY tick DESC LIMIT :limit"
 )
+_KNOWN = "SELECT DISTINCT update_id FROM lineage_orch_updates WHERE clock_id = :clock{some}"
 _PRODUCER_NAMES = (
     "SELECT source, producer, max(tick) AS newest FROM (SELECT source, producer, tick FROM lineage_orch_updates "
     "WHERE clock_id = :clock ORDER BY tick DESC LIMIT :limit) AS recent "
@@ -138,6 +139,15 @@ def read_updates(select: Select, clock: int, after: int, limit: int) -> list[tup
             _RECENT, {"clock": clock, "after": after, "limit": limit}
         )
     ]
+
+
+def read_known_updates(select: Select, clock: int, update_ids: Collection[str]) -> frozenset[str]:
+    """Return those of these ids under which an update is kept."""
+    return frozenset(
+        row[0]
+        for some, values in _chunks("update_id", update_ids)
+        for row in select(_KNOWN.format(some=some), {"clock": clock, **values})
+    )
 
 
 def read_producers(select: Select, clock: int, limit: int) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -22,7 +23,7 @@ from prefect.flows import Flow
 from prefect.tasks import Task
 
 from lineage_orch.errors import LineageOrchError, ProducerError
-from lineage_orch.tagging import TaggingHook, narrow_tags, tag_nothing_new
+from lineage_orch.tagging import TaggingHook, tag_nothing_new, tag_task_run
 from lineage_orch.updates import SourceUpdate
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ _RIGHT_ORDER = """write
 
 # The sources that runs in progress were narrowed to, by run id.
 _marked: dict[str, set[str]] = {}
+_marking = threading.Lock()
 # Every source that a producer of this process declares, templates left out: known before the first load.
 _declared: dict[str, str] = {}
 
@@ -123,10 +125,18 @@ def mark_updated(*sources: str) -> None:
                 f"mark_updated({source!r}): this producer declares {', '.join(map(repr, declared))}; "
                 "add the source to its @produces_source"
             )
-    marked = _marked.setdefault(str(run.id), set())
-    marked.update(sources)
-    if isinstance(run, TaskRun):
-        narrow_tags(run, declared, marked)
+    with _marking:
+        marked = _marked.setdefault(str(run.id), set())
+        marked.update(sources)
+        if isinstance(run, TaskRun):
+            with suppress(ProducerError):  # so many that its tags go on to name all that it declares
+                tag_task_run(run, marked)
+
+
+def marked_in(run: FlowRun | TaskRun) -> frozenset[str] | None:
+    """Return the sources that a run in progress was narrowed to, or None if it was not."""
+    marked = _marked.get(str(run.id))
+    return None if marked is None else frozenset(marked)
 
 
 def _producing_run() -> tuple[FlowRun | TaskRun, ProducerHook, Mapping[str, Any]]:

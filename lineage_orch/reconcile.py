@@ -19,7 +19,6 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from lineage_orch.errors import LineageError, TriggerError
 from lineage_orch.launch import launch
 from lineage_orch.run_history import CompletedLoad, DeadRun, completed_loads, dead_runs
-from lineage_orch.tagging import trigger_tag
 from lineage_orch.triggers import Completion
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ WATERMARK = "lineage_orch.reconciled_until"
 OVERLAP = timedelta(minutes=10)
 # How far back to look when there is no watermark yet.
 FIRST_LOOK = timedelta(days=1)
-_RECENT = 5000
 
 
 @dataclass(frozen=True)
@@ -125,14 +123,14 @@ def reconcile(
         LedgerError: the ledger cannot be reached or written.
         httpx.HTTPError: Prefect's API cannot be reached, or failed.
     """
-    marker = trigger_tag(deployment or orchestrator.settings.deployment)
+    deployment = deployment or orchestrator.settings.deployment
     now = datetime.now(UTC)
     until = now - grace
     known_until = orchestrator.ledger.mark(WATERMARK)
     since = (datetime.fromisoformat(known_until) - OVERLAP) if known_until else now - FIRST_LOOK
     with nullcontext(client) if client is not None else get_client(sync_client=True) as api:
-        lost = _unknown_to(orchestrator, completed_loads(api, marker, since, until))
-        dead = tuple(dead_runs(api, marker, now))
+        lost = _unknown_to(orchestrator, completed_loads(api, deployment, since, until))
+        dead = tuple(dead_runs(api, deployment, now))
         updates = [update for load in lost for update in load.updates(api)]
     unknown = None
     try:
@@ -192,5 +190,5 @@ def _unknown_to(orchestrator: Orchestrator, loads: list[CompletedLoad]) -> list[
     if not loads:
         return []
     # One update of a run is enough to know that its hook ran: it may have marked only some of its sources.
-    known = {update.update_id for _, update in orchestrator.ledger.recent_updates(_RECENT)}
+    known = orchestrator.ledger.known_updates(load.state_id for load in loads)
     return [load for load in loads if load.state_id not in known]

@@ -24,12 +24,14 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
 
-from lineage_orch.tagging import BUILDS, NOTHING_NEW, sources_in
+from lineage_orch.tagging import BUILDS, NOTHING_NEW, sources_in, trigger_tag
 from lineage_orch.updates import SourceUpdate
 
 if TYPE_CHECKING:
     from uuid import UUID
 
+# Completed states in which no data came, or in which it was taken back.
+_NO_LOADS = ("Cached", "RolledBack")
 # Several times the 3 minutes between the heartbeats of a run.
 DEAD_AFTER = timedelta(minutes=15)
 
@@ -75,19 +77,27 @@ class DeadRun:
         return f"prefect flow-run cancel {self.run_id}"
 
 
-def completed_loads(client: SyncPrefectClient, marker: str, since: datetime, until: datetime) -> list[CompletedLoad]:
-    """Return the loads with this tag that completed in this time, flows and tasks, and got new data.
+def completed_loads(
+    client: SyncPrefectClient, deployment: str | None, since: datetime, until: datetime
+) -> list[CompletedLoad]:
+    """Return the loads, flows and tasks, that completed in this time and got new data.
+
+    Args:
+        client: of Prefect's API.
+        deployment: only loads that set off this one (``flow/name``); None: those that build in their own process.
+        since: and
+        until: when they completed.
 
     Raises:
         httpx.HTTPError: Prefect's API cannot be reached, or failed.
     """
     flow_filter = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=[marker]),
+        tags=FlowRunFilterTags(all_=[trigger_tag(deployment)]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.COMPLETED])),
         end_time=FlowRunFilterEndTime(after_=since, before_=until),
     )
     task_filter = TaskRunFilter(
-        tags=TaskRunFilterTags(all_=[marker]),
+        tags=TaskRunFilterTags(all_=[trigger_tag(deployment, of_task=True)]),
         state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.COMPLETED])),
         end_time=TaskRunFilterEndTime(after_=since, before_=until),
     )
@@ -103,63 +113,68 @@ def completed_loads(client: SyncPrefectClient, marker: str, since: datetime, unt
         )
 
     return [
-        *(_load(run, run.id, run.flow_id) for run in _pages(flow_runs) if _counts(run)),
-        *(_load(run, run.flow_run_id, _task_name(run)) for run in _pages(task_runs) if _counts(run)),
+        *(_load(run, sources_in(run.tags), run.id, run.flow_id) for run in _pages(flow_runs) if _counts(run)),
+        *(
+            _load(run, sources_in(run.tags, of_task=True), run.flow_run_id, _task_name(run))
+            for run in _pages(task_runs)
+            if _counts(run)
+        ),
     ]
 
 
 def _counts(run: FlowRun | TaskRun) -> bool:
-    return run.state is not None and run.state.name != "Cached" and NOTHING_NEW not in run.tags
+    return run.state is not None and run.state.name not in _NO_LOADS and NOTHING_NEW not in run.tags
 
 
-def _load(run: FlowRun | TaskRun, flow_run_id: UUID | None, producer: str | UUID) -> CompletedLoad:
+def _load(run: FlowRun | TaskRun, sources: list[str], flow_run_id: UUID | None, producer: str | UUID) -> CompletedLoad:
     assert run.state is not None
     return CompletedLoad(
         run_id=str(run.id),
         run_name=run.name,
         state_id=str(run.state.id),
         completed_at=run.state.timestamp,
-        sources=tuple(sources_in(run.tags)),
+        sources=tuple(sources),
         flow_run_id=None if flow_run_id is None else str(flow_run_id),
         producer=producer,
     )
 
 
 def _task_name(run: TaskRun) -> str:
-    # The history has no names of tasks. A run is named after its task, with the first letters of its key.
-    return run.name.removesuffix(f"-{run.dynamic_key[:3]}")
+    # The history has no names of tasks. A run is named after its task, with the first letters of its key, unless the
+    # user names runs himself; then there is the name of its function.
+    name = run.name.removesuffix(f"-{run.dynamic_key[:3]}")
+    return name if name != run.name or run.flow_run_id is None else run.task_key.rpartition("-")[0] or name
 
 
-def dead_runs(client: SyncPrefectClient, marker: str, now: datetime) -> Iterator[DeadRun]:
-    """Yield the flow runs that are RUNNING by name only: loads with this tag, flows around such tasks, and builds.
+def dead_runs(client: SyncPrefectClient, deployment: str | None, now: datetime) -> Iterator[DeadRun]:
+    """Yield the flow runs that are RUNNING by name only: loads that set this off, flows around such tasks, and builds.
 
     Raises:
         httpx.HTTPError: Prefect's API cannot be reached, or failed.
     """
-    long_ago = FlowRunFilterStartTime(before_=now - DEAD_AFTER)
-    by_name = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
-    tagged = FlowRunFilter(tags=FlowRunFilterTags(any_=[marker, BUILDS]), state=by_name, start_time=long_ago)
-    any_flow = FlowRunFilter(state=by_name, start_time=long_ago)
-    loading = TaskRunFilter(tags=TaskRunFilterTags(all_=[marker]))
+    running = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
+        start_time=FlowRunFilterStartTime(before_=now - DEAD_AFTER),
+    )
+    tagged = running.model_copy(update={"tags": FlowRunFilterTags(any_=[trigger_tag(deployment), BUILDS])})
+    # The tags of a task run are there when it ends: a flow in which none ended has loaded nothing yet.
+    loading = TaskRunFilter(tags=TaskRunFilterTags(all_=[trigger_tag(deployment, of_task=True)]))
 
-    def flow_runs(offset: int) -> list[FlowRun]:
+    def loads_and_builds(offset: int) -> list[FlowRun]:
         return client.read_flow_runs(
             flow_run_filter=tagged, sort=FlowRunSort.START_TIME_ASC, limit=_PAGE, offset=offset
         )
 
-    def task_runs(offset: int) -> list[TaskRun]:
-        return client.read_task_runs(
-            flow_run_filter=any_flow,
+    def around_tasks(offset: int) -> list[FlowRun]:
+        return client.read_flow_runs(
+            flow_run_filter=running,
             task_run_filter=loading,
-            sort=TaskRunSort.END_TIME_DESC,
+            sort=FlowRunSort.START_TIME_ASC,
             limit=_PAGE,
             offset=offset,
         )
 
-    runs = {run.id: run for run in _pages(flow_runs)}
-    for flow_run_id in dict.fromkeys(run.flow_run_id for run in _pages(task_runs)):
-        if flow_run_id is not None and flow_run_id not in runs:
-            runs[flow_run_id] = client.read_flow_run(flow_run_id)
+    runs = {run.id: run for read in (loads_and_builds, around_tasks) for run in _pages(read)}
     for run in runs.values():
         last = _last_heartbeat(client, run, now)
         # Without any, heartbeats are switched off, and nothing can be said.

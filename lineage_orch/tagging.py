@@ -7,6 +7,7 @@ load's process imports it.
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -29,16 +30,47 @@ NOTHING_NEW = "lineage_orch:nothing-new"
 
 _TRIGGERS = "triggers:"
 _SOURCE = "source:"
+# Before both, on runs of a task: what stands in ``prefect.tags(...)`` around it, which may be those of a load's
+# deployment, is on it too, and makes no load of it.
+_OF_TASK = "task-"
+
+# Prefect drops an event that names more than 100 things, tags among them, and with it the state of a task.
+_MOST_TAGS = 25
+# From so many sources on, several share a tag, as a JSON list of at most so many characters.
+_MANY_SOURCES = 20
+_LONGEST_TAG = 1000
 
 
-def trigger_tag(deployment: str | None) -> str:
+def trigger_tag(deployment: str | None, *, of_task: bool = False) -> str:
     """Return the tag of loads that set off this deployment (``flow/name``), or a build in their own process."""
-    return _TRIGGERS + (deployment or "in-process")
+    return _OF_TASK * of_task + _TRIGGERS + (deployment or "in-process")
 
 
 def load_tags(sources: Iterable[str], deployment: str | None) -> list[str]:
-    """Return the tags of a run that loads these sources."""
-    return [trigger_tag(deployment), *(_SOURCE + source for source in sources)]
+    """Return the tags of a flow run that loads these sources.
+
+    Raises:
+        ProducerError: there are too many of them.
+    """
+    return [trigger_tag(deployment), *_source_tags(list(sources))]
+
+
+def _source_tags(sources: list[str], *, of_task: bool = False) -> list[str]:
+    prefix = _OF_TASK * of_task + _SOURCE
+    if len(sources) <= _MANY_SOURCES:
+        return [prefix + source for source in sources]
+    packs: list[list[str]] = [[]]
+    for source in sources:
+        if packs[-1] and len(json.dumps([*packs[-1], source])) > _LONGEST_TAG:
+            packs.append([])
+        packs[-1].append(source)
+    if len(packs) > _MOST_TAGS:
+        from lineage_orch.errors import ProducerError
+
+        raise ProducerError(
+            f"{len(sources)} sources are too many for the tags of a run; name them together, as source_name.*"
+        )
+    return [prefix + json.dumps(pack) for pack in packs]
 
 
 def producer_tags(flow: Flow[Any, Any], deployment: str | None = None) -> list[str]:
@@ -52,7 +84,7 @@ def producer_tags(flow: Flow[Any, Any], deployment: str | None = None) -> list[s
         deployment: what it sets off, as flow/name. Default: what its trigger or the settings say.
 
     Raises:
-        ProducerError: it has no ``@produces_source``.
+        ProducerError: it has no ``@produces_source``, or too many sources.
     """
     from lineage_orch.errors import ProducerError
     from lineage_orch.producers import producer_hook
@@ -64,9 +96,18 @@ def producer_tags(flow: Flow[Any, Any], deployment: str | None = None) -> list[s
     return load_tags(sources, deployment or getattr(hook._trigger(), "deployment", None))
 
 
-def sources_in(tags: Iterable[str]) -> list[str]:
+def sources_in(tags: Iterable[str], *, of_task: bool = False) -> list[str]:
     """Return the sources that the tags of a load's run name."""
-    return [tag.removeprefix(_SOURCE) for tag in tags if tag.startswith(_SOURCE)]
+    prefix = _OF_TASK * of_task + _SOURCE
+    sources: list[str] = []
+    for tag in tags:
+        if tag.startswith(prefix):
+            text = tag.removeprefix(prefix)
+            try:
+                sources += json.loads(text) if text.startswith("[") else [text]
+            except ValueError:
+                sources.append(text)  # somebody else's tag
+    return sources
 
 
 class TaggingHook:
@@ -96,11 +137,15 @@ class TaggingHook:
     ) -> None:
         try:
             deployment = getattr(self.producer._trigger(), "deployment", None)
-            tags = load_tags(self.producer.filled(parameters), deployment)
+            sources = self.producer.filled(parameters)
             if isinstance(producer, Flow):
-                add_tags(cast("FlowRun", run), tags)
+                add_tags(cast("FlowRun", run), load_tags(sources, deployment))
             else:
-                run.tags = list(dict.fromkeys([*run.tags, *tags]))
+                from lineage_orch.producers import marked_in
+
+                marked = marked_in(run)  # before a retry
+                tag_task_run(cast("TaskRun", run), sources if marked is None else marked)
+                run.tags = list(dict.fromkeys([*run.tags, trigger_tag(deployment, of_task=True)]))
         except Exception as error:  # noqa: BLE001 - a load is never harmed by what only helps to find it again
             from lineage_orch.producers import _logger
 
@@ -111,11 +156,15 @@ class TaggingHook:
             )
 
 
-def narrow_tags(run: TaskRun, declared: Iterable[str], marked: Iterable[str]) -> None:
-    """Have the tags of a task run that goes on name the marked sources alone, of all that it declares."""
-    marked = [_SOURCE + source for source in sorted(marked)]
-    ours = {NOTHING_NEW, *marked, *(_SOURCE + source for source in declared)}
-    run.tags = [*(tag for tag in run.tags if tag not in ours), *(marked or [NOTHING_NEW])]
+def tag_task_run(run: TaskRun, sources: Iterable[str]) -> None:
+    """Have the tags of a task run that goes on name these sources, in place of those that they name; maybe none.
+
+    Raises:
+        ProducerError: there are too many of them.
+    """
+    tags = _source_tags(sorted(sources), of_task=True) or [NOTHING_NEW]
+    ours = (_OF_TASK + _SOURCE, NOTHING_NEW)
+    run.tags = [*(tag for tag in run.tags if not tag.startswith(ours)), *tags]
 
 
 def add_tags(run: FlowRun, tags: Iterable[str]) -> None:

@@ -125,6 +125,7 @@ def test_recent_updates_come_back_whole_newest_first(ledger: Ledger) -> None:
     assert ledger.recent_updates(2) == [(5, updates[4]), (4, updates[3])]
     assert ledger.updates_since(3) == [(5, updates[4]), (4, updates[3])]
     assert ledger.updates_since(5) == []
+    assert ledger.known_updates(["2", "7", *(f"n{number}" for number in range(2500))]) == {"2"}
 
 
 def test_producers_are_registered_once_and_known_ones_write_nothing(path: Path) -> None:
@@ -481,6 +482,8 @@ def everything(ledger: Ledger) -> list[object]:
         ledger.snapshot(history_of=[ORDERS, MART, *map(str, range(2500))]),
         ledger.recent_updates(2),
         ledger.updates_since(1),
+        ledger.known_updates(["1", "2", "no", *(f"n{number}" for number in range(2500))]),
+        ledger.known_updates([]),
         ledger.producers(),
         ledger.mark("watermark"),
         ledger.mark("none"),

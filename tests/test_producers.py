@@ -11,6 +11,7 @@ from prefect import flow, task
 import lineage_orch
 from lineage_orch import InProcessTrigger, ProducerError, mark_updated, produces_source
 from lineage_orch.producers import ProducerHook, declared_sources, producer_hook
+from lineage_orch.tagging import load_tags, producer_tags, sources_in
 from lineage_orch.triggers import Completion, choose_trigger, using_trigger
 
 
@@ -253,3 +254,23 @@ def test_using_trigger_wins_over_the_trigger_of_a_decorator() -> None:
     assert choose_trigger(own) is own
     with using_trigger(other):
         assert choose_trigger(own) is other
+
+
+def test_the_tags_of_many_sources_are_few_and_lose_none() -> None:
+    for count in (1, 20, 21, 500):
+        sources = [f'crm."table", {number}' for number in range(count)]
+        tags = load_tags(sources, "build-affected/shop")
+        assert len(tags) <= 26
+        assert max(map(len, tags)) < 1100
+        assert sources_in(["mine", "task-source:no", *tags]) == sources
+
+    @produces_source(*(f"a_source_with_a_long_name.table_number_{number}" for number in range(2000)))
+    @flow
+    def load() -> None: ...
+
+    with pytest.raises(ProducerError, match=r"2000 sources are too many .* as source_name\.\*"):
+        producer_tags(load)
+
+
+def test_a_tag_that_only_looks_like_ours_is_a_name() -> None:
+    assert sources_in(["source:[x", "source:crm.orders"]) == ["[x", "crm.orders"]

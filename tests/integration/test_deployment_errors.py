@@ -115,9 +115,6 @@ class FakeApi:
     def read_flow_runs(self, *, limit: int, offset: int, **_: Any) -> list[FlowRun]:
         return self.runs[offset : offset + limit]
 
-    def read_task_runs(self, **_: Any) -> list[Any]:
-        return []
-
     def read_flow_run(self, run_id: UUID) -> FlowRun:
         return next(run for run in self.runs if run.id == run_id)
 
@@ -225,7 +222,7 @@ def test_a_run_without_a_sign_of_life_is_told_with_the_command_that_ends_it(
             events = [] if heartbeat is None else [{"occurred": (NOW - heartbeat).isoformat()}]
             return httpx.Response(200, json={"events": events})
 
-    found = tuple(dead_runs(Api([run]), "triggers:x", NOW))  # type: ignore[arg-type]
+    found = tuple(dead_runs(Api([run]), "x", NOW))  # type: ignore[arg-type]
     assert bool(found) is dead
     if found:
         [line] = reconcile.Reconciliation(NOW, NOW, dead=found).lines()

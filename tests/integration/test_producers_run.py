@@ -7,6 +7,8 @@ import logging
 import textwrap
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,12 @@ from prefect.exceptions import CancelledRun
 from prefect.flow_engine import run_flow
 from prefect.flows import load_flow_from_entrypoint
 from prefect.states import Cancelled, Completed, Failed, State
+from prefect.transactions import transaction
 
-from lineage_orch import ProducerError, TriggerError, mark_updated, produces_source
+from lineage_orch import Ledger, ProducerError, TriggerError, mark_updated, produces_source
 from lineage_orch.producers import _marked
+from lineage_orch.run_history import completed_loads
+from lineage_orch.tagging import sources_in
 from lineage_orch.triggers import Completion, using_trigger
 from tests.integration.real_prefect import wait_for
 
@@ -31,6 +36,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")
 
 class Recorder:
     """A trigger that remembers what it was given."""
+
+    deployment: str | None = None
 
     def __init__(self) -> None:
         self.completions: list[Completion] = []
@@ -287,21 +294,123 @@ def test_a_task_run_is_tagged_with_its_sources_when_it_ends(fired: Recorder):
         load("customers", [])
         await load_async()
 
+    asyncio.run(parent())
+    assert tags_of_tasks(fired, 4) == [
+        ["lineage_orch:nothing-new", "mine", "task-triggers:in-process"],
+        ["mine", "task-source:crm.customers", "task-source:crm.orders", "task-triggers:in-process"],
+        ["mine", "task-source:crm.orders", "task-triggers:in-process"],
+        ["task-source:erp.stock", "task-triggers:in-process"],
+    ]
+
+
+def tags_of_tasks(fired: Recorder, count: int) -> list[list[str]]:
+    """Return the tags of the task runs of the flow run that fired, when so many of them are known as Completed."""
+    flow_run = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(fired.completions[0].updates[0].flow_run_id)]))
+
     def tags() -> list[list[str]]:
         with get_client(sync_client=True) as client:
-            chosen = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
-            return sorted(sorted(run.tags) for run in client.read_task_runs(flow_run_filter=chosen))
+            runs = client.read_task_runs(flow_run_filter=flow_run)
+        found = sorted(sorted(run.tags) for run in runs if run.state_name == "Completed")
+        return found if len(found) == count else []
 
-    asyncio.run(parent())
-    run_id = UUID(fired.completions[0].updates[0].flow_run_id)
-    expected = [
-        ["lineage_orch:nothing-new", "mine", "triggers:in-process"],
-        ["mine", "source:crm.customers", "source:crm.orders", "triggers:in-process"],
-        ["mine", "source:crm.orders", "triggers:in-process"],
-        ["source:erp.stock", "triggers:in-process"],
-    ]
     # The states of tasks reach the server a little later.
-    wait_for("the tags are there", lambda: tags() == expected or print(tags()), seconds=30)
+    return wait_for("the tasks are completed", tags, seconds=30)
+
+
+def test_a_task_run_with_many_sources_reaches_the_server(fired: Recorder):
+    # Prefect drops an event with more than 100 tags, and then the task is RUNNING for ever.
+    many = [f"crm.table_{number}" for number in range(300)]
+
+    @produces_source(*many)
+    @task
+    def all_of_them() -> None: ...
+
+    @produces_source("crm.*")
+    @task
+    def marked() -> None:
+        mark_updated(*many)
+
+    @flow
+    def parent() -> None:
+        all_of_them()
+        marked()
+
+    parent()
+    for tags in tags_of_tasks(fired, 2):
+        assert sorted(sources_in(tags, of_task=True)) == sorted(many)
+
+
+def test_a_retried_task_keeps_what_it_marked(fired: Recorder):
+    attempts = []
+
+    @produces_source("crm.orders", "crm.customers")
+    @task(retries=1)
+    def load() -> None:
+        attempts.append(1)
+        if len(attempts) == 1:
+            mark_updated("crm.orders")
+            raise RuntimeError("not yet")
+
+    @flow
+    def parent() -> None:
+        load()
+
+    parent()
+    assert fired.sources == ["crm.orders"]
+    [tags] = tags_of_tasks(fired, 1)
+    assert sources_in(tags, of_task=True) == ["crm.orders"]
+
+
+def test_the_history_tells_of_loads_as_their_hooks_did(fired: Recorder):
+    start = datetime.now(UTC)
+    fired.deployment = "for/this-test"
+
+    @produces_source("crm.orders")
+    @task(name="named", task_run_name="of today")
+    def renamed() -> None: ...
+
+    @produces_source("crm.customers")
+    @task
+    def rolled_back() -> None: ...
+
+    @produces_source("crm.stock")
+    @flow
+    def parent() -> None:
+        renamed()
+        with suppress(ZeroDivisionError), transaction():
+            rolled_back()
+            raise ZeroDivisionError
+
+    parent()
+
+    def found() -> Any:
+        with get_client(sync_client=True) as client:
+            loads = completed_loads(client, "for/this-test", start, datetime.now(UTC))
+            # The task that is rolled back ends Completed first, and then again.
+            ended = {run.state_name for run in client.read_task_runs(flow_run_filter=of_parent)}
+            return ended >= {"Completed", "RolledBack"} and [
+                update for load in loads for update in load.updates(client)
+            ]
+
+    told = {update.source: update for completion in fired.completions for update in completion.updates}
+    of_parent = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(told["crm.stock"].flow_run_id)]))
+    history = {update.source: update for update in wait_for("the history", found, seconds=30)}
+    assert history.keys() == {"crm.orders", "crm.stock"}
+    assert history["crm.stock"] == told["crm.stock"]
+    assert history["crm.orders"].update_id == told["crm.orders"].update_id
+    assert history["crm.orders"].producer == "renamed"  # the history has no names of tasks
+
+
+def test_the_times_of_prefect_can_be_recorded(fired: Recorder):
+    @produces_source("source.shop.crm.orders")
+    @flow
+    def load() -> None: ...
+
+    load()
+    with Ledger("sqlite://", project="shop", target="dev") as ledger:
+        ledger.record_updates(fired.completions[0].updates)
+        [(_, recorded)] = ledger.recent_updates()
+    assert recorded == fired.completions[0].updates[0]
 
 
 @pytest.mark.parametrize("kind", [flow, task])
