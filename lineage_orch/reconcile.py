@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.exceptions import PrefectException
 
 from lineage_orch.errors import LineageError, TriggerError
 from lineage_orch.launch import launch
@@ -167,7 +168,7 @@ def reconcile_and_build(
     deployment = deployment or orchestrator.settings.deployment
     try:
         found = reconcile(orchestrator, deployment=deployment)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, PrefectException) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise TriggerError(f"Prefect's run history could not be read ({text}); see PREFECT_API_URL") from error
     for line in found.lines() or ["No load was lost."]:

@@ -140,8 +140,8 @@ def _load(run: FlowRun | TaskRun, sources: list[str], flow_run_id: UUID | None, 
 
 
 def _task_name(run: TaskRun) -> str:
-    # The history has no names of tasks. A run is named after its task, with the first letters of its key, unless the
-    # user names runs himself; then there is the name of its function.
+    # The history has no names of tasks. A run is named after its task, with the first letters of its key, unless
+    # task_run_name says otherwise; then there is the name of its function.
     name = run.name.removesuffix(f"-{run.dynamic_key[:3]}")
     return name if name != run.name or run.flow_run_id is None else run.task_key.rpartition("-")[0] or name
 

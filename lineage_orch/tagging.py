@@ -43,7 +43,11 @@ _LONGEST_TAG = 1000
 
 def trigger_tag(deployment: str | None, *, of_task: bool = False) -> str:
     """Return the tag of loads that set off this deployment (``flow/name``), or a build in their own process."""
-    return _OF_TASK * of_task + _TRIGGERS + (deployment or "in-process")
+    return _prefix(_TRIGGERS, of_task) + (deployment or "in-process")
+
+
+def _prefix(kind: str, of_task: bool) -> str:
+    return _OF_TASK + kind if of_task else kind
 
 
 def load_tags(sources: Iterable[str], deployment: str | None) -> list[str]:
@@ -56,7 +60,7 @@ def load_tags(sources: Iterable[str], deployment: str | None) -> list[str]:
 
 
 def _source_tags(sources: list[str], *, of_task: bool = False) -> list[str]:
-    prefix = _OF_TASK * of_task + _SOURCE
+    prefix = _prefix(_SOURCE, of_task)
     if len(sources) <= _MANY_SOURCES:
         return [prefix + source for source in sources]
     packs: list[list[str]] = [[]]
@@ -98,7 +102,7 @@ def producer_tags(flow: Flow[Any, Any], deployment: str | None = None) -> list[s
 
 def sources_in(tags: Iterable[str], *, of_task: bool = False) -> list[str]:
     """Return the sources that the tags of a load's run name."""
-    prefix = _OF_TASK * of_task + _SOURCE
+    prefix = _prefix(_SOURCE, of_task)
     sources: list[str] = []
     for tag in tags:
         if tag.startswith(prefix):
