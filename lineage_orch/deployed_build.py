@@ -61,6 +61,7 @@ class DeployedBuild:
         self._deployment_id = deployment_id
         self._settings = settings
         self._logger = logger
+        self._look_again: datetime | None = None
         self._waiting = WaitingRuns(client, deployment_id, flow_run.id, settings, logger.warning)
 
     def build(self, orchestrator: Orchestrator, *, who: str) -> BuildReport:
@@ -153,21 +154,34 @@ class DeployedBuild:
             except LineageError as error:
                 self._logger.warning("A load's deployment names a source that is not in the manifest: %s", error)
             found = reconcile(orchestrator, deployment=name, grace=HOOK_GRACE, client=self._client)
+            self._look_again = found.look_again
             for line in found.lines():
                 self._logger.warning("%s", line)
 
     def _wake_up(self, orchestrator: Orchestrator, report: BuildReport, wake_ups: list[WaitingRun]) -> None:
         # Whoever builds now may be no deployment, and leave no wake-up.
         plan = orchestrator.plan() if report.busy else report
-        if not report.busy and (useless := out_of_date(wake_ups, datetime.now(UTC), report.next_due)):
+        useless = [] if report.busy else out_of_date(wake_ups, datetime.now(UTC), report.next_due)
+        if useless := [run for run in useless if run.due != self._look_again]:
             with self._going_on("wake-ups that nobody needs will find nothing to do."):
                 self._waiting.dismiss(useless, f"What it was to build, flow run {self._run.name!r} has built.")
-        if plan.next_due is None:
-            return
-        due = wake_up_time(plan.held.values(), plan.next_due, timedelta(seconds=orchestrator.settings.debounce))
-        with self._going_on("no wake-up was scheduled; what is held waits for the next load, or `lineage-orch build`."):
-            run = schedule_wake_up(self._client, self._deployment_id, due, settings=self._settings, run_id=self._run.id)
-            self._logger.info("Run %r will build what is held until %s UTC.", run.name, f"{due:%Y-%m-%d %H:%M:%S}")
+        if plan.next_due is not None:
+            due = wake_up_time(plan.held.values(), plan.next_due, timedelta(seconds=orchestrator.settings.debounce))
+            self._schedule(due, "Held nodes are due.", "build what is held until")
+        if self._look_again is not None:
+            # Its hook may be at work, and then it sets off a run by itself.
+            self._schedule(
+                self._look_again, "A load told nothing of itself.", "look for a load that told nothing yet, at"
+            )
+
+    def _schedule(self, due: datetime, why: str, what: str) -> None:
+        with self._going_on(
+            "no wake-up was scheduled; what is left waits for the next load, or `lineage-orch reconcile`."
+        ):
+            run = schedule_wake_up(
+                self._client, self._deployment_id, due, settings=self._settings, run_id=self._run.id, why=why
+            )
+            self._logger.info("Run %r will %s %s UTC.", run.name, what, f"{due:%Y-%m-%d %H:%M:%S}")
 
 
 def _wait_for_what_is_nearly_due(report: BuildReport) -> bool:

@@ -20,17 +20,23 @@ from prefect.exceptions import PrefectException
 from lineage_orch.errors import LineageError, TriggerError
 from lineage_orch.launch import launch
 from lineage_orch.run_history import CompletedLoad, DeadRun, completed_loads, dead_runs
+from lineage_orch.tagging import trigger_tag
 from lineage_orch.triggers import Completion
 
 if TYPE_CHECKING:
     from lineage_orch.orchestrator import Orchestrator
 
-# The name of the watermark in the ledger: until when (ISO, UTC) the history was read.
-WATERMARK = "lineage_orch.reconciled_until"
+# The watermark in the ledger: until when (ISO, UTC) the history was read, for the loads that set off one deployment.
+# Each has its own: else a look for the loads of one would pass over those of another.
+WATERMARK = "lineage_orch.reconciled_until:{}"
 # Read again each time: clocks differ, and a state may reach the server late.
 OVERLAP = timedelta(minutes=10)
 # How far back to look when there is no watermark yet.
 FIRST_LOOK = timedelta(days=1)
+# Longer than a hook takes that meets no trouble, and than the clocks of a load and of who looks are apart.
+USUAL = timedelta(seconds=5)
+# So many lost loads are told one by one.
+_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -45,21 +51,28 @@ class LostLoad:
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """What the history told: loads that were lost, runs that are dead, and sources that the manifest lacks."""
+    """What the history told: loads that were lost, runs that are dead, and sources that the manifest lacks.
+
+    ``look_again`` is when to look again, for a load that completed within the grace and has not told of itself yet.
+    """
 
     since: datetime
     until: datetime
     found: tuple[LostLoad, ...] = ()
     dead: tuple[DeadRun, ...] = ()
     unknown: str | None = None
+    look_again: datetime | None = None
 
     def lines(self) -> list[str]:
         """Return what to tell people, one line each; empty if all was in order."""
         lines = [
-            f"The load {load.run_name!r} completed at {load.completed_at:%Y-%m-%d %H:%M:%S} UTC and its hook never "
-            f"ran: {', '.join(load.sources)} recorded as loaded."
-            for load in self.found
+            f"The load {load.run_name!r} completed at {load.completed_at:%Y-%m-%d %H:%M:%S} UTC and its hook has told "
+            f"nothing: {', '.join(load.sources)} recorded as loaded."
+            for load in self.found[:_TOLD]
         ]
+        if rest := self.found[_TOLD:]:
+            sources = sorted({source for load in rest for source in load.sources})
+            lines.append(f"So did {len(rest)} more: {', '.join(sources)} recorded as loaded.")
         if self.unknown:
             lines.append(self.unknown)
         lines += [
@@ -94,6 +107,7 @@ class Reconciliation:
                 for run in self.dead
             ],
             "unknown": self.unknown,
+            "look_again": self.look_again.isoformat() if self.look_again else None,
         }
 
 
@@ -114,7 +128,8 @@ def reconcile(
         orchestrator: whose ledger and manifest.
         deployment: ``flow/name``: only loads that set this off. Default: the setting; without one, the loads that
             build in their own process.
-        grace: leave out what completed within this time: its hook may still be at work.
+        grace: leave out what completed within this time: its hook may still be at work. The result says when to look
+            again.
         client: of Prefect's API; by default a new one.
 
     Returns:
@@ -127,10 +142,13 @@ def reconcile(
     deployment = deployment or orchestrator.settings.deployment
     now = datetime.now(UTC)
     until = now - grace
-    known_until = orchestrator.ledger.mark(WATERMARK)
+    watermark = WATERMARK.format(trigger_tag(deployment))
+    known_until = orchestrator.ledger.mark(watermark)
     since = (datetime.fromisoformat(known_until) - OVERLAP) if known_until else now - FIRST_LOOK
     with nullcontext(client) if client is not None else get_client(sync_client=True) as api:
-        lost = _unknown_to(orchestrator, completed_loads(api, deployment, since, until))
+        unheard = _unknown_to(orchestrator, completed_loads(api, deployment, since, now))
+        lost = [load for load in unheard if load.completed_at <= until]
+        late = [load.completed_at for load in unheard if until < load.completed_at <= now - USUAL]
         dead = tuple(dead_runs(api, deployment, now))
         updates = [update for load in lost for update in load.updates(api)]
     unknown = None
@@ -139,12 +157,12 @@ def reconcile(
     except LineageError as error:
         unknown = f"A load in Prefect's history names a source that is not in the manifest: {error}"
     if known_until is None or until > datetime.fromisoformat(known_until):
-        orchestrator.ledger.set_mark(WATERMARK, until.isoformat())
+        orchestrator.ledger.set_mark(watermark, until.isoformat())
     found = tuple(
         LostLoad(load.run_id, load.run_name, load.completed_at, load.sources)
         for load in sorted(lost, key=lambda load: load.completed_at)
     )
-    return Reconciliation(since, until, found, dead, unknown)
+    return Reconciliation(since, until, found, dead, unknown, max(late) + grace + USUAL if late else None)
 
 
 def reconcile_and_build(

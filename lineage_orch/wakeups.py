@@ -36,6 +36,7 @@ def schedule_wake_up(
     *,
     settings: Mapping[str, Any] | None,
     run_id: UUID,
+    why: str = "Held nodes are due.",
 ) -> FlowRun:
     """See to it that a run of the deployment is scheduled for ``due``: one per time, however many plans say so.
 
@@ -45,6 +46,7 @@ def schedule_wake_up(
         due: when the run shall start (aware).
         settings: the settings among the parameters of the run at work.
         run_id: the run at work.
+        why: the message of its state, for people.
 
     Returns:
         The run: made now, or earlier by another plan.
@@ -55,7 +57,7 @@ def schedule_wake_up(
         return client.create_flow_run_from_deployment(
             deployment_id,
             parameters={"settings": dict(settings)} if settings else {},
-            state=Scheduled(scheduled_time=due, message="Held nodes are due."),
+            state=Scheduled(scheduled_time=due, message=why),
             tags=[WAKE_UP],
             idempotency_key=idempotency_key,
         )
