@@ -61,6 +61,7 @@ class DeployedBuild:
         self._deployment_id = deployment_id
         self._settings = settings
         self._logger = logger
+        self._late: frozenset[str] = frozenset()
         self._look_again: datetime | None = None
         self._waiting = WaitingRuns(client, deployment_id, flow_run.id, settings, logger.warning)
 
@@ -154,7 +155,7 @@ class DeployedBuild:
             except LineageError as error:
                 self._logger.warning("A load's deployment names a source that is not in the manifest: %s", error)
             found = reconcile(orchestrator, deployment=name, grace=HOOK_GRACE, client=self._client)
-            self._look_again = found.look_again
+            self._late, self._look_again = found.late, found.look_again
             for line in found.lines():
                 self._logger.warning("%s", line)
 
@@ -168,11 +169,15 @@ class DeployedBuild:
         if plan.next_due is not None:
             due = wake_up_time(plan.held.values(), plan.next_due, timedelta(seconds=orchestrator.settings.debounce))
             self._schedule(due, "Held nodes are due.", "build what is held until")
-        if self._look_again is not None:
-            # Its hook may be at work, and then it sets off a run by itself.
+        if self._look_again is not None and not self._have_told(orchestrator):
             self._schedule(
                 self._look_again, "A load told nothing of itself.", "look for a load that told nothing yet, at"
             )
+
+    def _have_told(self, orchestrator: Orchestrator) -> bool:
+        """Whether the hooks that were at work when this run began have set off runs of their own meanwhile."""
+        told = {update.update_id for run in self._read() for update in run.updates}
+        return self._late <= told | orchestrator.ledger.known_updates(self._late)
 
     def _schedule(self, due: datetime, why: str, what: str) -> None:
         with self._going_on(

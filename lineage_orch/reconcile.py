@@ -53,7 +53,8 @@ class LostLoad:
 class Reconciliation:
     """What the history told: loads that were lost, runs that are dead, and sources that the manifest lacks.
 
-    ``look_again`` is when to look again, for a load that completed within the grace and has not told of itself yet.
+    ``late`` are the ids of the states of loads that completed within the grace and have told nothing yet, and
+    ``look_again`` is when to look for them again.
     """
 
     since: datetime
@@ -61,6 +62,7 @@ class Reconciliation:
     found: tuple[LostLoad, ...] = ()
     dead: tuple[DeadRun, ...] = ()
     unknown: str | None = None
+    late: frozenset[str] = frozenset()
     look_again: datetime | None = None
 
     def lines(self) -> list[str]:
@@ -148,7 +150,7 @@ def reconcile(
     with nullcontext(client) if client is not None else get_client(sync_client=True) as api:
         unheard = _unknown_to(orchestrator, completed_loads(api, deployment, since, now))
         lost = [load for load in unheard if load.completed_at <= until]
-        late = [load.completed_at for load in unheard if until < load.completed_at <= now - USUAL]
+        late = {load.state_id: load.completed_at for load in unheard if until < load.completed_at <= now - USUAL}
         dead = tuple(dead_runs(api, deployment, now))
         updates = [update for load in lost for update in load.updates(api)]
     unknown = None
@@ -162,7 +164,8 @@ def reconcile(
         LostLoad(load.run_id, load.run_name, load.completed_at, load.sources)
         for load in sorted(lost, key=lambda load: load.completed_at)
     )
-    return Reconciliation(since, until, found, dead, unknown, max(late) + grace + USUAL if late else None)
+    look_again = max(late.values()) + grace + USUAL if late else None
+    return Reconciliation(since, until, found, dead, unknown, frozenset(late), look_again)
 
 
 def reconcile_and_build(

@@ -15,8 +15,10 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Scheduled
 
 from lineage_orch import SettingsError, SourceUpdate, TriggerError, launch, reconcile
+from lineage_orch.deployed_build import DeployedBuild
 from lineage_orch.deployments import dbt_deployment
 from lineage_orch.plan import Held
+from lineage_orch.report import BuildReport
 from lineage_orch.run_history import dead_runs
 from lineage_orch.tagging import BUILDS, TRIGGERED, WAKE_UP
 from lineage_orch.triggers import Completion
@@ -206,6 +208,25 @@ def test_a_wake_up_that_is_over_does_not_stand_for_a_new_one() -> None:
 
     schedule_wake_up(Api(), uuid4(), NOW, settings=None, run_id=uuid4())  # type: ignore[arg-type]
     assert len(set(keys)) == 2
+
+
+@pytest.mark.parametrize(("known", "looks"), [((), True), (("1",), True), (("1", "2"), False)])
+def test_a_load_that_told_nothing_yet_is_looked_for_by_one_more_run(known: tuple[str, ...], looks: bool) -> None:
+    made: list[dict[str, Any]] = []
+
+    class Api(FakeApi):
+        def create_flow_run_from_deployment(self, *_: Any, **options: Any) -> Any:
+            made.append(options)
+            return SimpleNamespace(name="late-owl", state_type=options["state"].type)
+
+    orchestrator: Any = SimpleNamespace(ledger=SimpleNamespace(known_updates=lambda _: frozenset(known)))
+    build = DeployedBuild(Api([]), waiting(), uuid4(), None, LOGGER)  # type: ignore[arg-type]
+    build._late, build._look_again = frozenset({"1", "2"}), NOW
+    build._wake_up(orchestrator, BuildReport(), [])
+    assert len(made) == looks
+    for run in made:
+        assert run["state"].state_details.scheduled_time == NOW
+        assert run["tags"] == [WAKE_UP]
 
 
 @pytest.mark.parametrize(

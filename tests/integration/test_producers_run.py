@@ -8,9 +8,10 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -24,7 +25,8 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.states import Cancelled, Completed, Failed, State
 from prefect.transactions import transaction
 
-from lineage_orch import Ledger, ProducerError, TriggerError, mark_updated, produces_source
+from lineage_orch import Ledger, ProducerError, SourceUpdate, TriggerError, mark_updated, produces_source
+from lineage_orch import reconcile as reconciling
 from lineage_orch.producers import _marked
 from lineage_orch.run_history import completed_loads
 from lineage_orch.tagging import sources_in
@@ -399,6 +401,33 @@ def test_the_history_tells_of_loads_as_their_hooks_did(fired: Recorder):
     assert history["crm.stock"] == told["crm.stock"]
     assert history["crm.orders"].update_id == told["crm.orders"].update_id
     assert history["crm.orders"].producer == "renamed"  # the history has no names of tasks
+
+
+def test_a_load_whose_hook_may_be_at_work_is_looked_at_again(fired: Recorder, monkeypatch: pytest.MonkeyPatch):
+    fired.deployment = "for/looking-again"
+    monkeypatch.setattr(reconciling, "USUAL", timedelta(0))
+    monkeypatch.setattr(reconciling, "OVERLAP", timedelta(0))
+
+    @produces_source("crm.orders")
+    @flow
+    def load() -> None: ...
+
+    load()
+    [told] = fired.completions[0].updates
+    recorded: list[SourceUpdate] = []
+    with Ledger("sqlite://", project="shop", target="dev") as ledger:
+        orchestrator: Any = SimpleNamespace(
+            ledger=ledger, settings=SimpleNamespace(deployment=fired.deployment), record=recorded.extend
+        )
+        early = reconciling.reconcile(orchestrator, grace=timedelta(hours=1))
+        assert (early.found, recorded) == ((), [])
+        assert early.late == {told.update_id}
+        assert early.look_again == told.loaded_at + timedelta(hours=1)
+        # A look for the loads of another deployment passes over none of this one's.
+        assert reconciling.reconcile(orchestrator, deployment="for/another").found == ()
+        late = reconciling.reconcile(orchestrator)
+    assert recorded == [told]
+    assert late.look_again is None
 
 
 def test_the_times_of_prefect_can_be_recorded(fired: Recorder):
