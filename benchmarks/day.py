@@ -103,10 +103,10 @@ def _loads(sources: list[str], *, by_system: bool) -> list[tuple[datetime, str]]
 
 
 def simulated(build_after: dict[str, Any] | None, debounce: float, number_of_day: int) -> Callable[[], dict[str, Any]]:
+    from lineage_orch.deployed.wakeups import wake_up_time
+    from lineage_orch.ledger import LedgerSnapshot, NodeFact
     from lineage_orch.lineage import Lineage
     from lineage_orch.plan import plan_builds
-    from lineage_orch.snapshot import LedgerSnapshot, NodeFact
-    from lineage_orch.wakeups import wake_up_time
 
     day = _DAYS[number_of_day]
     lineage = Lineage.from_manifest(_manifest(build_after, day.domains))

@@ -52,9 +52,9 @@ def graph(nodes: int) -> dict[str, Any]:
 
 
 def planned(nodes: int, updated: int) -> Callable[[], dict[str, Any]]:
+    from lineage_orch.ledger import LedgerSnapshot, NodeFact
     from lineage_orch.lineage import Lineage
     from lineage_orch.plan import plan_builds
-    from lineage_orch.snapshot import LedgerSnapshot, NodeFact
 
     lineage = Lineage.from_manifest(graph(nodes))
     # All was built at tick 1000, and then some sources were loaded.

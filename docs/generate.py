@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from lineage_orch.cli import app
+from lineage_orch.cli.app import app
 from lineage_orch.settings import ENV_PREFIX, LineageOrchSettings
 
 HERE = Path(__file__).resolve().parent

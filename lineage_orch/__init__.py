@@ -25,14 +25,13 @@ if TYPE_CHECKING:
         UnknownSourceError,
     )
     from lineage_orch.flows import build_affected
-    from lineage_orch.ledger import Ledger
+    from lineage_orch.ledger import Ledger, LedgerSnapshot
     from lineage_orch.lineage import Lineage
     from lineage_orch.orchestrator import Orchestrator
     from lineage_orch.plan import BuildPlan, Held, plan_builds
     from lineage_orch.producers import mark_updated, produces_source
-    from lineage_orch.report import BuildReport
+    from lineage_orch.reports.build_report import BuildReport
     from lineage_orch.settings import LineageOrchSettings
-    from lineage_orch.snapshot import LedgerSnapshot
     from lineage_orch.triggers import DeploymentTrigger, InProcessTrigger
     from lineage_orch.updates import SourceUpdate
 
@@ -54,14 +53,13 @@ _HOMES = {
         "UnknownSourceError",
     ),
     "flows": ("build_affected",),
-    "ledger": ("Ledger",),
+    "ledger": ("Ledger", "LedgerSnapshot"),
     "lineage": ("Lineage",),
     "orchestrator": ("Orchestrator",),
     "plan": ("BuildPlan", "Held", "plan_builds"),
     "producers": ("mark_updated", "produces_source"),
-    "report": ("BuildReport",),
+    "reports.build_report": ("BuildReport",),
     "settings": ("LineageOrchSettings",),
-    "snapshot": ("LedgerSnapshot",),
     "triggers": ("DeploymentTrigger", "InProcessTrigger"),
     "updates": ("SourceUpdate",),
 }

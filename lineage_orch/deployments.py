@@ -12,8 +12,8 @@ from prefect.types.entrypoint import EntrypointType
 
 from lineage_orch.errors import SettingsError
 from lineage_orch.flows import build_affected
+from lineage_orch.loads.tags import BUILDS
 from lineage_orch.settings import LineageOrchSettings, to_json
-from lineage_orch.tagging import BUILDS
 
 
 def dbt_deployment(

@@ -12,7 +12,7 @@ from prefect.states import Completed
 
 from lineage_orch.errors import LineageError
 from lineage_orch.orchestrator import Orchestrator
-from lineage_orch.report import BuildReport
+from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.updates import SourceUpdate
 
 
@@ -60,7 +60,7 @@ def build_affected(
             for source in orchestrator.without_nodes(load.source for load in loads):
                 logger.info("No model hangs on %s: nothing is built for it.", source)
         if flow_run is not None and flow_run.deployment_id is not None:
-            from lineage_orch.deployed_build import DeployedBuild
+            from lineage_orch.deployed.build import DeployedBuild
 
             with get_client(sync_client=True) as client:
                 deployed = DeployedBuild(client, flow_run, flow_run.deployment_id, settings, logger)

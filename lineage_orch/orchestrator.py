@@ -12,22 +12,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from lineage_orch.current_lineage import CurrentLineage
-from lineage_orch.dbt import Dbt, DbtRunner
-from lineage_orch.dbt_project import DbtProject
+from lineage_orch.dbt.current import CurrentLineage
+from lineage_orch.dbt.engine import Dbt, DbtRunner
+from lineage_orch.dbt.project import DbtProject
+from lineage_orch.dbt.recorder import BuildRecorder
 from lineage_orch.errors import LineageError, PolicyError
-from lineage_orch.ledger import Ledger
+from lineage_orch.ledger import Ledger, LedgerSnapshot
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import BuildPlan, plan_builds
-from lineage_orch.recording import BuildRecorder
-from lineage_orch.report import BuildReport
+from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.settings import LineageOrchSettings
-from lineage_orch.snapshot import LedgerSnapshot
 from lineage_orch.updates import SourceUpdate
 
 if TYPE_CHECKING:
-    from lineage_orch.explain import Explanation
-    from lineage_orch.status import Status
+    from lineage_orch.reports.explain import Explanation
+    from lineage_orch.reports.status import Status
 
 Say = Callable[[str], Any]
 
@@ -175,7 +174,7 @@ class Orchestrator:
         """The sources of the producers that the setting ``producers`` names, and what to tell people of the rest."""
         if not self.settings.producers:
             return frozenset(), ()
-        from lineage_orch.discovery import find_producers
+        from lineage_orch.loads.discovery import find_producers
 
         found = find_producers(self.settings.producers)
         said = [f"Producers in {failure.place} are not known: {failure.why}" for failure in found.failures]
@@ -320,7 +319,7 @@ class Orchestrator:
 
     def status(self) -> Status:
         """Return what the ledger knows of each source and node, and what is owed."""
-        from lineage_orch.status import status
+        from lineage_orch.reports.status import status
 
         lineage = self.lineage
         snapshot = self._with_found(self.ledger.snapshot())
@@ -332,7 +331,7 @@ class Orchestrator:
         Raises:
             UnknownNodeError: no such node in the manifest.
         """
-        from lineage_orch.explain import explain
+        from lineage_orch.reports.explain import explain
 
         lineage = self.lineage
         snapshot = self._with_found(self.ledger.snapshot())

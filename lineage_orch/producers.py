@@ -23,7 +23,7 @@ from prefect.flows import Flow
 from prefect.tasks import Task
 
 from lineage_orch.errors import LineageOrchError, ProducerError
-from lineage_orch.tagging import TaggingHook, tag_nothing_new, tag_task_run
+from lineage_orch.loads.tags import TaggingHook, tag_nothing_new, tag_task_run
 from lineage_orch.updates import SourceUpdate
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lineage_orch.orchestrator import Orchestrator
     from lineage_orch.settings import LineageOrchSettings
     from lineage_orch.testing import Triggered
-    from lineage_orch.throw_away import ThrowAway
+    from lineage_orch.testing.project_copy import ThrowAway
 
 _MARKER = "produces"
 # mypy takes the plain word for a type.
@@ -182,7 +182,7 @@ def lineage_orch_manifest(lineage_orch_settings: LineageOrchSettings, tmp_path_f
     with _plainly():
         if settings.manifest is not None:
             return settings.manifest
-        from lineage_orch.dbt_project import DbtProject
+        from lineage_orch.dbt.project import DbtProject
 
         with chdir(settings.project_dir or Path.cwd()):
             project = DbtProject.find(settings)
@@ -203,7 +203,7 @@ def _parsed(project: Any, settings: LineageOrchSettings, folder: Path) -> Path:
 
     from filelock import FileLock
 
-    from lineage_orch.dbt import DbtRunner
+    from lineage_orch.dbt.engine import DbtRunner
 
     made = folder / "target" / "manifest.json"
     ready = folder / "manifest.json"
@@ -308,7 +308,7 @@ def lineage_orch_copy(
     ``.project_dir``, ``.warehouse`` (the file; put raw tables there), ``.settings``. For another adapter than DuckDB it
     fails, with what to do.
     """
-    from lineage_orch.throw_away import throw_away
+    from lineage_orch.testing.project_copy import throw_away
 
     # Both would lead a copy back to where the original writes.
     with _plainly(), _environment(DBT_TARGET_PATH=None, DBT_LOG_PATH=None):

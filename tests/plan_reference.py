@@ -1,6 +1,6 @@
 """A second reading of the rule of the plan, straight from the sentences of the design, as dumb as can be.
 
-Used by ``test_plan_properties.py`` alone. It knows nothing of :mod:`lineage_orch.plan`: names instead of
+Used by ``test_plan_properties.py`` alone. It knows nothing of :mod:`lineage_orch.plan.planner`: names instead of
 numbers, memoised recursion instead of one pass, a loop over the history instead of a search.
 """
 
@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from lineage_orch.snapshot import LedgerSnapshot
+from lineage_orch.ledger import LedgerSnapshot
 
 PERIODS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
 UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}

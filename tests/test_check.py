@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
-from lineage_orch import cli
-from lineage_orch.check import Deployment, check
-from lineage_orch.discovery import ImportFailure, Producer
+from lineage_orch.check.findings import CODES, Finding
+from lineage_orch.check.project import Deployment, check
+from lineage_orch.check.stubs import stub_sources
+from lineage_orch.cli import app as cli
 from lineage_orch.errors import DbtError, ManifestError, SettingsError
-from lineage_orch.findings import CODES, Finding
 from lineage_orch.lineage import Lineage
+from lineage_orch.loads.discovery import ImportFailure, Producer
+from lineage_orch.loads.tags import BUILDS
 from lineage_orch.settings import LineageOrchSettings
-from lineage_orch.stubs import stub_sources
-from lineage_orch.tagging import BUILDS
 from lineage_orch.testing import ProjectWarning, check_project
 from tests.manifests import manifest, node, source
 
@@ -324,7 +324,10 @@ def test_check_project_fails_if_nobody_said_where_the_loads_are(project: Path, m
 
 def test_importing_the_doubles_imports_nothing_heavy() -> None:
     heavy = ("prefect", "dbt", "networkx", "sqlalchemy")
-    code = f"import sys, lineage_orch.testing, lineage_orch.check; print(*(n for n in {heavy} if n in sys.modules))"
+    code = (
+        "import sys, lineage_orch.testing, lineage_orch.check.project; "
+        f"print(*(n for n in {heavy} if n in sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
 
 

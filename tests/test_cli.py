@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from lineage_orch.cli import main
-from lineage_orch.dbt import OnResult, Outcome, Result
+from lineage_orch.cli.app import main
+from lineage_orch.dbt.engine import OnResult, Outcome, Result
 from lineage_orch.lineage import Lineage
 from tests.manifests import manifest, node, source
 
@@ -395,7 +395,7 @@ def test_fast_commands_import_nothing_heavy(project: Path, run: Run, args: list[
     if "--ledger" in args:
         good(run("record", "raw.orders", "--producer", "export"))
     code = (
-        "import sys; from lineage_orch.cli import main; assert main(sys.argv[1:]) == 0; "
+        "import sys; from lineage_orch.cli.app import main; assert main(sys.argv[1:]) == 0; "
         "print([each for each in ('dbt', 'prefect', 'sqlalchemy', 'networkx', 'pydantic') if each in sys.modules], "
         "file=sys.stderr)"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lineage_orch.discovery import Found, Producer, find_producers
+from lineage_orch.loads.discovery import Found, Producer, find_producers
 from lineage_orch.producers import declared_sources
 
 LOAD = """

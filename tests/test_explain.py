@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from lineage_orch.errors import UnknownNodeError
-from lineage_orch.explain import Explanation, explain
+from lineage_orch.ledger import LedgerSnapshot, Moment, NodeFact
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import plan_builds
-from lineage_orch.snapshot import LedgerSnapshot, Moment, NodeFact
-from lineage_orch.words import listed, span, until
+from lineage_orch.reports.explain import Explanation, explain
+from lineage_orch.reports.wording import listed, span, until
 from tests.manifests import manifest, node, source
 
 NOW = datetime(2026, 10, 16, 13, 53, tzinfo=UTC)

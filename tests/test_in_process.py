@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from lineage_orch import LineageOrchSettings, SourceUpdate
-from lineage_orch.in_process import _Builder, _Request
 from lineage_orch.settings import handing_down
 from lineage_orch.triggers import Completion
+from lineage_orch.triggers.in_process import _Builder, _Request
 
 
 def request(name: str, **settings: Any) -> _Request:

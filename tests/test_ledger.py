@@ -18,10 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sqlalchemy import Connection, event, text
 from sqlalchemy.pool import Pool
 
-from lineage_orch import database, ledger_reading, ledger_schema
 from lineage_orch.errors import LedgerError, LedgerSchemaError, LedgerUnavailableError
-from lineage_orch.ledger import Ledger
-from lineage_orch.snapshot import LedgerSnapshot, Moment, NodeFact
+from lineage_orch.ledger import Ledger, LedgerSnapshot, Moment, NodeFact, database
+from lineage_orch.ledger import reading as ledger_reading
+from lineage_orch.ledger import schema as ledger_schema
 from lineage_orch.updates import SourceUpdate
 
 NOW = datetime(2026, 5, 17, 12, 30, 0, 123457, tzinfo=UTC)
@@ -600,8 +600,8 @@ def test_a_file_that_can_only_be_read(path: Path) -> None:
 def test_a_folder_without_permission(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
-        "from lineage_orch import database\n"  # nobody may not be allowed to import it
-        "from lineage_orch.ledger import Ledger\n"
+        "from lineage_orch.ledger import database\n"  # nobody may not be allowed to import it
+        "from lineage_orch.ledger.store import Ledger\n"
         "from lineage_orch.errors import LedgerUnavailableError\n"
         "ledger = Ledger('sqlite:///' + sys.argv[1], project='p', target='t')\n"
         "os.geteuid() or os.setuid(65534)\n"  # root may do everything, so be nobody

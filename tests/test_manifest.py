@@ -12,8 +12,8 @@ import pytest
 
 from lineage_orch.errors import ManifestError
 from lineage_orch.lineage import Lineage
-from lineage_orch.manifest import _decode_in_pieces, read_manifest
-from lineage_orch.resources import ManifestWarning
+from lineage_orch.lineage.manifest import _decode_in_pieces, read_manifest
+from lineage_orch.lineage.records import ManifestWarning
 from tests.manifests import leaf, manifest, node, source
 
 BELOW = {"model.shop.stage", "model.shop.mart", "test.shop.unique", "exposure.shop.board"}

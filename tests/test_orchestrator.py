@@ -384,7 +384,7 @@ def test_dbt_run_leaves_what_it_does_not_build_owed_and_ends(make: Make) -> None
     real = dbt.build
 
     def only_models(select: Any, exclude: Any, on_result: Any) -> Any:
-        from lineage_orch.dbt import Outcome
+        from lineage_orch.dbt.engine import Outcome
 
         outcome = real(select, exclude, lambda r: on_result(r) if r.unique_id.startswith("model.") else None)
         return Outcome(tuple(each for each in outcome.results if each.unique_id.startswith("model.")))

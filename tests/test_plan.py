@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from lineage_orch.errors import PolicyError
+from lineage_orch.ledger import LedgerSnapshot, Moment, NodeFact
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import BuildPlan, Held, plan_builds
-from lineage_orch.snapshot import LedgerSnapshot, Moment, NodeFact
 from tests.manifests import leaf, manifest, node, source
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lineage_orch.ledger import LedgerSnapshot, Moment, NodeFact
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import BuildPlan, plan_builds
-from lineage_orch.snapshot import LedgerSnapshot, Moment, NodeFact
 from tests import manifests
 from tests.plan_reference import Reference
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lineage_orch.errors import PolicyError
-from lineage_orch.policy import Policy, read_policy
+from lineage_orch.lineage.policy import Policy, read_policy
 
 NODE = "model.shop.mart"
 HOURS_4 = timedelta(hours=4)

@@ -10,8 +10,8 @@ from prefect import flow, task
 
 import lineage_orch
 from lineage_orch import InProcessTrigger, ProducerError, mark_updated, produces_source
+from lineage_orch.loads.tags import load_tags, producer_tags, sources_in
 from lineage_orch.producers import ProducerHook, declared_sources, producer_hook
-from lineage_orch.tagging import load_tags, producer_tags, sources_in
 from lineage_orch.triggers import Completion, choose_trigger, using_trigger
 
 

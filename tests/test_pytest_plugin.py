@@ -21,20 +21,9 @@ import pytest
 import yaml
 
 # Imported here, in the outer run: what an inner one imports first is forgotten when it ends, and imported again.
-import lineage_orch.check
-import lineage_orch.deployments
-import lineage_orch.discovery
-import lineage_orch.in_process
-import lineage_orch.ledger
-import lineage_orch.orchestrator
-import lineage_orch.producers
-import lineage_orch.status
-import lineage_orch.testing
-import lineage_orch.triggers
-import lineage_orch.words  # noqa: F401
 from lineage_orch.errors import DbtError
 from lineage_orch.settings import LineageOrchSettings
-from lineage_orch.throw_away import throw_away
+from lineage_orch.testing.project_copy import throw_away
 from tests.manifests import manifest, node, source
 
 pytest_plugins = ["pytester"]
@@ -384,7 +373,7 @@ def test_failures_show_the_difference_and_the_paths(repo: pytest.Pytester, prefe
         "no source 'raw.order' in",
     ):
         assert line in text, line
-    assert "lineage_orch/testing.py" not in text.replace(os.sep, "/"), "frames of the double are hidden"
+    assert "lineage_orch/testing/doubles.py" not in text.replace(os.sep, "/"), "frames of the double are hidden"
 
 
 def test_there_is_one_server_however_many_ask(repo: pytest.Pytester, prefect_server: None) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from lineage_orch.errors import LineageError
 from lineage_orch.lineage import Lineage
-from lineage_orch.selectors import fqn_matches
+from lineage_orch.lineage.selectors import fqn_matches
 from tests.manifests import manifest, node, source
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
-from lineage_orch.ledger_reading import Holder
+from lineage_orch.ledger import LedgerSnapshot, Moment, NodeFact
+from lineage_orch.ledger.reading import Holder
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import plan_builds
-from lineage_orch.snapshot import LedgerSnapshot, Moment, NodeFact
-from lineage_orch.status import short_names, status
-from lineage_orch.words import short_name
+from lineage_orch.reports.status import short_names, status
+from lineage_orch.reports.wording import short_name
 from tests.manifests import manifest, node, source
 
 NOW = datetime(2026, 10, 16, 13, 0, tzinfo=UTC)

@@ -10,7 +10,7 @@ from ints.dummyjson_products.flows.api import export as export_products
 
 from lineage_orch import Ledger, Lineage, LineageOrchSettings, Orchestrator, SourceUpdate, plan_builds
 from lineage_orch.testing import check_project
-from lineage_orch.throw_away import ThrowAway
+from lineage_orch.testing.project_copy import ThrowAway
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

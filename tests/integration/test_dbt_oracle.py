@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lineage_orch.ledger import LedgerSnapshot, NodeFact
 from lineage_orch.lineage import Lineage
+from lineage_orch.lineage.records import ManifestWarning
+from lineage_orch.lineage.selectors import fqn_matches
 from lineage_orch.plan import BuildPlan, plan_builds
-from lineage_orch.resources import ManifestWarning
-from lineage_orch.selectors import fqn_matches
-from lineage_orch.snapshot import LedgerSnapshot, NodeFact
 
 pytestmark = pytest.mark.integration
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from lineage_orch import Ledger, Orchestrator, SourceUpdate, run_history
-from lineage_orch.reconcile import reconcile, reconcile_and_build
-from lineage_orch.tagging import TRIGGERED, WAKE_UP
+from lineage_orch import Ledger, Orchestrator, SourceUpdate
+from lineage_orch.deployed import run_history
+from lineage_orch.deployed.reconcile import reconcile, reconcile_and_build
+from lineage_orch.loads.tags import TRIGGERED, WAKE_UP
 from tests.integration.real_prefect import LOADS, RealPrefect, end, wait_for
 from tests.shop_project import Shop
 
@@ -306,6 +307,6 @@ def load():
 
 mistyped()
 load()
-assert "sqlalchemy" not in sys.modules or "lineage_orch.ledger" not in sys.modules
+assert "sqlalchemy" not in sys.modules or "lineage_orch.ledger.store" not in sys.modules
 assert "lineage_orch.orchestrator" not in sys.modules
 """

@@ -14,16 +14,17 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Scheduled
 
-from lineage_orch import SettingsError, SourceUpdate, TriggerError, launch, reconcile
-from lineage_orch.deployed_build import DeployedBuild
+from lineage_orch import SettingsError, SourceUpdate, TriggerError
+from lineage_orch.deployed import launch, reconcile
+from lineage_orch.deployed.build import DeployedBuild
+from lineage_orch.deployed.queue import WaitingRuns, out_of_date, to_take_over
+from lineage_orch.deployed.run_history import dead_runs
+from lineage_orch.deployed.wakeups import schedule_wake_up, wake_up_time
 from lineage_orch.deployments import dbt_deployment
+from lineage_orch.loads.tags import BUILDS, TRIGGERED, WAKE_UP
 from lineage_orch.plan import Held
-from lineage_orch.report import BuildReport
-from lineage_orch.run_history import dead_runs
-from lineage_orch.tagging import BUILDS, TRIGGERED, WAKE_UP
+from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.triggers import Completion
-from lineage_orch.waiting_runs import WaitingRuns, out_of_date, to_take_over
-from lineage_orch.wakeups import schedule_wake_up, wake_up_time
 
 NOW = datetime(2025, 3, 1, 12, tzinfo=UTC)
 LOGGER = logging.getLogger("test")

@@ -14,7 +14,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from lineage_orch import Orchestrator, SourceUpdate
-from lineage_orch.reconcile import reconcile_and_build
+from lineage_orch.deployed.reconcile import reconcile_and_build
 from tests.integration.real_prefect import RealPrefect, end, wait_for
 from tests.shop_project import Shop
 

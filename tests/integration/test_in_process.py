@@ -29,8 +29,9 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from lineage_orch import InProcessTrigger, Orchestrator, in_process, produces_source
-from lineage_orch.dbt import DbtRunner
+from lineage_orch import InProcessTrigger, Orchestrator, produces_source
+from lineage_orch.dbt.engine import DbtRunner
+from lineage_orch.triggers import in_process
 from tests.shop_project import Shop
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]

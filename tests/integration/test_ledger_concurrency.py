@@ -15,10 +15,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
-from lineage_orch import database
 from lineage_orch.errors import LedgerError, LedgerSchemaError, LedgerUnavailableError
-from lineage_orch.ledger import Ledger
-from lineage_orch.snapshot import LedgerSnapshot, Moment, NodeFact
+from lineage_orch.ledger import Ledger, LedgerSnapshot, Moment, NodeFact, database
 from lineage_orch.updates import SourceUpdate
 
 pytestmark = pytest.mark.integration

@@ -26,10 +26,10 @@ from prefect.states import Cancelled, Completed, Failed, State
 from prefect.transactions import transaction
 
 from lineage_orch import Ledger, ProducerError, SourceUpdate, TriggerError, mark_updated, produces_source
-from lineage_orch import reconcile as reconciling
+from lineage_orch.deployed import reconcile as reconciling
+from lineage_orch.deployed.run_history import completed_loads
+from lineage_orch.loads.tags import sources_in
 from lineage_orch.producers import _marked
-from lineage_orch.run_history import completed_loads
-from lineage_orch.tagging import sources_in
 from lineage_orch.triggers import Completion, using_trigger
 from tests.integration.real_prefect import wait_for
 

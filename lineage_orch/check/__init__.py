@@ -1,0 +1,1 @@
+"""What does not fit between the dbt project and the loads, for continuous integration."""

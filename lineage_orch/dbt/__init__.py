@@ -1,0 +1,1 @@
+"""dbt: what runs it, the project on disk, and the recorder of its results."""

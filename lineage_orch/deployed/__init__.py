@@ -1,0 +1,1 @@
+"""What a run of the dbt deployment does beside building."""

@@ -1,0 +1,188 @@
+"""The waiting runs of one ``build_affected`` deployment: one run takes over what the others were to do.
+
+With a concurrency limit of 1 the runs of a burst wait on the server, as Scheduled, Late or AwaitingConcurrencySlot,
+with no process. The one that runs reads their parameters, does their work with its own, and sets them Cancelled,
+named Coalesced. Cancelled alone sticks: a late worker can revive a Completed run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.responses import OrchestrationResult
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.states import Cancelled
+
+from lineage_orch.loads.tags import TRIGGERED, WAKE_UP
+from lineage_orch.updates import SourceUpdate
+
+COALESCED = "Coalesced"
+# Also of the type SCHEDULED, and none of our business: AwaitingRetry, Resuming, and what Prefect may add.
+_WAITING = ("Scheduled", "Late", "AwaitingConcurrencySlot")
+_PAGE = 200
+# The server's own bound on one bulk change.
+_BULK = 50
+
+Warn = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class WaitingRun:
+    """A run that waits: what it was to do, and when it was meant to start (UTC)."""
+
+    id: UUID
+    name: str
+    due: datetime
+    tags: frozenset[str]
+    updates: tuple[SourceUpdate, ...]
+    producers: tuple[str, ...]
+
+    @property
+    def is_wake_up(self) -> bool:
+        """Whether it was scheduled for the time when something held is due."""
+        return WAKE_UP in self.tags
+
+
+class WaitingRuns:
+    """The runs that wait in the deployment of the run that is at work.
+
+    Args:
+        client: of the run at work.
+        deployment_id: its deployment.
+        run_id: its own id.
+        settings: the settings among its parameters; runs with others are left alone.
+        warn: takes a line for people on each run that cannot be read.
+    """
+
+    def __init__(
+        self,
+        client: SyncPrefectClient,
+        deployment_id: UUID,
+        run_id: UUID,
+        settings: Mapping[str, Any] | None,
+        warn: Warn,
+    ) -> None:
+        self._client = client
+        self._deployment_id = deployment_id
+        self._run_id = run_id
+        self._settings = dict(settings or {})
+        self._warn = warn
+        self._unreadable: set[UUID] = set()
+
+    def read(self) -> list[WaitingRun]:
+        """Return all runs that wait and ask for the same build as this one, the earliest due first.
+
+        A run whose parameters cannot be read is left to itself, with a warning: it will fail and say why.
+        """
+        runs = {run.id: run for run in self._pages()}
+        runs.pop(self._run_id, None)
+        found = (self._understood(run) for run in runs.values())
+        return sorted((run for run in found if run is not None), key=lambda run: run.due)
+
+    def _pages(self) -> Iterator[FlowRun]:
+        chosen = FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=[self._deployment_id]),
+            state=FlowRunFilterState(
+                type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]),
+                name=FlowRunFilterStateName(any_=list(_WAITING)),
+            ),
+        )
+        offset = 0
+        while True:
+            page = self._client.read_flow_runs(
+                flow_run_filter=chosen, sort=FlowRunSort.ID_DESC, limit=_PAGE, offset=offset
+            )
+            yield from page
+            if len(page) < _PAGE:
+                return
+            # Runs that leave meanwhile move the later ones forward: an overlap, so that none is passed over.
+            offset += _PAGE // 2
+
+    def _understood(self, run: FlowRun) -> WaitingRun | None:
+        parameters = dict(run.parameters or {})
+        updates, producers = parameters.pop("updates", None), parameters.pop("producers", None)
+        settings = parameters.pop("settings", None)
+        try:
+            if parameters:
+                raise ValueError(f"it has parameters of its own: {', '.join(parameters)}")
+            if (settings or {}) != self._settings:
+                return None  # another build; its own run does it
+            return WaitingRun(
+                run.id,
+                run.name,
+                run.expected_start_time or datetime.max.replace(tzinfo=UTC),
+                frozenset(run.tags),
+                tuple(SourceUpdate.from_dict(each) for each in updates or ()),
+                tuple(str(each) for each in producers or ()),
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            if run.id not in self._unreadable:
+                self._unreadable.add(run.id)
+                self._warn(f"The waiting run {run.name!r} is left to itself: {error}")
+            return None
+
+    def dismiss(self, runs: Iterable[WaitingRun], message: str) -> int:
+        """Set runs Cancelled, named Coalesced, as far as they still wait; returns how many.
+
+        The server itself looks whether each is still SCHEDULED: one that has started meanwhile goes on.
+        """
+        ids = [run.id for run in runs]
+        return sum(self._cancel(ids[start : start + _BULK], message) for start in range(0, len(ids), _BULK))
+
+    def _cancel(self, ids: list[UUID], message: str) -> int:
+        still_waiting = FlowRunFilterState(
+            type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]), name=FlowRunFilterStateName(any_=list(_WAITING))
+        )
+        body = {
+            "flow_runs": {
+                "id": {"any_": [str(each) for each in ids]},
+                "state": still_waiting.model_dump(mode="json", exclude_unset=True),
+            },
+            "state": {"type": StateType.CANCELLED.value, "name": COALESCED, "message": message},
+        }
+        try:
+            answer = self._client.request("POST", "/flow_runs/bulk_set_state", json=body)  # type: ignore[arg-type]
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code not in (404, 405):
+                raise
+            return sum(self._cancel_one(each, message) for each in ids)  # a server without the bulk call
+        return sum(result.get("status") == "ACCEPT" for result in answer.json().get("results", ()))
+
+    def _cancel_one(self, run_id: UUID, message: str) -> bool:
+        run = self._client.read_flow_run(run_id)
+        if run.state_type != StateType.SCHEDULED or run.state_name not in _WAITING:
+            return False
+        state: State[Any] = Cancelled(name=COALESCED, message=message)
+        result: OrchestrationResult[Any] = self._client.set_flow_run_state(run_id, state)
+        return result.status.value == "ACCEPT"
+
+
+def to_take_over(runs: Iterable[WaitingRun], now: datetime, *, started: bool = False) -> list[WaitingRun]:
+    """Return the runs whose work the run at work does now.
+
+    All that are due; and, before it has begun to build (``started``), also the runs that loads set off and that
+    still wait for more loads. What a person or a schedule put into the future stays there, and so does a wake-up.
+    """
+    return [run for run in runs if run.due <= now or (TRIGGERED in run.tags and not started)]
+
+
+def out_of_date(runs: Iterable[WaitingRun], now: datetime, next_due: datetime | None) -> list[WaitingRun]:
+    """Return the wake-ups that nobody needs any more: nothing is due at their time, or until later.
+
+    Later ones than ``next_due`` stay: they are right until a plan says otherwise.
+    """
+    return [run for run in runs if run.is_wake_up and run.due > now and (next_due is None or run.due < next_due)]

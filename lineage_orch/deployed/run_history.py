@@ -1,0 +1,212 @@
+"""What Prefect's run history tells of loads: which completed, and which are RUNNING by name only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterEndTime,
+    FlowRunFilterStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+    TaskRunFilter,
+    TaskRunFilterEndTime,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+    TaskRunFilterTags,
+)
+from prefect.client.schemas.objects import FlowRun, StateType, TaskRun
+from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
+
+from lineage_orch.loads.tags import BUILDS, NOTHING_NEW, sources_in, trigger_tag
+from lineage_orch.updates import SourceUpdate
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+# Completed states in which no data came, or in which it was taken back.
+_NO_LOADS = ("Cached", "RolledBack")
+# Several times the 3 minutes between the heartbeats of a run.
+DEAD_AFTER = timedelta(minutes=15)
+
+# Clocks differ.
+_LEEWAY = timedelta(minutes=10)
+_PAGE = 200
+
+Run = TypeVar("Run", FlowRun, TaskRun)
+
+
+@dataclass(frozen=True)
+class CompletedLoad:
+    """A run of a producer that ended Completed, with the sources that its tags name."""
+
+    run_id: str
+    run_name: str
+    state_id: str
+    completed_at: datetime
+    sources: tuple[str, ...]
+    flow_run_id: str | None
+    producer: str | UUID
+
+    def updates(self, client: SyncPrefectClient) -> list[SourceUpdate]:
+        """Return the updates that the hook of this run would have reported, had it run."""
+        producer = self.producer if isinstance(self.producer, str) else client.read_flow(self.producer).name
+        return [
+            SourceUpdate(source, self.state_id, self.completed_at, flow_run_id=self.flow_run_id, producer=producer)
+            for source in self.sources
+        ]
+
+
+@dataclass(frozen=True)
+class DeadRun:
+    """A run that is RUNNING by name only: its last heartbeat is long ago."""
+
+    run_id: str
+    run_name: str
+    last_heartbeat: datetime
+
+    @property
+    def mend(self) -> str:
+        """The command that ends it."""
+        return f"prefect flow-run cancel {self.run_id}"
+
+
+def completed_loads(
+    client: SyncPrefectClient, deployment: str | None, since: datetime, until: datetime
+) -> list[CompletedLoad]:
+    """Return the loads, flows and tasks, that completed in this time and got new data.
+
+    Args:
+        client: of Prefect's API.
+        deployment: only loads that set off this one (``flow/name``); None: those that build in their own process.
+        since: and
+        until: when they completed.
+
+    Raises:
+        httpx.HTTPError: Prefect's API cannot be reached, or failed.
+    """
+    flow_filter = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[trigger_tag(deployment)]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.COMPLETED])),
+        end_time=FlowRunFilterEndTime(after_=since, before_=until),
+    )
+    task_filter = TaskRunFilter(
+        tags=TaskRunFilterTags(all_=[trigger_tag(deployment, of_task=True)]),
+        state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.COMPLETED])),
+        end_time=TaskRunFilterEndTime(after_=since, before_=until),
+    )
+
+    def flow_runs(offset: int) -> list[FlowRun]:
+        return client.read_flow_runs(
+            flow_run_filter=flow_filter, sort=FlowRunSort.END_TIME_DESC, limit=_PAGE, offset=offset
+        )
+
+    def task_runs(offset: int) -> list[TaskRun]:
+        return client.read_task_runs(
+            task_run_filter=task_filter, sort=TaskRunSort.END_TIME_DESC, limit=_PAGE, offset=offset
+        )
+
+    return [
+        *(_load(run, sources_in(run.tags), run.id, run.flow_id) for run in _pages(flow_runs) if _counts(run)),
+        *(
+            _load(run, sources_in(run.tags, of_task=True), run.flow_run_id, _task_name(run))
+            for run in _pages(task_runs)
+            if _counts(run)
+        ),
+    ]
+
+
+def _counts(run: FlowRun | TaskRun) -> bool:
+    return run.state is not None and run.state.name not in _NO_LOADS and NOTHING_NEW not in run.tags
+
+
+def _load(run: FlowRun | TaskRun, sources: list[str], flow_run_id: UUID | None, producer: str | UUID) -> CompletedLoad:
+    assert run.state is not None
+    return CompletedLoad(
+        run_id=str(run.id),
+        run_name=run.name,
+        state_id=str(run.state.id),
+        completed_at=run.state.timestamp,
+        sources=tuple(sources),
+        flow_run_id=None if flow_run_id is None else str(flow_run_id),
+        producer=producer,
+    )
+
+
+def _task_name(run: TaskRun) -> str:
+    # The history has no names of tasks. A run is named after its task, with the first letters of its key, unless
+    # task_run_name says otherwise; then there is the name of its function.
+    name = run.name.removesuffix(f"-{run.dynamic_key[:3]}")
+    return name if name != run.name or run.flow_run_id is None else run.task_key.rpartition("-")[0] or name
+
+
+def dead_runs(client: SyncPrefectClient, deployment: str | None, now: datetime) -> Iterator[DeadRun]:
+    """Yield the flow runs that are RUNNING by name only: loads that set this off, flows around such tasks, and builds.
+
+    Raises:
+        httpx.HTTPError: Prefect's API cannot be reached, or failed.
+    """
+    running = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
+        start_time=FlowRunFilterStartTime(before_=now - DEAD_AFTER),
+    )
+    tagged = running.model_copy(update={"tags": FlowRunFilterTags(any_=[trigger_tag(deployment), BUILDS])})
+    # The tags of a task run are there when it ends: a flow in which none ended has loaded nothing yet.
+    loading = TaskRunFilter(tags=TaskRunFilterTags(all_=[trigger_tag(deployment, of_task=True)]))
+
+    def loads_and_builds(offset: int) -> list[FlowRun]:
+        return client.read_flow_runs(
+            flow_run_filter=tagged, sort=FlowRunSort.START_TIME_ASC, limit=_PAGE, offset=offset
+        )
+
+    def around_tasks(offset: int) -> list[FlowRun]:
+        return client.read_flow_runs(
+            flow_run_filter=running,
+            task_run_filter=loading,
+            sort=FlowRunSort.START_TIME_ASC,
+            limit=_PAGE,
+            offset=offset,
+        )
+
+    runs = {run.id: run for read in (loads_and_builds, around_tasks) for run in _pages(read)}
+    for run in runs.values():
+        last = _last_heartbeat(client, run, now)
+        # Without any, heartbeats are switched off, and nothing can be said.
+        if last is not None and now - last > DEAD_AFTER:
+            yield DeadRun(str(run.id), run.name, last)
+
+
+def _last_heartbeat(client: SyncPrefectClient, run: FlowRun, now: datetime) -> datetime | None:
+    since = (run.start_time or now) - _LEEWAY
+    body = {
+        "filter": {
+            "occurred": {"since": since.isoformat(), "until": (now + _LEEWAY).isoformat()},
+            "event": {"name": ["prefect.flow-run.heartbeat"]},
+            "resource": {"id": [f"prefect.flow-run.{run.id}"]},
+            "order": "DESC",
+        },
+        "limit": 1,
+    }
+    events = client.request("POST", "/events/filter", json=body).json().get("events") or []
+    return datetime.fromisoformat(events[0]["occurred"]) if events else None
+
+
+def _pages(read: Callable[[int], list[Run]]) -> Iterator[Run]:
+    """Yield the runs of all pages, each once: runs that end meanwhile shift the pages."""
+    seen = set()
+    offset = 0
+    while True:
+        page = read(offset)
+        for run in page:
+            if run.id not in seen:
+                seen.add(run.id)
+                yield run
+        if len(page) < _PAGE:
+            return
+        offset += _PAGE

@@ -1,0 +1,22 @@
+"""The durable clock: what was loaded and what was built, in the order of one logical clock."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lineage_orch.ledger.snapshot import LedgerSnapshot, Moment, NodeFact
+    from lineage_orch.ledger.store import Ledger
+
+__all__ = ["Ledger", "LedgerSnapshot", "Moment", "NodeFact"]
+
+# Loaded at first use: a plan needs the snapshot, and no database.
+_HOMES = {"Ledger": "store", "LedgerSnapshot": "snapshot", "Moment": "snapshot", "NodeFact": "snapshot"}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{home}"), name)

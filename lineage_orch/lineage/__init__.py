@@ -1,0 +1,9 @@
+"""What hangs together: dbt's manifest as records, names, a graph, selectors and policies."""
+
+from __future__ import annotations
+
+from lineage_orch.lineage.graph import Lineage, Node, SourceTable
+from lineage_orch.lineage.policy import Policy
+from lineage_orch.lineage.records import ManifestWarning
+
+__all__ = ["Lineage", "ManifestWarning", "Node", "Policy", "SourceTable"]

@@ -1,0 +1,359 @@
+"""The graph of a dbt project: names -> unique_ids, source -> everything downstream."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from lineage_orch.errors import LineageError
+from lineage_orch.lineage import names
+from lineage_orch.lineage.manifest import Manifest, collector_off, read_manifest
+from lineage_orch.lineage.records import read_resources
+from lineage_orch.lineage.selectors import SelectorWriter
+
+if TYPE_CHECKING:
+    import networkx
+
+    from lineage_orch.plan.graph import PlanGraph
+
+# What dbt builds into the warehouse. Everything else that can stand between a source and one of these
+# (an ephemeral model, a function, a metric of an old release) is glass: parents are seen through it.
+BUILT_TYPES = frozenset({"model", "snapshot", "seed"})
+TEST_TYPES = frozenset({"test", "unit_test"})
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTable:
+    """A dbt source table."""
+
+    unique_id: str
+    package: str
+    source_name: str
+    table: str
+    relation_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Something that dbt builds: a model that is not ephemeral, a snapshot or a seed.
+
+    ``fqn`` is dbt's fully qualified name (package, folders, name); ``version`` that of a versioned model;
+    ``checksum`` is of its code, or None where dbt keeps none.
+    """
+
+    unique_id: str
+    resource_type: str
+    package: str
+    name: str
+    fqn: tuple[str, ...]
+    version: str | None = None
+    materialized: str = ""
+    original_file_path: str = ""
+    checksum: str | None = None
+
+
+class Lineage:
+    """Which models hang on which source, read from dbt's manifest.
+
+    Make one with :meth:`from_manifest`. Resources are kept as numbers in one list, sources first, so that a
+    project of fifty thousand models is walked in milliseconds; the public methods speak unique_ids.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self.where: str = manifest.where
+        metadata = manifest.metadata
+        self.project_name: str | None = metadata.project_name if metadata else None
+        self.adapter_type: str | None = metadata.adapter_type if metadata else None
+        resources = read_resources(manifest)
+        self._ids = resources.ids
+        self._types = resources.types
+        self._index = resources.numbers
+        self._source_count = resources.source_count
+        self._children = resources.children
+
+    @classmethod
+    def from_manifest(cls, source: str | os.PathLike[str] | Mapping[str, Any]) -> Lineage:
+        """Read the lineage from a ``manifest.json``, or from the dict that ``json.load`` made of one.
+
+        Warns:
+            ManifestWarning: once, with their number, if edges lead to unknown nodes (dbt itself writes them
+                for disabled parents); they are dropped.
+
+        Raises:
+            ManifestError: the file is missing, empty, cut off, not JSON, or not a dbt manifest.
+        """
+        with collector_off():
+            lineage = cls(read_manifest(source))
+            # Its edges are known now: a tenth of the memory, and many lists for the collector to look through.
+            lineage._manifest.child_map = None
+        return lineage
+
+    # What there is ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def sources(self) -> Mapping[str, SourceTable]:
+        """The enabled source tables, by unique_id."""
+        records = self._manifest.sources or {}
+        return {
+            unique_id: SourceTable(
+                unique_id, record.package_name, record.source_name, record.name, record.relation_name
+            )
+            for unique_id in self._ids[: self._source_count]
+            for record in (records[unique_id],)
+        }
+
+    @cached_property
+    def nodes(self) -> Mapping[str, Node]:
+        """Everything that dbt builds (models that are not ephemeral, snapshots, seeds), by unique_id."""
+        records = self._manifest.nodes
+        out: dict[str, Node] = {}
+        for unique_id, resource_type in zip(self._ids, self._types, strict=True):
+            if resource_type not in BUILT_TYPES:
+                continue
+            record = records[unique_id]
+            materialized = str(record.config.materialized or "") if record.config else ""
+            if materialized == "ephemeral":
+                continue
+            name = record.name or unique_id.split(".", 2)[-1]
+            package = _package(unique_id)
+            out[unique_id] = Node(
+                unique_id,
+                resource_type,
+                package,
+                name,
+                tuple(record.fqn) if record.fqn else (package, name),
+                None if record.version is None else str(record.version),
+                materialized,
+                record.original_file_path or "",
+                record.checksum.checksum if record.checksum else None,
+            )
+        return out
+
+    def freshness_configs(self) -> Iterable[tuple[str, Any, Any]]:
+        """Yield ``(unique_id, config.freshness, config.state)``, as dbt wrote them, of the nodes that have either."""
+        records = self._manifest.nodes
+        for unique_id in self.nodes:
+            config = records[unique_id].config
+            if config is not None and (config.freshness is not None or config.state is not None):
+                yield unique_id, config.freshness, config.state
+
+    @cached_property
+    def graph(self) -> networkx.DiGraph[str]:
+        """All enabled resources and their edges, parent to child, as a graph of your own to walk.
+
+        Each node carries ``resource_type``. The graph is made at the first use; changing it changes nothing
+        else.
+        """
+        import networkx
+
+        graph: networkx.DiGraph[str] = networkx.DiGraph()
+        ids = self._ids
+        graph.add_nodes_from(
+            (unique_id, {"resource_type": resource_type})
+            for unique_id, resource_type in zip(ids, self._types, strict=True)
+        )
+        graph.add_edges_from((ids[parent], ids[child]) for parent, each in enumerate(self._children) for child in each)
+        return graph
+
+    # Names ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _source_names(self) -> names.Names:
+        return names.source_names(self.sources.values(), self.where)
+
+    @cached_property
+    def _node_names(self) -> names.Names:
+        return names.node_names(self.nodes.values(), self.where)
+
+    def resolve_source(self, name: str) -> str:
+        """Return the unique_id of one source.
+
+        Takes ``source_name.table``, ``package.source_name.table`` or the unique_id itself.
+
+        Raises:
+            UnknownSourceError: no such source (the nearest real names are suggested), or more than one.
+        """
+        return self._source_names.one(name)
+
+    def resolve_sources(self, *source_names: str) -> tuple[str, ...]:
+        """Return the unique_ids of sources, without doubles; ``source_name.*`` means all its tables.
+
+        Raises:
+            UnknownSourceError: as :meth:`resolve_source`.
+        """
+        found = (each for name in source_names for each in self._source_names.some(name))
+        return tuple(dict.fromkeys(found))
+
+    def resolve_node(self, name: str) -> str:
+        """Return the unique_id of a model, snapshot or seed, from its name, ``package.name`` or unique_id.
+
+        Raises:
+            UnknownNodeError: no such node (the nearest real names are suggested), or more than one.
+        """
+        return self._node_names.one(name)
+
+    # Downstream -------------------------------------------------------------------------------------------
+
+    def _below(self, starts: Iterable[int]) -> set[int]:
+        children = self._children
+        seen: set[int] = set()
+        add = seen.add
+        walk = [child for start in starts for child in children[start]]
+        for each in walk:  # grows while it is walked
+            if each not in seen:
+                add(each)
+                # Most resources are tests, with nothing below them.
+                if below := children[each]:
+                    walk += below
+        return seen
+
+    def downstream(self, *sources: str) -> frozenset[str]:
+        """Return all dbt resources below these sources, without the sources themselves.
+
+        The transitive closure of dbt's own ``child_map``: models of every materialization, tests, unit
+        tests, snapshots, exposures, metrics, semantic models and saved queries.
+
+        Raises:
+            UnknownSourceError: as :meth:`resolve_source`.
+        """
+        below = self._below(map(self._index.__getitem__, self.resolve_sources(*sources)))
+        return frozenset(map(self._ids.__getitem__, below))
+
+    def source_map(self) -> dict[str, tuple[str, ...]]:
+        """Return ``{source unique_id: its downstream models' unique_ids, parents before children}``."""
+        name, position = self._ids.__getitem__, self._positions.__getitem__
+        models = {each for each, resource_type in enumerate(self._types) if resource_type == "model"}
+        return {
+            name(source): tuple(map(name, sorted(self._below((source,)) & models, key=position)))
+            for source in range(self._source_count)
+        }
+
+    def selection(self, *sources: str) -> str:
+        """Return dbt's selector for everything below these sources: ``"source:a.b.c+ source:a.b.d+"``.
+
+        Raises:
+            UnknownSourceError: as :meth:`resolve_source`.
+            LineageError: the name of a source cannot be told from another's in dbt's selector grammar.
+        """
+        return " ".join(self.selectors.source(name) + "+" for name in self.resolve_sources(*sources))
+
+    @cached_property
+    def selectors(self) -> SelectorWriter:
+        """Writes selectors that match exactly one source or node of this project."""
+        return SelectorWriter(self)
+
+    def selectable(self) -> Iterable[tuple[str, tuple[str, ...], bool]]:
+        """Yield ``(unique_id, fqn, is_versioned)`` of everything that dbt may build, ephemeral or not."""
+        records = self._manifest.nodes
+        for unique_id, resource_type in zip(self._ids, self._types, strict=True):
+            if resource_type in BUILT_TYPES:
+                record = records[unique_id]
+                fqn = record.fqn or (_package(unique_id), record.name or "")
+                yield unique_id, tuple(fqn), record.version is not None
+
+    def test_folders(self) -> Iterable[tuple[str, ...]]:
+        """Yield the folder part of the fqn of each data test."""
+        for unique_id, record in self._manifest.nodes.items():
+            if unique_id.startswith("test.") and record.fqn:
+                yield tuple(record.fqn[:-1])
+
+    def tests_on(self, unique_id: str) -> tuple[str, ...]:
+        """Return the unique_ids of the tests and unit tests on a node or source."""
+        ids, types = self._ids, self._types
+        return tuple(ids[child] for child in self._children[self._index[unique_id]] if types[child] in TEST_TYPES)
+
+    def fqn(self, unique_id: str) -> tuple[str, ...]:
+        """Return dbt's fully qualified name of a model, snapshot, seed or test."""
+        record = self._manifest.nodes[unique_id]
+        return tuple(record.fqn or (_package(unique_id), record.name or ""))
+
+    def glass_above(self, unique_id: str) -> list[str]:
+        """Return the ephemeral models that a node is made of."""
+        found: list[int] = []
+        stack = [self._index[unique_id]]
+        while stack:
+            for parent in self._parents[stack.pop()]:
+                if self._types[parent] == "model" and not self._is_solid(parent) and parent not in found:
+                    found.append(parent)
+                    stack.append(parent)
+        return [self._ids[each] for each in found]
+
+    def tested_by(self, test_id: str) -> tuple[str, ...]:
+        """Return the unique_ids of what a test reads (nodes and sources), ephemeral models seen through."""
+        test = self._index.get(test_id)
+        if test is None:
+            return ()
+        parents = self._parents
+        found: list[int] = []
+        seen: set[int] = set()
+        stack = list(parents[test])
+        while stack:
+            each = stack.pop()
+            if each in seen:
+                continue
+            seen.add(each)
+            if self._is_solid(each):
+                found.append(each)
+            else:
+                stack.extend(parents[each])
+        return tuple(self._ids[each] for each in sorted(found))
+
+    # Order ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _parents(self) -> list[list[int]]:
+        parents: list[list[int]] = [[] for _ in self._ids]
+        for parent, children in enumerate(self._children):
+            for child in children:
+                parents[child].append(parent)
+        return parents
+
+    @cached_property
+    def _order(self) -> list[int]:
+        """All resources, parents before children (Kahn's algorithm)."""
+        children = self._children
+        waiting = [len(each) for each in self._parents]
+        order = [each for each, count in enumerate(waiting) if not count]
+        for each in order:  # grows while it is walked
+            for child in children[each]:
+                waiting[child] -= 1
+                if not waiting[child]:
+                    order.append(child)
+        if len(order) < len(waiting):
+            import networkx
+
+            cycle = " -> ".join(parent for parent, _ in networkx.find_cycle(self.graph))
+            raise LineageError(f"{self.where} has a cycle: {cycle}; dbt cannot build it either, break it there")
+        return order
+
+    @cached_property
+    def _positions(self) -> list[int]:
+        positions = [0] * len(self._ids)
+        for position, each in enumerate(self._order):
+            positions[each] = position
+        return positions
+
+    def _is_solid(self, each: int) -> bool:
+        """Whether this is a source or something dbt builds, and no glass."""
+        return each < self._source_count or self._ids[each] in self.nodes
+
+    # For the planner --------------------------------------------------------------------------------------
+
+    @cached_property
+    def plan_graph(self) -> PlanGraph:
+        """The sources and nodes alone, as the planner walks them.
+
+        Raises:
+            PolicyError: the freshness or state config of a node cannot be read.
+        """
+        from lineage_orch.plan.graph import PlanGraph
+
+        return PlanGraph.of(self)
+
+
+def _package(unique_id: str) -> str:
+    return unique_id.partition(".")[2].partition(".")[0]

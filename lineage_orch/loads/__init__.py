@@ -1,0 +1,1 @@
+"""What a producer declares, and how its loads are found."""

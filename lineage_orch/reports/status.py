@@ -1,0 +1,176 @@
+"""What the ledger knows of each source and node, and what is owed: data, rendered elsewhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from lineage_orch.reports.build_report import held_to_dict
+
+if TYPE_CHECKING:
+    from lineage_orch.ledger import LedgerSnapshot
+    from lineage_orch.ledger.reading import Holder
+    from lineage_orch.lineage import Lineage
+    from lineage_orch.plan import BuildPlan, Held
+
+NodeState = Literal["due", "passed", "held", "up_to_date", "never_built"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """A source: the tick of its newest update (0: never loaded), and when that was loaded (UTC).
+
+    ``loaded_at`` is None for a source that was never loaded. ``has_producer``: whether a producer was ever
+    registered for it. ``models_below``: how many models, ephemeral ones included, hang on it.
+    """
+
+    unique_id: str
+    name: str
+    tick: int
+    loaded_at: datetime | None
+    has_producer: bool
+    models_below: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A node: its state, and the tick and time (UTC) of its last good build (0 and None: never built).
+
+    ``state``: ``due`` (the next build builds it), ``passed`` (a view through which the change flows without a
+    build), ``held`` (out of date, and ``held`` says why it waits), ``up_to_date``, or ``never_built`` (and
+    nothing that was loaded asks for it).
+    """
+
+    unique_id: str
+    name: str
+    state: NodeState
+    tick: int
+    built_at: datetime | None
+    held: Held | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """The ledger of one project and target at one instant.
+
+    ``tick``: the reading of the logical clock. ``sources`` and ``nodes``: one row each, parents before
+    children among nodes. ``next_due``: the earliest time (UTC) until which a node is held. ``holder``: who took
+    the build lock and did not give it back; it builds now, unless it was killed.
+    """
+
+    tick: int
+    sources: tuple[SourceStatus, ...]
+    nodes: tuple[NodeStatus, ...]
+    next_due: datetime | None
+    holder: Holder | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the status as JSON-ready values; times are ISO 8601, UTC."""
+        return {
+            "tick": self.tick,
+            "next_due": iso(self.next_due),
+            "holder": {"who": self.holder.who, "since": iso(self.holder.since)} if self.holder else None,
+            "sources": [
+                {
+                    "unique_id": each.unique_id,
+                    "name": each.name,
+                    "tick": each.tick,
+                    "loaded_at": iso(each.loaded_at),
+                    "has_producer": each.has_producer,
+                    "models_below": each.models_below,
+                }
+                for each in self.sources
+            ],
+            "nodes": [
+                {
+                    "unique_id": each.unique_id,
+                    "name": each.name,
+                    "state": each.state,
+                    "tick": each.tick,
+                    "built_at": iso(each.built_at),
+                    "held": held_to_dict(each.held) if each.held else None,
+                }
+                for each in self.nodes
+            ],
+        }
+
+
+def status(lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, holder: Holder | None) -> Status:
+    """Return what the ledger knows of each source and node of a project, and what the plan makes of it.
+
+    Args:
+        lineage: the project.
+        snapshot: the ledger, with its history: the times of loads are read from there.
+        plan: the plan of this lineage and snapshot.
+        holder: who took the build lock last and did not give it back.
+    """
+    short = short_names(lineage)
+    below = lineage.source_map()
+    sources = tuple(
+        SourceStatus(
+            source,
+            short[source],
+            snapshot.sources.get(source, 0),
+            loaded_at(snapshot, source),
+            source in snapshot.producers,
+            len(below[source]),
+        )
+        for source in sorted(lineage.sources, key=short.__getitem__)
+    )
+    due, passed = frozenset(plan.build), frozenset(plan.passed)
+
+    def row(node: str) -> NodeStatus:
+        fact = snapshot.nodes.get(node)
+        held = plan.held.get(node)
+        state: NodeState
+        if node in due:
+            state = "due"
+        elif node in passed:
+            state = "passed"
+        elif held is not None:
+            state = "held"
+        else:
+            state = "up_to_date" if fact else "never_built"
+        return NodeStatus(node, short[node], state, fact.tick if fact else 0, fact.built_at if fact else None, held)
+
+    graph = lineage.plan_graph
+    nodes = tuple(row(node) for node in graph.ids[graph.source_count :])
+    return Status(snapshot.tick, sources, nodes, plan.next_due, holder)
+
+
+def loaded_at(snapshot: LedgerSnapshot, source: str) -> datetime | None:
+    """Return when a source's newest update was loaded (UTC), or None if the snapshot does not hold it."""
+    tick = snapshot.sources.get(source)
+    history = snapshot.source_history.get(source, ())
+    return next((moment.at for moment in reversed(history) if moment.tick == tick), None)
+
+
+def short_names(lineage: Lineage) -> dict[str, str]:
+    """Return what people call each source and node, by unique_id; everything that takes names takes these.
+
+    ``source_name.table``, ``model``, ``model.v2`` of a versioned model; with the package in front where two
+    share a name, and the unique_id itself where that does not tell them apart either.
+    """
+    sources = {each.unique_id: (f"{each.source_name}.{each.table}", each.package) for each in lineage.sources.values()}
+    nodes = {
+        each.unique_id: (each.name if each.version is None else f"{each.name}.v{each.version}", each.package)
+        for each in lineage.nodes.values()
+    }
+    out: dict[str, str] = {}
+    for kind in (sources, nodes):
+        plain = Counter(name for name, _ in kind.values())
+        qualified = Counter(f"{package}.{name}" for name, package in kind.values())
+        for unique_id, (name, package) in kind.items():
+            if plain[name] == 1:
+                out[unique_id] = name
+            else:
+                with_package = f"{package}.{name}"
+                out[unique_id] = with_package if qualified[with_package] == 1 else unique_id
+    return out
+
+
+def iso(moment: datetime | None) -> str | None:
+    """Return a time as ISO 8601 in UTC."""
+    return None if moment is None else moment.astimezone(UTC).isoformat()

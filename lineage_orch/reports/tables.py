@@ -1,0 +1,189 @@
+"""Tables for people, from data: with no look at the ledger or at dbt."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, get_args
+
+from lineage_orch.reports.build_report import held_to_dict
+from lineage_orch.reports.status import NodeState, iso
+from lineage_orch.reports.wording import STATES, Names, count, held_reason, listed, short_name, until, when
+
+if TYPE_CHECKING:
+    import rich.table
+
+    from lineage_orch.plan import BuildPlan, Held
+    from lineage_orch.reports.build_report import BuildReport
+    from lineage_orch.reports.status import Status
+
+
+@dataclass
+class Table:
+    """A table of plain text, for :func:`show`."""
+
+    title: str
+    columns: Sequence[str]
+    rows: list[Sequence[str]] = field(default_factory=list)
+
+
+# What the renderers below return: lines of text, and tables.
+Parts = list[str | Table]
+
+
+def plan_to_dict(plan: BuildPlan) -> dict[str, Any]:
+    """Return a plan as JSON-ready values; times are ISO 8601, UTC."""
+    return {
+        "build": list(plan.build),
+        "passed": list(plan.passed),
+        "held": {node: held_to_dict(each) for node, each in plan.held.items()},
+        "because": {node: sorted(sources) for node, sources in plan.because.items()},
+        "changed_code": sorted(plan.changed_code),
+        "select": list(plan.select),
+        "next_due": iso(plan.next_due),
+    }
+
+
+def plan_parts(plan: BuildPlan, names: Names, now: datetime, command: str) -> Parts:
+    """Return a plan for people: what builds and for what, what is held, and the dbt command."""
+    parts: Parts = []
+    if plan.is_empty:
+        parts.append("Nothing to build now.")
+    else:
+        build = Table(f"To build: {count(len(plan.build), 'node')}", ["node", "because of"])
+        for node in (*plan.build, *plan.passed):
+            reasons = [short_name(each, names) for each in sorted(plan.because[node])]
+            reasons += ["changed code"] if node in plan.changed_code else []
+            how = " (passed through)" if node in plan.passed else ""
+            build.rows.append([short_name(node, names) + how, listed(reasons) or "newer parents"])
+        parts.append(build)
+    parts += _held_parts(plan.held, names, now)
+    if plan.select:
+        parts.append(f"dbt {command} --select {shlex.join(plan.select)}")
+    return parts
+
+
+def status_parts(status: Status, now: datetime) -> Parts:
+    """Return the ledger for people: its clock, a table of sources and one of nodes."""
+    names = {source.unique_id: source.name for source in status.sources}
+    names |= {node.unique_id: node.name for node in status.nodes}
+    states = Counter(node.state for node in status.nodes)
+    counts = [f"{states[state]} {STATES[state]}" for state in get_args(NodeState) if states[state]]
+    parts: Parts = [f"Tick {status.tick}. Nodes: {', '.join(counts) or 'none'}."]
+    if status.next_due is not None:
+        parts.append(f"The next held node is due at {until(status.next_due, now)}.")
+    if status.holder is not None:
+        parts.append(f"Build lock: taken by {status.holder.who} since {when(status.holder.since)}.")
+    sources = Table("Sources", ["source", "tick", "last loaded", "producer", "models"])
+    for source in status.sources:
+        loaded = when(source.loaded_at) if source.tick else "never"
+        producer = "yes" if source.has_producer else "-"
+        sources.rows.append([source.name, str(source.tick or "-"), loaded, producer, str(source.models_below)])
+    nodes = Table("Nodes", ["node", "state", "tick", "last built"])
+    for node in status.nodes:
+        state = STATES[node.state]
+        if node.held is not None:
+            state = f"held: {_held_until(node.held, names, now)}"
+        nodes.rows.append([node.name, state, str(node.tick or "-"), when(node.built_at) if node.built_at else "never"])
+    return [*parts, *(each for each in (sources, nodes) if each.rows)]
+
+
+def report_parts(report: BuildReport, names: Names, now: datetime) -> Parts:
+    """Return what a build did, for people."""
+    parts: Parts = [report.summary()]
+    if report.built:
+        parts.append("Built: " + ", ".join(short_name(each, names) for each in report.built))
+    if report.failed:
+        failed = Table("Failed", ["node or test", "dbt says"])
+        for node, message in report.failed.items():
+            failed.rows.append([short_name(node, names), " ".join(message.split())])
+        parts.append(failed)
+    return parts + _held_parts(
+        {node: each for node, each in report.held.items() if node not in report.failed}, names, now
+    )
+
+
+def sources_parts(rows: Sequence[Mapping[str, Any]], names: Names) -> Parts:
+    """Return each source with its producers and the models below it, for people.
+
+    ``rows`` are those of ``lineage-orch sources --json``: ``unique_id``, ``name``, ``has_producer``,
+    ``producers`` (both None where no ledger was read) and ``models``.
+    """
+    if not rows:
+        return ["The project has no sources."]
+    knows_producers = any(row["has_producer"] is not None for row in rows)
+    table = Table("Sources", ["source", *(["producers"] if knows_producers else []), "models below"])
+    for row in rows:
+        known = ", ".join(row["producers"] or ()) or ("yes" if row["has_producer"] else "-")
+        models = ", ".join(short_name(each, names) for each in row["models"])
+        below = f"{len(row['models'])}: {models}" if models else "none"
+        table.rows.append([row["name"], *([known] if knows_producers else []), below])
+    return [table]
+
+
+def show(parts: Parts) -> None:
+    """Print to stdout: as wide as the terminal, or, into a file or pipe, each row on a line of its own."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS"):
+        from rich.console import Console
+
+        console = Console(markup=False, highlight=False, emoji=False)
+        # Captured, since rich on its own ends the process when the reader of a pipe leaves.
+        with console.capture() as captured:
+            for part in _spaced(parts, _rich):
+                console.print(part)
+        text = captured.get()
+    else:
+        text = "\n".join(_spaced(parts, _plain)) + "\n"
+    sys.stdout.write(text)
+
+
+def _spaced(parts: Parts, render: Callable[[Table], Any]) -> Iterator[Any]:
+    """Yield the parts, with an empty line between a table and what is beside it."""
+    for index, part in enumerate(parts):
+        if index and not (isinstance(part, str) and isinstance(parts[index - 1], str)):
+            yield ""
+        yield part if isinstance(part, str) else render(part)
+
+
+def _plain(table: Table) -> str:
+    # Not by rich, which takes seconds for some thousands of rows.
+    widths = [max(map(len, cells)) for cells in zip(table.columns, *table.rows, strict=True)]
+    rule = ["-" * width for width in widths]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (table.columns, rule, *table.rows)
+    )
+    return "\n".join((table.title, *lines))
+
+
+def _rich(table: Table) -> rich.table.Table:
+    from rich import box
+    from rich.table import Table as RichTable
+
+    shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
+    for column in table.columns:
+        # Never cut a name off: what does not fit goes on in the next line.
+        shown.add_column(column, overflow="fold")
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
+
+
+def _held_parts(held: Mapping[str, Held], names: Names, now: datetime) -> Parts:
+    if not held:
+        return []
+    table = Table(f"Held: {count(len(held), 'node')}", ["node", "until", "reason"])
+    for node, each in held.items():
+        table.rows.append(
+            [short_name(node, names), until(each.until, now) if each.until else "-", held_reason(each, names)]
+        )
+    return [table]
+
+
+def _held_until(held: Held, names: Names, now: datetime) -> str:
+    return f"until {until(held.until, now)}" if held.until else held_reason(held, names)

@@ -1,0 +1,267 @@
+"""Plain words: times and lists for people, and explanations in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from lineage_orch.lineage.policy import DEFAULT_POLICY, Policy
+from lineage_orch.plan import Held
+
+if TYPE_CHECKING:
+    from lineage_orch.reports.explain import Explanation, SourceView
+
+Names = Mapping[str, str]
+
+STATES = {
+    "fresh": "newer than this node",
+    "in_plan": "in the plan",
+    "held": "held",
+    "not_newer": "not newer",
+    "not_moving": "not moving",
+    "up_to_date": "up to date",
+    "never_built": "never built",
+    "due": "due",
+    "passed": "passed through",
+}
+
+
+def short_name(unique_id: str, names: Mapping[str, str]) -> str:
+    """Return what people call a resource of any kind; a test, say, is in no table of names, and keeps its own."""
+    known = names.get(unique_id)
+    if known is not None:
+        return known
+    kind, _, rest = unique_id.partition(".")
+    name = rest.partition(".")[2]
+    # The hash at the end of a test's id says nothing to people.
+    return (name.rpartition(".")[0] if kind == "test" else "") or name or unique_id
+
+
+def when(moment: datetime | None) -> str:
+    """Return a time to the minute, in UTC; ``-`` for none."""
+    return "-" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def until(moment: datetime, now: datetime) -> str:
+    """Return a time that is to come and how far it is: ``14:05 UTC (in 12 min)``."""
+    moment = moment.astimezone(UTC)
+    seconds = (moment - now).total_seconds()
+    minutes = -int(-seconds // 60)
+    if seconds <= 0:
+        distance = "now"
+    elif minutes < 60:
+        distance = f"in {minutes} min"
+    elif minutes < 48 * 60:
+        distance = f"in {minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
+    else:
+        distance = f"in {minutes // (24 * 60)} days"
+    return f"{_time_of(moment, now)} ({distance})"
+
+
+def span(length: timedelta) -> str:
+    """Return a span of time in the largest unit that says it whole: ``1 hour``, ``90 minutes``."""
+    seconds = int(length.total_seconds())
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds and seconds % size == 0:
+            return count(seconds // size, unit)
+    return count(seconds, "second")
+
+
+def listed(words: Iterable[str], joint: str = "and", *, most: int = 3) -> str:
+    """Return ``a, b and c``, or ``a, b, c and 4 more``."""
+    all_words = list(words)
+    few = all_words[:most]
+    if len(all_words) > most:
+        few.append(f"{len(all_words) - most} more")
+    return few[0] if len(few) == 1 else f"{', '.join(few[:-1])} {joint} {few[-1]}" if few else ""
+
+
+def held_reason(held: Held, names: Names) -> str:
+    """Return in a few words why a node is held."""
+    waiting = listed(short_name(each, names) for each in held.waiting_for)
+    return {
+        "updates_on_all": f"waits for new data of {waiting} (updates_on: all)",
+        "build_after": "freshness.build_after",
+        "lag_tolerance": "state.lag_tolerance",
+        "first_load": f"waits for the first load of {waiting}",
+        "failed": f"waits for {waiting}, which failed" if waiting else "failed",
+    }[held.reason]
+
+
+def explanation_lines(why: Explanation, now: datetime) -> list[str]:
+    """Return an explanation in plain words, the verdict first."""
+    name = why.names[why.node]
+    if why.verdict == "build":
+        first = f"{name} will build: {_why_due(why)}."
+    elif why.verdict == "passed":
+        first = f"{name} is passed through, a view that new data flows through without a build: {_why_due(why)}."
+    elif why.held is not None:
+        first = f"{name} {_why_held(why, why.held, now)}."
+    else:
+        first = f"{name} {_why_not(why, now)}."
+    lines = [first]
+    if why.verdict == "held" and (waiting := [each for each in why.sources if each.state == "waits"]):
+        lines.append(f"Waiting for it: {_loads(waiting, why.names)}.")
+    if (next_step := _next_step(why, now)) is not None:
+        lines.append(next_step)
+    if why.code_changed and not why.builds_for_code:
+        lines.append("Its code changed since its last good build, which alone does not build it here.")
+    shown = _shown_sources(why)
+    lines += [f"Path: {' -> '.join(why.names[each] for each in source.path)}" for source in shown]
+    if why.policy != DEFAULT_POLICY:
+        lines.append(f"Policy: {_policy(why.policy)}")
+    if why.parents:
+        parents = (
+            f"{why.names[each.unique_id]} ({STATES[each.state]}, {_tick(each.tick, each.unique_id)})"
+            for each in why.parents
+        )
+        lines.append(f"Parents: {', '.join(parents)}")
+    return lines
+
+
+def _shown_sources(why: Explanation) -> Sequence[SourceView]:
+    """The sources whose path is worth a line: those that matter, or else a few of those that would make it build."""
+    if why.verdict in ("build", "passed"):
+        return [each for each in why.sources if each.state == "reaches"]
+    return [each for each in why.sources if each.state in ("waits", "awaited")] or why.sources[:3]
+
+
+def _why_due(why: Explanation) -> str:
+    names, last = why.names, _last_build(why)
+    reasons: list[str] = []
+    reaching = [each for each in why.sources if each.state == "reaches"]
+    if new := [each for each in reaching if each.tick > why.tick]:
+        loads = _loads(new, names)
+        reasons.append(f"{loads}, after this node's {last}" if why.tick else f"it was never built, and {loads}")
+    for each in reaching:
+        if each.tick <= why.tick:
+            # Loaded before the node's last good build, and only now taken in by what stands between.
+            late = next((step for step in each.path if why.ticks.get(step, each.tick) < each.tick), why.node)
+            reasons.append(f"{_loads([each], names)}, and {names[late]} ({_tick(why.ticks[late])}) builds only now")
+    if why.builds_for_code:
+        reasons.append("its code changed too" if reasons else f"its code changed since its {last}")
+    if why.changed_above:
+        verb = "is" if len(why.changed_above) == 1 else "are"
+        reasons.append(f"{listed(names[each] for each in why.changed_above)} above it {verb} built for changed code")
+    if not reasons:
+        fresh = [each for each in why.parents if each.state in ("fresh", "in_plan")]
+        builds = listed(f"{names[each.unique_id]} was built at tick {each.tick} ({when(each.at)})" for each in fresh)
+        reasons.append(f"{builds}, after this node's {last}" if why.tick else f"it was never built, and {builds}")
+    return "; and ".join(reasons)
+
+
+def _why_held(why: Explanation, held: Held, now: datetime) -> str:
+    names = why.names
+    if held.reason == "updates_on_all":
+        waiting = listed(
+            f"{names[each]} ({f'last new at {_tick(why.ticks[each])}' if why.ticks[each] else 'never new yet'})"
+            for each in held.waiting_for
+        )
+        return f"is held: it needs new data from all its parents (updates_on: all) and still waits for {waiting}"
+    if held.reason == "first_load":
+        verb = "has a producer and was" if len(held.waiting_for) == 1 else "have a producer and were"
+        sources = listed(names[each] for each in held.waiting_for)
+        return f"is held: {sources} {verb} never loaded (hold_until_first_load)"
+    if held.reason == "failed" or held.until is None:
+        if not held.waiting_for:
+            return "is held: it failed in this build, and nothing new came for it since"
+        return f"is held: it waits for {listed(names[each] for each in held.waiting_for)}, which failed"
+    if held.reason == "build_after":
+        built = _time_of(why.built_at, now) if why.built_at else "an unknown time"
+        length = span(why.policy.build_after) if why.policy.build_after else "?"
+        reason = f"freshness.build_after {length} since its last good build at {built}"
+    else:
+        lag = why.policy.lag_tolerance or timedelta()
+        reason = f"state.lag_tolerance {span(lag)} since data for it began to wait at {_time_of(held.until - lag, now)}"
+    return f"is held until {until(held.until, now)}: {reason}"
+
+
+def _why_not(why: Explanation, now: datetime) -> str:
+    names = why.names
+    start = "is up to date" if why.tick else "was never built"
+    waits = [each for each in why.sources if each.state == "waits"]
+    if why.held_above:
+        at = listed(f"{names[node]}, which {_held_briefly(each, names, now)}" for node, each in why.held_above.items())
+        if waits:
+            return f"{start}, but {_loads(waits, names)}, which has not reached it: it waits at {at}"
+        return f"{start}, and what is to come waits at {at}"
+    if not why.sources:
+        if why.tick:
+            return "is up to date: nothing above it is loaded; it builds when its own code changes"
+        return (
+            f"{start}, and nothing above it is loaded, so that no load builds it: build it with dbt itself "
+            f"(dbt build --select {names[why.node]})"
+        )
+    if not why.tick and all(not each.tick for each in why.sources):
+        return f"{start}, and no source above it was ever loaded; {_will_build(why)}"
+    if not why.tick:
+        return f"{start}, and nothing that was loaded has reached it; {_will_build(why)}"
+    return f"is up to date: nothing above it was loaded since its {_last_build(why)}; {_will_build(why)}"
+
+
+def _will_build(why: Explanation) -> str:
+    names = why.names
+    waiting = [names[each] for each in why.builds_when.waiting_for]
+    if why.builds_when.kind == "all_new":
+        return f"it will build when all of {listed(waiting, most=8)} have new data (updates_on: all)"
+    return f"it will build when {listed(waiting, 'or')} is loaded next"
+
+
+def _next_step(why: Explanation, now: datetime) -> str | None:
+    """Return what would make it build, where the first line does not say so."""
+    step = why.builds_when
+    waiting = listed(why.names[each] for each in step.waiting_for)
+    text = {
+        "first_load": f"It will build when {waiting} {'is' if len(step.waiting_for) == 1 else 'are'} loaded.",
+        "mended": f"It will build when {waiting} is mended, or when new data comes for it.",
+        "released": f"It will build when {waiting} {'builds' if len(step.waiting_for) == 1 else 'build'}.",
+    }.get(step.kind)
+    if step.kind == "all_new" and why.verdict == "held":
+        awaited = [why.names[each.unique_id] for each in why.sources if each.state == "awaited"]
+        loads = f" For that, load {listed(awaited, 'or')}." if awaited else ""
+        text = f"It will build when {waiting} {'has' if len(step.waiting_for) == 1 else 'have'} new data.{loads}"
+    if step.kind != "time" and step.not_before is not None and step.not_before > now:
+        later = f"Not before {until(step.not_before, now)}: freshness.build_after."
+        text = f"{text} {later}" if text else later
+    return text
+
+
+def _policy(policy: Policy) -> str:
+    words = [f"updates_on {policy.updates_on}"]
+    words += [f"build_after {span(policy.build_after)}"] if policy.build_after is not None else []
+    words += [f"lag_tolerance {span(policy.lag_tolerance)}"] if policy.lag_tolerance is not None else []
+    return ", ".join(words)
+
+
+def _held_briefly(held: Held, names: Names, now: datetime) -> str:
+    if held.until is not None:
+        return f"is held until {until(held.until, now)}"
+    return f"is held: it {held_reason(held, names)}"
+
+
+def _loads(sources: Sequence[SourceView], names: Names) -> str:
+    def load(each: SourceView) -> str:
+        at = f" ({when(each.loaded_at)})" if each.loaded_at else ""
+        return f"{names[each.unique_id]} was loaded at tick {each.tick}{at}"
+
+    return listed(map(load, sources))
+
+
+def _last_build(why: Explanation) -> str:
+    at = f" ({when(why.built_at)})" if why.built_at else ""
+    return f"last good build at tick {why.tick}{at}"
+
+
+def _time_of(moment: datetime, now: datetime) -> str:
+    moment = moment.astimezone(UTC)
+    return f"{moment:%H:%M} UTC" if moment.date() == now.date() else when(moment)
+
+
+def _tick(tick: int, unique_id: str = "") -> str:
+    return f"tick {tick}" if tick else "never loaded" if unique_id.startswith("source.") else "never built"
+
+
+def count(number: int, noun: str) -> str:
+    """Return ``1 node``, ``2 nodes``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
