@@ -32,7 +32,7 @@ pytest_plugins = ["pytester"]
 # In one process: what was imported before is not rewritten anew, and pytest warns of it now and then.
 NOT_REWRITTEN = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
 QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-W", NOT_REWRITTEN)
-SHOP = Path(__file__).parent / "shop"
+SHOP = Path(__file__).parents[1] / "shop"
 INI = """
 [pytest]
 lineage_orch_project_dir = dbt

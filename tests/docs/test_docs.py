@@ -32,7 +32,7 @@ from lineage_orch.settings import ENV_PREFIX, LineageOrchSettings
 from lineage_orch.testing import FakeDbt
 from tests.manifests import manifest, node, source
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 DOCS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = pytest.mark.parametrize("page", DOCS, ids=lambda page: page.relative_to(ROOT).as_posix())

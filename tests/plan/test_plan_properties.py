@@ -13,7 +13,7 @@ from lineage_orch.ledger import LedgerSnapshot, Moment, NodeFact
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import BuildPlan, plan_builds
 from tests import manifests
-from tests.plan_reference import Reference
+from tests.plan.plan_reference import Reference
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
