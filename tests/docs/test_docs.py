@@ -534,7 +534,7 @@ def answers(quoted: str, message: str) -> bool:
 
 
 def quoted_messages() -> list[str]:
-    return [match[2] for match in QUOTED.finditer((ROOT / "docs" / "faq.md").read_text(encoding="utf-8"))]
+    return [match[2] for match in QUOTED.finditer((ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"))]
 
 
 def test_quoted_messages_are_those_of_the_library() -> None:
@@ -542,7 +542,7 @@ def test_quoted_messages_are_those_of_the_library() -> None:
         text for _, tree in sources_of_messages() for each in ast.walk(tree) if (text := template(each)) is not None
     }
     missing = [quoted for quoted in quoted_messages() if not any(says(quoted, text) for text in texts)]
-    assert not missing, f"docs/faq.md quotes messages that nothing raises: {missing}"
+    assert not missing, f"docs/troubleshooting.md quotes messages that nothing raises: {missing}"
 
 
 def test_every_error_message_has_its_mend() -> None:
@@ -560,7 +560,7 @@ def test_every_error_message_has_its_mend() -> None:
                 continue
             if not any(answers(entry, text) for entry in quoted):
                 missing.append(f"{file}:{each.lineno}: {' '.join(text.split())}")
-    assert not missing, "docs/faq.md lacks these messages:\n" + "\n".join(missing)
+    assert not missing, "docs/troubleshooting.md lacks these messages:\n" + "\n".join(missing)
 
 
 def misplaced_decorator() -> None:
@@ -633,7 +633,7 @@ PRODUCED: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("quoted", PRODUCED)
 def test_messages_are_really_raised(quoted: str, tmp_path: Path) -> None:
     entries = [entry for entry in quoted_messages() if quoted in entry]
-    assert entries, f"docs/faq.md has no entry with {quoted!r}"
+    assert entries, f"docs/troubleshooting.md has no entry with {quoted!r}"
     with pytest.raises(LineageOrchError) as raised:
         PRODUCED[quoted]()
     assert any(says(entry, str(raised.value)) for entry in entries), str(raised.value)
