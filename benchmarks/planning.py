@@ -96,7 +96,7 @@ def one_pass(nodes: int) -> Callable[[], dict[str, Any]]:
 def one_pass_of_numbers(nodes: int) -> Callable[[], dict[str, Any]]:
     from lineage_orch.lineage import Lineage
 
-    found = Lineage.from_manifest(graph(nodes)).plan_graph
+    found = Lineage.from_manifest(graph(nodes)).built_graph
     parents, ticks = found.parents, [1] * len(found.ids)
 
     def walk() -> int:

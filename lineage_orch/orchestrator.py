@@ -19,7 +19,7 @@ from lineage_orch.dbt.recorder import BuildRecorder
 from lineage_orch.errors import LineageError, PolicyError
 from lineage_orch.ledger import Ledger, LedgerSnapshot
 from lineage_orch.lineage import Lineage
-from lineage_orch.plan import BuildPlan, plan_builds
+from lineage_orch.plan import BuildPlan, plan_builds, plan_graph
 from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.settings import LineageOrchSettings
 from lineage_orch.updates import SourceUpdate
@@ -216,7 +216,7 @@ class Orchestrator:
         )
 
     def _check_history(self, lineage: Lineage) -> None:
-        graph = lineage.plan_graph
+        graph = plan_graph(lineage)
         for number, policy in graph.policies.items():
             if policy.lag_tolerance is not None and policy.lag_tolerance.days >= self.settings.keep_days:
                 # Since when data waits is read from the history: cut off before that, it would wait for ever.
@@ -361,7 +361,7 @@ def _renamed(update: SourceUpdate, source: str) -> SourceUpdate:
 
 def _with_history(lineage: Lineage) -> frozenset[str]:
     """What ``lag_tolerance`` needs to know the history of: what the nodes that have it hang on."""
-    graph = lineage.plan_graph
+    graph = plan_graph(lineage)
     lagging = [number for number, policy in graph.policies.items() if policy.lag_tolerance is not None]
     above: set[int] = set()
     stack = list(lagging)
@@ -377,7 +377,7 @@ def _not_again(lineage: Lineage, snapshot: LedgerSnapshot, tried: Mapping[str, i
     """What was tried in this call and is not built well, unless a source above it was loaded since."""
     if not tried:
         return frozenset()
-    graph = lineage.plan_graph
+    graph = plan_graph(lineage)
     again = set()
     for node, tick in tried.items():
         seen = {graph.index[node]} if node in graph.index else set()

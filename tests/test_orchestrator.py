@@ -24,6 +24,7 @@ from lineage_orch.errors import (
 from lineage_orch.ledger import Ledger
 from lineage_orch.lineage import Lineage
 from lineage_orch.orchestrator import Orchestrator
+from lineage_orch.plan import plan_graph
 from lineage_orch.testing import FakeDbt
 from lineage_orch.updates import SourceUpdate
 from tests.manifests import manifest, node, source
@@ -404,7 +405,7 @@ def test_random_loads_and_failures_end_in_a_warehouse_that_owes_nothing(make: Ma
     version = dict.fromkeys((A, B, C), 0)
     contents: dict[str, Any] = {}
     lineage = orchestrator.lineage
-    graph = lineage.plan_graph
+    graph = plan_graph(lineage)
 
     def build_node(unique_id: str) -> None:
         if unique_id not in dbt.failing:

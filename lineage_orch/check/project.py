@@ -306,10 +306,7 @@ def _ids(sources: tuple[str, ...] | LineageError) -> tuple[str, ...]:
 
 
 def _policies(lineage: Lineage) -> Iterator[tuple[str, str | PolicyError]]:
-    """Yield, for each node with a policy, its ``updates_on``, or why the policy cannot be read.
-
-    Not from ``plan_graph``, which stops at the first that cannot.
-    """
+    """Yield, for each node with a policy, its ``updates_on``, or why the policy cannot be read."""
     for node, freshness, state in lineage.freshness_configs():
         try:
             yield node, read_policy(node, freshness, state).updates_on

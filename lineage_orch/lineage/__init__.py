@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lineage_orch.lineage.graph import Lineage, Node, SourceTable
+from lineage_orch.lineage.graph import Lineage
 from lineage_orch.lineage.policy import Policy
-from lineage_orch.lineage.records import ManifestWarning
+from lineage_orch.lineage.records import BuiltGraph, ManifestWarning, Node, SourceTable
 
-__all__ = ["Lineage", "ManifestWarning", "Node", "Policy", "SourceTable"]
+__all__ = ["BuiltGraph", "Lineage", "ManifestWarning", "Node", "Policy", "SourceTable"]

@@ -4,59 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lineage_orch.errors import LineageError
 from lineage_orch.lineage import names
 from lineage_orch.lineage.manifest import Manifest, collector_off, read_manifest
-from lineage_orch.lineage.records import read_resources
+from lineage_orch.lineage.records import (
+    TEST_TYPES,
+    BuiltGraph,
+    Node,
+    SourceTable,
+    nodes_of,
+    read_resources,
+    sources_of,
+)
 from lineage_orch.lineage.selectors import SelectorWriter
 
 if TYPE_CHECKING:
     import networkx
 
-    from lineage_orch.plan.graph import PlanGraph
-
-# What dbt builds into the warehouse. Everything else that can stand between a source and one of these
-# (an ephemeral model, a function, a metric of an old release) is glass: parents are seen through it.
-BUILT_TYPES = frozenset({"model", "snapshot", "seed"})
-TEST_TYPES = frozenset({"test", "unit_test"})
-
-
-@dataclass(frozen=True, slots=True)
-class SourceTable:
-    """A dbt source table."""
-
-    unique_id: str
-    package: str
-    source_name: str
-    table: str
-    relation_name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """Something that dbt builds: a model that is not ephemeral, a snapshot or a seed.
-
-    ``fqn`` is dbt's fully qualified name (package, folders, name); ``version`` that of a versioned model;
-    ``checksum`` is of its code, or None where dbt keeps none.
-    """
-
-    unique_id: str
-    resource_type: str
-    package: str
-    name: str
-    fqn: tuple[str, ...]
-    version: str | None = None
-    materialized: str = ""
-    original_file_path: str = ""
-    checksum: str | None = None
-
 
 class Lineage:
-    """Which models hang on which source, read from dbt's manifest.
+    """Which models are downstream of which source, read from dbt's manifest.
 
     Make one with :meth:`from_manifest`. Resources are kept as numbers in one list, sources first, so that a
     project of fifty thousand models is walked in milliseconds; the public methods speak unique_ids.
@@ -97,41 +67,12 @@ class Lineage:
     @cached_property
     def sources(self) -> Mapping[str, SourceTable]:
         """The enabled source tables, by unique_id."""
-        records = self._manifest.sources or {}
-        return {
-            unique_id: SourceTable(
-                unique_id, record.package_name, record.source_name, record.name, record.relation_name
-            )
-            for unique_id in self._ids[: self._source_count]
-            for record in (records[unique_id],)
-        }
+        return sources_of(self._ids[: self._source_count], self._manifest.sources or {})
 
     @cached_property
     def nodes(self) -> Mapping[str, Node]:
         """Everything that dbt builds (models that are not ephemeral, snapshots, seeds), by unique_id."""
-        records = self._manifest.nodes
-        out: dict[str, Node] = {}
-        for unique_id, resource_type in zip(self._ids, self._types, strict=True):
-            if resource_type not in BUILT_TYPES:
-                continue
-            record = records[unique_id]
-            materialized = str(record.config.materialized or "") if record.config else ""
-            if materialized == "ephemeral":
-                continue
-            name = record.name or unique_id.split(".", 2)[-1]
-            package = _package(unique_id)
-            out[unique_id] = Node(
-                unique_id,
-                resource_type,
-                package,
-                name,
-                tuple(record.fqn) if record.fqn else (package, name),
-                None if record.version is None else str(record.version),
-                materialized,
-                record.original_file_path or "",
-                record.checksum.checksum if record.checksum else None,
-            )
-        return out
+        return nodes_of(self._manifest.nodes)
 
     def freshness_configs(self) -> Iterable[tuple[str, Any, Any]]:
         """Yield ``(unique_id, config.freshness, config.state)``, as dbt wrote them, of the nodes that have either."""
@@ -244,40 +185,20 @@ class Lineage:
     @cached_property
     def selectors(self) -> SelectorWriter:
         """Writes selectors that match exactly one source or node of this project."""
-        return SelectorWriter(self)
-
-    def selectable(self) -> Iterable[tuple[str, tuple[str, ...], bool]]:
-        """Yield ``(unique_id, fqn, is_versioned)`` of everything that dbt may build, ephemeral or not."""
-        records = self._manifest.nodes
-        for unique_id, resource_type in zip(self._ids, self._types, strict=True):
-            if resource_type in BUILT_TYPES:
-                record = records[unique_id]
-                fqn = record.fqn or (_package(unique_id), record.name or "")
-                yield unique_id, tuple(fqn), record.version is not None
-
-    def test_folders(self) -> Iterable[tuple[str, ...]]:
-        """Yield the folder part of the fqn of each data test."""
-        for unique_id, record in self._manifest.nodes.items():
-            if unique_id.startswith("test.") and record.fqn:
-                yield tuple(record.fqn[:-1])
+        return SelectorWriter(self.where, self.sources, self.nodes, self._manifest.nodes)
 
     def tests_on(self, unique_id: str) -> tuple[str, ...]:
         """Return the unique_ids of the tests and unit tests on a node or source."""
         ids, types = self._ids, self._types
         return tuple(ids[child] for child in self._children[self._index[unique_id]] if types[child] in TEST_TYPES)
 
-    def fqn(self, unique_id: str) -> tuple[str, ...]:
-        """Return dbt's fully qualified name of a model, snapshot, seed or test."""
-        record = self._manifest.nodes[unique_id]
-        return tuple(record.fqn or (_package(unique_id), record.name or ""))
-
-    def glass_above(self, unique_id: str) -> list[str]:
+    def ephemeral_above(self, unique_id: str) -> list[str]:
         """Return the ephemeral models that a node is made of."""
         found: list[int] = []
         stack = [self._index[unique_id]]
         while stack:
             for parent in self._parents[stack.pop()]:
-                if self._types[parent] == "model" and not self._is_solid(parent) and parent not in found:
+                if self._types[parent] == "model" and not self._is_built(parent) and parent not in found:
                     found.append(parent)
                     stack.append(parent)
         return [self._ids[each] for each in found]
@@ -296,7 +217,7 @@ class Lineage:
             if each in seen:
                 continue
             seen.add(each)
-            if self._is_solid(each):
+            if self._is_built(each):
                 found.append(each)
             else:
                 stack.extend(parents[each])
@@ -337,23 +258,40 @@ class Lineage:
             positions[each] = position
         return positions
 
-    def _is_solid(self, each: int) -> bool:
-        """Whether this is a source or something dbt builds, and no glass."""
+    def _is_built(self, each: int) -> bool:
+        """Whether this is a source or something that dbt builds."""
         return each < self._source_count or self._ids[each] in self.nodes
 
-    # For the planner --------------------------------------------------------------------------------------
+    # What dbt builds --------------------------------------------------------------------------------------
 
     @cached_property
-    def plan_graph(self) -> PlanGraph:
-        """The sources and nodes alone, as the planner walks them.
+    def built_graph(self) -> BuiltGraph:
+        """The sources and nodes alone, as numbers; what dbt does not build is seen through.
 
         Raises:
-            PolicyError: the freshness or state config of a node cannot be read.
+            LineageError: the manifest has a cycle.
         """
-        from lineage_orch.plan.graph import PlanGraph
-
-        return PlanGraph.of(self)
-
-
-def _package(unique_id: str) -> str:
-    return unique_id.partition(".")[2].partition(".")[0]
+        source_count, nodes = self._source_count, self.nodes
+        ids = self._ids[:source_count]
+        new: list[int] = [*range(source_count)] + [-1] * (len(self._ids) - source_count)
+        parents: list[tuple[int, ...]] = [()] * source_count
+        # What is seen through a resource that is not built: the numbers of the built parents behind it.
+        behind: dict[int, tuple[int, ...]] = {}
+        for each in self._order:
+            if each < source_count:
+                continue
+            of_each = self._parents[each]
+            seen = [new[parent] for parent in of_each]
+            if -1 in seen:
+                mixed = (
+                    (number,) if number >= 0 else behind[parent] for number, parent in zip(seen, of_each, strict=True)
+                )
+                seen = list(dict.fromkeys(number for group in mixed for number in group))
+            if self._ids[each] in nodes:
+                new[each] = len(ids)
+                ids.append(self._ids[each])
+                parents.append(tuple(seen))
+            else:
+                behind[each] = tuple(seen)
+        index = {unique_id: number for number, unique_id in enumerate(ids)}
+        return BuiltGraph(tuple(ids), index, source_count, tuple(parents))

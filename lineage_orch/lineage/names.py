@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from lineage_orch.errors import LineageError, UnknownNodeError, UnknownSourceError, did_you_mean
-
-if TYPE_CHECKING:
-    from lineage_orch.lineage.graph import Node, SourceTable
+from lineage_orch.lineage.records import Node, SourceTable
 
 
 class _Identified(Protocol):

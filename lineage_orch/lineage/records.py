@@ -1,16 +1,86 @@
-"""The resources of a manifest as numbers, sources first, and the edges between them."""
+"""What is in a project: its sources and nodes as records, and all resources as numbers with the edges between them."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+from lineage_orch.lineage import manifest as raw
 from lineage_orch.lineage.manifest import DependsOn, Manifest
+
+# What dbt builds into the warehouse. Everything else that can stand between a source and one of these (an ephemeral
+# model, a function, a metric of an old release) is seen through: its parents count as those of what reads it.
+BUILT_TYPES = frozenset({"model", "snapshot", "seed"})
+TEST_TYPES = frozenset({"test", "unit_test"})
 
 
 class ManifestWarning(UserWarning):
     """Something in a manifest was left out, and lineage goes on without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTable:
+    """A dbt source table."""
+
+    unique_id: str
+    package: str
+    source_name: str
+    table: str
+    relation_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Something that dbt builds: a model that is not ephemeral, a snapshot or a seed.
+
+    Attributes:
+        unique_id: dbt's.
+        resource_type: ``model``, ``snapshot`` or ``seed``.
+        package: the dbt package that it is of.
+        name: its name, without the version.
+        fqn: dbt's fully qualified name (package, folders, name).
+        version: that of a versioned model.
+        materialized: as configured, in dbt's words or those of a materialization of one's own.
+        original_file_path: its file, below the root of its package.
+        checksum: of its file, or None where dbt keeps none.
+    """
+
+    unique_id: str
+    resource_type: str
+    package: str
+    name: str
+    fqn: tuple[str, ...]
+    version: str | None = None
+    materialized: str = ""
+    original_file_path: str = ""
+    checksum: str | None = None
+
+
+class Named(NamedTuple):
+    """What dbt's ``fqn:`` selectors may match: a model (ephemeral or not), a snapshot or a seed."""
+
+    unique_id: str
+    fqn: tuple[str, ...]
+    is_versioned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltGraph:
+    """The sources and nodes alone, by number: sources ``0 .. source_count - 1``, then nodes, parents before children.
+
+    Attributes:
+        ids: the unique_ids, each at its number.
+        index: the numbers, by unique_id.
+        source_count: how many of them are sources.
+        parents: the numbers of what each reads; what dbt does not build (ephemeral models) is seen through.
+    """
+
+    ids: tuple[str, ...]
+    index: Mapping[str, int]
+    source_count: int
+    parents: tuple[tuple[int, ...], ...]
 
 
 class Resources(NamedTuple):
@@ -36,6 +106,63 @@ class _Numbered(NamedTuple):
     depends: list[DependsOn | None]
 
 
+def package_of(unique_id: str) -> str:
+    """Return the package in a unique_id, which dbt makes of type, package and name."""
+    return unique_id.partition(".")[2].partition(".")[0]
+
+
+def is_enabled(node: raw.Node) -> bool:
+    """Whether an entry of ``nodes`` is part of the project; some manifests list the others too."""
+    return node.config is None or node.config.enabled is not False
+
+
+def fqn_of(unique_id: str, node: raw.Node) -> tuple[str, ...]:
+    """Return dbt's fully qualified name, made of package and name where the manifest has none."""
+    return node.fqn or (package_of(unique_id), node.name or "")
+
+
+def selectable(nodes: Mapping[str, raw.Node]) -> Iterator[Named]:
+    """Yield what dbt may build of the manifest's ``nodes``, ephemeral or not."""
+    for unique_id, node in nodes.items():
+        if unique_id.partition(".")[0] in BUILT_TYPES and is_enabled(node):
+            yield Named(unique_id, fqn_of(unique_id, node), node.version is not None)
+
+
+def sources_of(source_ids: Iterable[str], sources: Mapping[str, raw.Source]) -> dict[str, SourceTable]:
+    """Return the source tables with these unique_ids."""
+    return {
+        unique_id: SourceTable(unique_id, record.package_name, record.source_name, record.name, record.relation_name)
+        for unique_id in source_ids
+        for record in (sources[unique_id],)
+    }
+
+
+def nodes_of(nodes: Mapping[str, raw.Node]) -> dict[str, Node]:
+    """Return what dbt builds: models that are not ephemeral, snapshots, seeds; without what is disabled."""
+    out: dict[str, Node] = {}
+    for unique_id, record in nodes.items():
+        resource_type = unique_id.partition(".")[0]
+        if resource_type not in BUILT_TYPES or not is_enabled(record):
+            continue
+        materialized = str(record.config.materialized or "") if record.config else ""
+        if materialized == "ephemeral":
+            continue
+        name = record.name or unique_id.split(".", 2)[-1]
+        package = package_of(unique_id)
+        out[unique_id] = Node(
+            unique_id,
+            resource_type,
+            package,
+            name,
+            record.fqn or (package, name),
+            None if record.version is None else str(record.version),
+            materialized,
+            record.original_file_path or "",
+            record.checksum.checksum if record.checksum else None,
+        )
+    return out
+
+
 def read_resources(manifest: Manifest) -> Resources:
     """Number the resources of a manifest, and find their edges.
 
@@ -56,7 +183,7 @@ def _number(manifest: Manifest) -> _Numbered:
             types.append("source")
     source_count = len(ids)
     for unique_id, node in manifest.nodes.items():
-        if node.config is None or node.config.enabled is not False:
+        if is_enabled(node):
             ids.append(unique_id)
             types.append(unique_id.partition(".")[0])
             depends.append(node.depends_on)

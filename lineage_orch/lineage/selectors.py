@@ -9,16 +9,14 @@ it matches one thing only. (dbt docs: "Node selector methods"; the matching is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from lineage_orch.errors import LineageError
-
-if TYPE_CHECKING:
-    from lineage_orch.lineage.graph import Lineage
+from lineage_orch.lineage import manifest as raw
+from lineage_orch.lineage.records import Named, Node, SourceTable, fqn_of, selectable
 
 # Globs and marks, written so that they match themselves.
 _MARKS = {char: f"[{char}]" for char in "*?[+:@"}
@@ -83,10 +81,26 @@ def _anchor(fqn: tuple[str, ...], table: dict[str, str] = _LOOSE) -> str:
 
 
 class SelectorWriter:
-    """Writes selectors for the sources and nodes of one project."""
+    """Writes selectors for the sources and nodes of one project.
 
-    def __init__(self, lineage: Lineage) -> None:
-        self._lineage = lineage
+    Args:
+        where: how messages name the manifest.
+        sources: the source tables, by unique_id.
+        nodes: what dbt builds, by unique_id.
+        records: the manifest's ``nodes``: these too, and ephemeral models and tests.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        sources: Mapping[str, SourceTable],
+        nodes: Mapping[str, Node],
+        records: Mapping[str, raw.Node],
+    ) -> None:
+        self._where = where
+        self._sources = sources
+        self._nodes = nodes
+        self._records = records
 
     def source(self, unique_id: str) -> str:
         """Return a selector of this source alone, without its children: ``source:package.source.table``.
@@ -94,7 +108,7 @@ class SelectorWriter:
         Raises:
             LineageError: every way to write it would match another source too.
         """
-        source = self._lineage.sources[unique_id]
+        source = self._sources[unique_id]
         parts = (source.package, source.source_name, source.table)
         if all(map(_is_plain, parts)):
             return "source:" + ".".join(parts)
@@ -103,13 +117,13 @@ class SelectorWriter:
             if sum(self._source_matches(written)) == 1:
                 return "source:" + ".".join(written)
         raise LineageError(
-            f"dbt's selectors cannot tell {unique_id} in {self._lineage.where} from a source with nearly the "
+            f"dbt's selectors cannot tell {unique_id} in {self._where} from a source with nearly the "
             "same name; rename the table (its `identifier` can keep the real name)"
         )
 
     def _source_matches(self, written: list[str]) -> Iterator[bool]:
         package, source_name, table = written
-        for source in self._lineage.sources.values():
+        for source in self._sources.values():
             yield (
                 fnmatchcase(source.package, package)
                 and fnmatchcase(source.source_name, source_name)
@@ -122,7 +136,7 @@ class SelectorWriter:
         Raises:
             LineageError: every way to write it would match another node too.
         """
-        node = self._lineage.nodes[unique_id]
+        node = self._nodes[unique_id]
         dotted = ".".join(node.fqn)
         if _is_plain_path(dotted) and node.version is None and not self._is_ambiguous(dotted):
             return f"fqn:{dotted}"
@@ -138,39 +152,48 @@ class SelectorWriter:
                 if self._selects_only(unique_id, fqn, narrowing[:count]):
                     return ",".join([f"fqn:{fqn}", *map(":".join, narrowing[:count])])
         raise LineageError(
-            f"dbt's selectors cannot tell {unique_id} in {self._lineage.where} from another node with nearly "
+            f"dbt's selectors cannot tell {unique_id} in {self._where} from another node with nearly "
             "the same name in the same folder; rename one of them"
         )
 
     def test(self, unique_id: str) -> str:
         """Return a selector of this data test, and of nothing that is built."""
-        return f"fqn:{_anchor(self._lineage.fqn(unique_id))},resource_type:test"
+        return f"fqn:{_anchor(fqn_of(unique_id, self._records[unique_id]))},resource_type:test"
 
     def test_bearer(self, unique_id: str) -> str:
         """Return a selector of this ephemeral model: it builds nothing, and brings its tests."""
-        return f"fqn:{_anchor(self._lineage.fqn(unique_id))},config.materialized:ephemeral"
+        return f"fqn:{_anchor(fqn_of(unique_id, self._records[unique_id]))},config.materialized:ephemeral"
+
+    @cached_property
+    def _selectable(self) -> list[Named]:
+        return list(selectable(self._records))
+
+    def _test_folders(self) -> Iterable[tuple[str, ...]]:
+        for unique_id, record in self._records.items():
+            if unique_id.startswith("test.") and record.fqn:
+                yield record.fqn[:-1]
 
     def _selects_only(self, unique_id: str, fqn: str, narrowing: tuple[tuple[str, str], ...]) -> bool:
         head = fqn.rpartition(".")[0]
-        near = self._below_prefix.get(head, ()) if _is_plain_path(head) else self._lineage.selectable()
+        near = self._below_prefix.get(head, ()) if _is_plain_path(head) else self._selectable
         found = [each for each, parts, is_versioned in near if fqn_matches(fqn, parts, is_versioned)]
         for method, value in narrowing:
             found = [each for each in found if self._narrow(each, method, value)]
         return found == [unique_id]
 
     @cached_property
-    def _below_prefix(self) -> dict[str, list[tuple[str, tuple[str, ...], bool]]]:
+    def _below_prefix(self) -> dict[str, list[Named]]:
         """What a selector can match at all, by the part of it before its last dot, if there is no glob in that."""
-        found: dict[str, list[tuple[str, tuple[str, ...], bool]]] = {}
-        for each in self._lineage.selectable():
-            for fqn in (each[1], each[1][1:]):
+        found: dict[str, list[Named]] = {}
+        for each in self._selectable:
+            for fqn in (each.fqn, each.fqn[1:]):
                 flat = ".".join(fqn).split(".")
                 for end in range(1, len(flat)):
                     found.setdefault(".".join(flat[:end]), []).append(each)
         return {head: list(dict.fromkeys(group)) for head, group in found.items()}
 
     def _narrow(self, unique_id: str, method: str, value: str) -> bool:
-        node = self._lineage.nodes.get(unique_id)
+        node = self._nodes.get(unique_id)
         if node is None:
             # An ephemeral model: dbt builds nothing for it, so selecting it too does no harm.
             return False
@@ -193,10 +216,10 @@ class SelectorWriter:
         The folders (with and without the package), how many nodes answer to each full name, and the
         ``name_v2`` forms under which dbt also finds versioned models.
         """
-        folders: set[tuple[str, ...]] = set(self._lineage.test_folders())
+        folders: set[tuple[str, ...]] = set(self._test_folders())
         names: dict[str, int] = {}
         versioned: set[str] = set()
-        for _, fqn, is_versioned in self._lineage.selectable():
+        for _, fqn, is_versioned in self._selectable:
             folders.add(fqn[:-1])
             for name in {".".join(fqn), ".".join(fqn[1:]), fqn[-1]}:
                 names[name] = names.get(name, 0) + 1

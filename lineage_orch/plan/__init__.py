@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lineage_orch.plan.graph import PlanGraph, plan_graph
 from lineage_orch.plan.planner import BuildPlan, Held, plan_builds
 
-__all__ = ["BuildPlan", "Held", "plan_builds"]
+__all__ = ["BuildPlan", "Held", "PlanGraph", "plan_builds", "plan_graph"]

@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
+from lineage_orch.errors import PolicyError
+from lineage_orch.lineage import Lineage
 from lineage_orch.lineage.policy import Policy, read_policy
-
-if TYPE_CHECKING:
-    from lineage_orch.lineage import Lineage
 
 
 @dataclass(frozen=True)
 class PlanGraph:
     """Sources and nodes as numbers: sources ``0 .. source_count - 1``, then nodes, parents before children.
 
-    ``parents[i]`` are the numbers of what node ``i`` reads, glass seen through. ``policies`` and ``views``
-    hold only the nodes that have a policy of their own, or are views.
+    Attributes:
+        ids: the unique_ids, each at its number.
+        index: the numbers, by unique_id.
+        source_count: how many of them are sources.
+        parents: the numbers of what each reads, ephemeral models seen through.
+        checksums: of the files; None for sources, and where dbt keeps none.
+        policies: of the nodes that have one of their own.
+        bad_configs: of the nodes whose policy cannot be read: what is wrong with it.
+        views: the nodes that are views.
     """
 
     ids: tuple[str, ...]
@@ -27,6 +33,7 @@ class PlanGraph:
     parents: tuple[tuple[int, ...], ...]
     checksums: tuple[str | None, ...]
     policies: Mapping[int, Policy]
+    bad_configs: Mapping[int, str]
     views: frozenset[int]
 
     @cached_property
@@ -54,54 +61,49 @@ class PlanGraph:
 
     @classmethod
     def of(cls, lineage: Lineage) -> PlanGraph:
-        """Number the sources and nodes of a lineage, and read their policies."""
-        old_ids, old_parents = lineage._ids, lineage._parents
-        source_count = lineage._source_count
+        """Take the sources and nodes of a lineage, and read their policies.
+
+        Raises:
+            LineageError: the manifest has a cycle.
+        """
+        built = lineage.built_graph
         nodes = lineage.nodes
-        ids = old_ids[:source_count]
-        new: list[int] = [*range(source_count)] + [-1] * (len(old_ids) - source_count)
-        parents: list[tuple[int, ...]] = [()] * source_count
-        # What a glass resource lets one see: the numbers of the solid parents behind it.
-        behind: dict[int, tuple[int, ...]] = {}
-        for each in lineage._order:
-            if each < source_count:
-                continue
-            of_each = old_parents[each]
-            seen = [new[parent] for parent in of_each]
-            if -1 in seen:
-                mixed = (
-                    (number,) if number >= 0 else behind[parent] for number, parent in zip(seen, of_each, strict=True)
-                )
-                seen = list(dict.fromkeys(number for group in mixed for number in group))
-            if old_ids[each] in nodes:
-                new[each] = len(ids)
-                ids.append(old_ids[each])
-                parents.append(tuple(seen))
-            else:
-                behind[each] = tuple(seen)
-        records = lineage._manifest.nodes
         policies: dict[int, Policy] = {}
-        views: list[int] = []
-        checksums: list[str | None] = [None] * source_count
-        for number in range(source_count, len(ids)):
-            record = records[ids[number]]
-            checksums.append(record.checksum.checksum if record.checksum else None)
-            config = record.config
-            if config is None:
-                continue
-            if config.materialized == "view":
-                views.append(number)
-            if config.freshness is not None or config.state is not None:
-                policies[number] = read_policy(ids[number], config.freshness, config.state)
+        bad_configs: dict[int, str] = {}
+        for unique_id, freshness, state in lineage.freshness_configs():
+            try:
+                policies[built.index[unique_id]] = read_policy(unique_id, freshness, state)
+            except PolicyError as error:
+                bad_configs[built.index[unique_id]] = str(error)
+        in_order = [nodes[unique_id] for unique_id in built.ids[built.source_count :]]
         return cls(
-            tuple(ids),
-            {unique_id: number for number, unique_id in enumerate(ids)},
-            source_count,
-            tuple(parents),
-            tuple(checksums),
+            built.ids,
+            built.index,
+            built.source_count,
+            built.parents,
+            (*(None,) * built.source_count, *(node.checksum for node in in_order)),
             policies,
-            frozenset(views),
+            bad_configs,
+            frozenset(
+                number for number, node in enumerate(in_order, built.source_count) if node.materialized == "view"
+            ),
         )
+
+
+# Repeated plans of one process walk one graph.
+_of_lineage: WeakKeyDictionary[Lineage, PlanGraph] = WeakKeyDictionary()
+
+
+def plan_graph(lineage: Lineage) -> PlanGraph:
+    """Return the graph that the planner walks, made once for each lineage.
+
+    Raises:
+        LineageError: the manifest has a cycle.
+    """
+    found = _of_lineage.get(lineage)
+    if found is None:
+        found = _of_lineage[lineage] = PlanGraph.of(lineage)
+    return found
 
 
 def ones(bits: int) -> Iterator[int]:

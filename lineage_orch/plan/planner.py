@@ -18,12 +18,13 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Literal
 
+from lineage_orch.errors import PolicyError
 from lineage_orch.ledger import LedgerSnapshot, Moment
 from lineage_orch.lineage import Lineage
 from lineage_orch.lineage.policy import Policy
 from lineage_orch.plan import selection
 from lineage_orch.plan.because import IN_PLAN, Because
-from lineage_orch.plan.graph import ones
+from lineage_orch.plan.graph import ones, plan_graph
 
 HeldReason = Literal["updates_on_all", "build_after", "lag_tolerance", "first_load", "failed"]
 Views = Literal["build", "pass_through"]
@@ -161,7 +162,9 @@ class _Planner:
         failed: Collection[str],
     ) -> None:
         self._lineage = lineage
-        self._graph = graph = lineage.plan_graph
+        self._graph = graph = plan_graph(lineage)
+        for reason in graph.bad_configs.values():
+            raise PolicyError(reason)
         self._snapshot = snapshot
         self._now = now
         find = graph.index.get

@@ -56,4 +56,4 @@ def _is_all_below(lineage: Lineage, build: Collection[str], sources: Collection[
 
 
 def _ephemeral_above(lineage: Lineage, build: Collection[str]) -> list[str]:
-    return list(dict.fromkeys(glass for each in build for glass in lineage.glass_above(each)))
+    return list(dict.fromkeys(ephemeral for each in build for ephemeral in lineage.ephemeral_above(each)))

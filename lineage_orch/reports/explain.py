@@ -11,7 +11,7 @@ from lineage_orch.errors import UnknownNodeError, did_you_mean
 from lineage_orch.ledger import LedgerSnapshot
 from lineage_orch.lineage import Lineage
 from lineage_orch.lineage.policy import DEFAULT_POLICY, Policy
-from lineage_orch.plan import BuildPlan, Held
+from lineage_orch.plan import BuildPlan, Held, plan_graph
 from lineage_orch.reports.build_report import held_to_dict
 from lineage_orch.reports.status import iso, loaded_at, short_names
 from lineage_orch.reports.wording import explanation_lines
@@ -174,7 +174,7 @@ class _Explainer:
         self._snapshot = snapshot
         self._plan = plan
         self._node = node
-        self._graph = lineage.plan_graph
+        self._graph = plan_graph(lineage)
         self._due = frozenset(plan.build) | frozenset(plan.passed)
         self._above = self._ancestors([node])
 

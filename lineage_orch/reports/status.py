@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from lineage_orch.plan import plan_graph
 from lineage_orch.reports.build_report import held_to_dict
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def status(lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, holder: 
             state = "up_to_date" if fact else "never_built"
         return NodeStatus(node, short[node], state, fact.tick if fact else 0, fact.built_at if fact else None, held)
 
-    graph = lineage.plan_graph
+    graph = plan_graph(lineage)
     nodes = tuple(row(node) for node in graph.ids[graph.source_count :])
     return Status(snapshot.tick, sources, nodes, plan.next_due, holder)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lineage_orch.dbt.engine import OnResult, Outcome, Result
 from lineage_orch.errors import DbtError, LineageError, UnknownNodeError
 from lineage_orch.lineage import Lineage
+from lineage_orch.plan import plan_graph
 
 if TYPE_CHECKING:
     from lineage_orch.check.findings import Finding
@@ -90,11 +91,11 @@ class FakeDbt:
 
         done: set[str] = set()
         run_tests(done)
-        for node in lineage.plan_graph.ids[lineage.plan_graph.source_count :]:
+        for node in plan_graph(lineage).ids[plan_graph(lineage).source_count :]:
             if node not in nodes:
                 continue
             self.before_node(node)
-            graph = lineage.plan_graph
+            graph = plan_graph(lineage)
             if any(graph.ids[parent] in bad for parent in graph.parents[graph.index[node]]):
                 bad.add(node)
                 missing.add(node)
@@ -133,7 +134,7 @@ class FakeDbt:
                 bearers.update(
                     each
                     for node in lineage.nodes
-                    for each in lineage.glass_above(node)
+                    for each in lineage.ephemeral_above(node)
                     if selectors.test_bearer(each) == selector
                 )
         tests |= {test for each in nodes | bearers for test in lineage.tests_on(each)}

@@ -16,6 +16,7 @@ import pytest
 from lineage_orch.cli.app import main
 from lineage_orch.dbt.engine import OnResult, Outcome, Result
 from lineage_orch.lineage import Lineage
+from lineage_orch.plan import plan_graph
 from tests.manifests import manifest, node, source
 
 HOURLY = {"freshness": {"build_after": {"count": 1, "period": "hour"}}}
@@ -49,7 +50,7 @@ class FakeDbt:
             chosen |= lineage.downstream(name) if each.startswith("source:") else {f"model.{name}"}
         results: list[Result] = []
         bad: set[str] = set()
-        graph = lineage.plan_graph
+        graph = plan_graph(lineage)
         for unique_id in (each for each in graph.ids if each in chosen):
             parents = {graph.ids[number] for number in graph.parents[graph.index[unique_id]]}
             status = "error" if unique_id in self.broken else "skipped" if parents & bad else "success"

@@ -7,8 +7,9 @@ from typing import Any
 import networkx
 import pytest
 
-from lineage_orch.errors import LineageError, PolicyError, UnknownNodeError, UnknownSourceError
+from lineage_orch.errors import LineageError, UnknownNodeError, UnknownSourceError
 from lineage_orch.lineage import Lineage
+from lineage_orch.plan import plan_graph
 from tests.manifests import leaf, manifest, node, source
 
 
@@ -114,7 +115,7 @@ def test_a_hub_with_many_children_lists_each_once() -> None:
     lineage = Lineage.from_manifest(data)
     assert lineage.graph.out_degree("source.shop.raw.hub") == 200
     assert len(lineage.source_map()["source.shop.raw.hub"]) == 200
-    assert all(parents == (0,) for parents in lineage.plan_graph.parents[1:])
+    assert all(parents == (0,) for parents in plan_graph(lineage).parents[1:])
 
 
 def test_a_chain_of_5000_nodes_is_walked_without_recursion() -> None:
@@ -125,7 +126,7 @@ def test_a_chain_of_5000_nodes_is_walked_without_recursion() -> None:
     lineage = lineage_of(*reversed(chain), source("raw.orders"))
     assert len(lineage.downstream("raw.orders")) == 5000
     assert lineage.source_map()["source.shop.raw.orders"][-1] == "model.shop.n4999"
-    assert lineage.plan_graph.parents[-1] == (len(lineage.plan_graph.ids) - 2,)
+    assert plan_graph(lineage).parents[-1] == (len(plan_graph(lineage).ids) - 2,)
 
 
 def test_a_cycle_is_an_error_that_names_it() -> None:
@@ -253,7 +254,7 @@ def test_a_wrong_node_name_is_answered_with_the_nearest(shop: Lineage) -> None:
 
 
 def parents(lineage: Lineage, name: str) -> set[str]:
-    graph = lineage.plan_graph
+    graph = plan_graph(lineage)
     return {graph.ids[each] for each in graph.parents[graph.index[name]]}
 
 
@@ -263,7 +264,7 @@ def test_the_plan_graph_sees_through_ephemeral_models(shop: Lineage) -> None:
         "seed.shop.colours",
         "model.shop.stg_users",
     }
-    assert "model.shop.glass" not in shop.plan_graph.index
+    assert "model.shop.glass" not in plan_graph(shop).index
 
 
 def test_the_plan_graph_sees_through_chains_of_glass_once() -> None:
@@ -278,21 +279,30 @@ def test_the_plan_graph_sees_through_chains_of_glass_once() -> None:
     )
     expected = {"source.shop.raw.a", "source.shop.raw.b", "model.shop.stage"}
     assert parents(lineage, "model.shop.mart") == expected
-    assert len(lineage.plan_graph.parents[-1]) == 3
+    assert len(plan_graph(lineage).parents[-1]) == 3
 
 
 def test_the_plan_graph_numbers_sources_first_and_parents_before_children(shop: Lineage) -> None:
-    graph = shop.plan_graph
+    graph = plan_graph(shop)
     assert graph.ids[: graph.source_count] == tuple(shop.sources)
     assert set(graph.ids[graph.source_count :]) == set(shop.nodes)
     for number, above in enumerate(graph.parents):
         assert all(parent < number for parent in above)
 
 
-def test_a_policy_that_cannot_be_read_is_met_before_anything_is_planned() -> None:
-    lineage = lineage_of(node("mart", config={"state": {"lag_tolerance": "soon"}}))
-    with pytest.raises(PolicyError, match=r"lag_tolerance of model\.shop\.mart is 'soon'"):
-        lineage.plan_graph  # noqa: B018
+def test_a_policy_that_cannot_be_read_is_kept_beside_its_node_alone() -> None:
+    lineage = lineage_of(
+        node("mart", config={"state": {"lag_tolerance": "soon"}}),
+        node("other", config={"state": {"lag_tolerance": "4h"}}),
+    )
+    graph = plan_graph(lineage)
+    assert list(graph.bad_configs) == [graph.index["model.shop.mart"]]
+    assert "lag_tolerance of model.shop.mart is 'soon'" in graph.bad_configs[graph.index["model.shop.mart"]]
+    assert list(graph.policies) == [graph.index["model.shop.other"]]
+
+
+def test_the_plan_graph_of_a_lineage_is_made_once(shop: Lineage) -> None:
+    assert plan_graph(shop) is plan_graph(shop)
 
 
 def test_tests_on_a_node_and_what_they_read(shop: Lineage) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from lineage_orch.errors import LineageError
 from lineage_orch.lineage import Lineage
+from lineage_orch.lineage.records import selectable
 from lineage_orch.lineage.selectors import fqn_matches
 from tests.manifests import manifest, node, source
 
@@ -80,7 +81,7 @@ def test_a_node_that_its_plain_name_would_not_select_alone_is_narrowed(others: l
     selector = lineage.selectors.node("model.shop.a")
     assert selector.startswith("fqn:shop.[a]"), why
     fqn = selector.removeprefix("fqn:").split(",")[0]
-    built = [each for each in lineage.selectable() if each[0] in lineage.nodes]
+    built = [each for each in selectable(lineage._manifest.nodes) if each[0] in lineage.nodes]
     matched = {unique_id for unique_id, parts, versioned in built if fqn_matches(fqn, parts, versioned)}
     assert matched == {"model.shop.a"} or ",package:shop" in selector
 
@@ -102,7 +103,7 @@ def test_a_node_that_dbt_would_take_for_a_version_is_narrowed(folder: list[str])
     plain = ".".join(["shop", *folder, name])
     assert fqn_matches(plain, tuple(versioned["fqn"]), True)
     selector = lineage.selectors.node(f"model.shop.{name}").removeprefix("fqn:")
-    assert [each[0] for each in lineage.selectable() if fqn_matches(selector, each[1], each[2])] == [
+    assert [each[0] for each in selectable(lineage._manifest.nodes) if fqn_matches(selector, each[1], each[2])] == [
         f"model.shop.{name}"
     ]
 
@@ -124,7 +125,7 @@ def test_every_name_has_a_selector_that_matches_it_alone(name: str) -> None:
     lineage = lineage_of(node(name), node("axb"), node("xa"), node("other"), node("b", folder=[name]))
     selector = lineage.selectors.node(f"model.shop.{name}")
     fqn, *narrowing = selector.removeprefix("fqn:").split(",")
-    matched = {each[0] for each in lineage.selectable() if fqn_matches(fqn, each[1], each[2])}
+    matched = {each[0] for each in selectable(lineage._manifest.nodes) if fqn_matches(fqn, each[1], each[2])}
     assert f"model.shop.{name}" in matched
     assert matched == {f"model.shop.{name}"} or narrowing
     assert " " not in selector
