@@ -6,13 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lineage_orch.ledger.snapshot import LedgerSnapshot, Moment, NodeFact
+    from lineage_orch.ledger.snapshot import Failure, LedgerSnapshot, Moment, NodeFact
     from lineage_orch.ledger.store import Ledger
 
-__all__ = ["Ledger", "LedgerSnapshot", "Moment", "NodeFact"]
+__all__ = ["Failure", "Ledger", "LedgerSnapshot", "Moment", "NodeFact"]
 
 # Loaded at first use: a plan needs the snapshot, and no database.
-_HOMES = {"Ledger": "store", "LedgerSnapshot": "snapshot", "Moment": "snapshot", "NodeFact": "snapshot"}
+_HOMES = {
+    "Failure": "snapshot",
+    "Ledger": "store",
+    "LedgerSnapshot": "snapshot",
+    "Moment": "snapshot",
+    "NodeFact": "snapshot",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,15 +9,51 @@ from typing import NamedTuple
 
 
 class NodeFact(NamedTuple):
-    """The last good build of a node: its tick, when it ended (UTC), and the checksum of the code it ran."""
+    """The last good build of a node.
+
+    Attributes:
+        tick: The tick of the run that built it last.
+        built_at: When that build ended (UTC).
+        checksum: The checksum of its file; only in rows that 0.1.0 wrote, until their identity is known.
+        changed: The tick of its last build whose content differed; ``None``: that of ``tick``.
+        identity: The digest of what it was built from; ``None``: not known.
+    """
 
     tick: int
     built_at: datetime
     checksum: str | None = None
+    changed: int | None = None
+    identity: str | None = None
+
+    @property
+    def changed_tick(self) -> int:
+        """The tick of the last build whose content differed."""
+        return self.tick if self.changed is None else self.changed
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The failures of a node since its last good build.
+
+    Attributes:
+        count: How many runs failed on it in a row; 1 or more.
+        since: When the first of them failed (UTC).
+        last_at: When the last of them failed (UTC).
+        tick: The tick of the last of these runs.
+        identity: The digest of what it was built from when it failed last; ``None``: not known.
+        message: What went wrong the last time, as dbt said it.
+    """
+
+    count: int
+    since: datetime
+    last_at: datetime
+    tick: int
+    identity: str | None
+    message: str
 
 
 class Moment(NamedTuple):
-    """One update of a source, or one good build of a node: its tick and its time (UTC)."""
+    """One update of a source, or one build that changed a node: its tick and its time (UTC)."""
 
     tick: int
     at: datetime
@@ -25,12 +61,25 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class LedgerSnapshot:
-    """The ledger of one (project, target) at one instant of its logical clock.
+    """The ledger of one scope at one instant of its logical clock.
 
-    ``tick`` is the clock's reading. ``sources`` holds the tick of each source's newest update, ``nodes`` the
-    last good build of each node; what the ledger never saw is absent, and has tick 0. ``producers`` are the
-    sources with a registered producer. ``source_history`` and ``node_history`` hold, in order of tick, the
-    updates and good builds that are still kept: ``lag_tolerance`` counts from them.
+    What the ledger never saw is absent, and has tick 0.
+
+    Attributes:
+        tick: The clock's reading.
+        sources: Source to the tick of its newest update.
+        nodes: Node to its last good build.
+        producers: The sources with a registered producer.
+        source_history: Source to its updates that are still kept, in order of tick.
+        node_history: Node to those of its good builds that are still kept and changed it, in order of tick.
+        run_id: The random id of the run that began with this snapshot; ``None``: a question, no run.
+        baselines: The sources whose every update is a baseline: nothing shows that they move.
+        debts: Node to the tick at which it was asked for; due while that is above its built tick.
+        failures: Node to its failures since its last good build.
+        producer_patterns: What producers declare that is no unique_id (wildcards, templates, names not yet
+            resolved), as given.
+        unresolved: Name, as given, to the tick of its newest update that no source has got yet.
+        loaded_at: Source to the time of its newest update (UTC), as its load gave it.
     """
 
     tick: int = 0
@@ -39,3 +88,10 @@ class LedgerSnapshot:
     producers: frozenset[str] = frozenset()
     source_history: Mapping[str, Sequence[Moment]] = field(default_factory=dict)
     node_history: Mapping[str, Sequence[Moment]] = field(default_factory=dict)
+    run_id: str | None = None
+    baselines: frozenset[str] = frozenset()
+    debts: Mapping[str, int] = field(default_factory=dict)
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    producer_patterns: frozenset[str] = frozenset()
+    unresolved: Mapping[str, int] = field(default_factory=dict)
+    loaded_at: Mapping[str, datetime] = field(default_factory=dict)
