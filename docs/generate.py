@@ -6,7 +6,6 @@ fails when they differ from what this writes.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 import types
@@ -49,10 +48,9 @@ def settings_page() -> str:
         "| setting | environment variable | default | what it is |",
         "|---|---|---|---|",
     ]
-    for field in dataclasses.fields(LineageOrchSettings):
-        name, default = field.name, field.default_factory() if callable(field.default_factory) else field.default
-        shown = "" if default is None else f"`{_value(default)}`"
-        lines.append(f"| `{name}` | `{ENV_PREFIX}{name.upper()}` | {shown} | {_cell(field.metadata['description'])} |")
+    for name, field in LineageOrchSettings.model_fields.items():
+        shown = "" if field.default is None else f"`{_value(field.default)}`"
+        lines.append(f"| `{name}` | `{ENV_PREFIX}{name.upper()}` | {shown} | {_cell(field.description or '')} |")
     return "\n".join([*lines, ""])
 
 

@@ -166,9 +166,9 @@ def lineage_orch_settings(pytestconfig: pytest.Config, lineage_orch_project: str
 
 
 def _settings_folder(project: Path) -> Path:
-    from lineage_orch.settings import _find_table
+    from lineage_orch.settings import find_table
 
-    return project if _find_table(project) is not None else Path.cwd()
+    return project if find_table(project) is not None else Path.cwd()
 
 
 @pytest.fixture(scope="session")

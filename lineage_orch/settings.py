@@ -4,29 +4,55 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
-import msgspec
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lineage_orch.errors import SettingsError, did_you_mean
+from lineage_orch.text import one_line
 
 ENV_PREFIX = "LINEAGE_ORCH_"
 _PATHS = ("project_dir", "profiles_dir", "manifest")
 
 
-def _about(description: str) -> dict[str, str]:
-    return {"description": description}
+# What a text says, as an environment variable has it -------------------------------------------------------------
 
 
-# No pydantic-settings: its import takes longer than all the rest of `lineage-orch sources`. msgspec, which reads the
-# manifest anyway, reads the values.
-@dataclass(frozen=True, init=False)
-class LineageOrchSettings:
+def _table(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    import yaml
+
+    try:
+        return yaml.safe_load(text) or {}  # JSON is YAML too
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def _words(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    return json.loads(text) if text.lstrip().startswith("[") else shlex.split(text)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("it should be a number")  # for which Python takes a bool
+    return value
+
+
+_Table = Annotated[dict[str, Any], NoDecode, BeforeValidator(_table)]
+_Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+
+
+class LineageOrchSettings(BaseSettings):
     """Everything that can be set.
 
     Each may be passed in, or set as ``LINEAGE_ORCH_<NAME>``, or in ``[tool.lineage_orch]`` of the nearest
@@ -37,98 +63,93 @@ class LineageOrchSettings:
         SettingsError: a value cannot be read, or a name is unknown; the message says where it stands.
     """
 
-    project_dir: Path | None = field(
-        default=None,
-        metadata=_about("The dbt project's folder. Default: the nearest folder upwards with a dbt_project.yml."),
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", validate_default=False)
+
+    project_dir: Path | None = Field(
+        None, description="The dbt project's folder. Default: the nearest folder upwards with a dbt_project.yml."
     )
-    profiles_dir: Path | None = field(
-        default=None,
-        metadata=_about(
-            "The folder of profiles.yml. Default: DBT_PROFILES_DIR, the project's folder, the working "
-            "directory, ~/.dbt: the first that has one."
-        ),
+    profiles_dir: Path | None = Field(
+        None,
+        description="The folder of profiles.yml. Default: DBT_PROFILES_DIR, the project's folder, the working "
+        "directory, ~/.dbt: the first that has one.",
     )
-    target: str | None = field(default=None, metadata=_about("dbt's target. Default: that of the profile."))
-    manifest: Path | None = field(
-        default=None,
-        metadata=_about(
-            "A manifest.json to use as it is. Default: the project's own, made by `dbt parse` when it is "
-            "missing or older than the project's files."
-        ),
+    target: str | None = Field(None, description="dbt's target. Default: that of the profile.")
+    manifest: Path | None = Field(
+        None,
+        description="A manifest.json to use as it is. Default: the project's own, made by `dbt parse` when it is "
+        "missing or older than the project's files.",
     )
-    vars: dict[str, Any] = field(default_factory=dict, metadata=_about("dbt's --vars, as a table, JSON or YAML."))
-    dbt_command: Literal["build", "run"] = field(
-        default="build", metadata=_about("`build` runs models, snapshots, seeds and tests; `run` models alone.")
+    vars: _Table = Field({}, description="dbt's --vars, as a table, JSON or YAML.")
+    dbt_command: Literal["build", "run"] = Field(
+        "build", description="`build` runs models, snapshots, seeds and tests; `run` models alone."
     )
-    dbt_flags: tuple[str, ...] = field(
-        default=(), metadata=_about("More flags for the dbt command, such as `--threads 4`.")
-    )
-    ledger: str | None = field(
-        default=None,
+    dbt_flags: _Words = Field((), description="More flags for the dbt command, such as `--threads 4`.")
+    ledger: str | None = Field(
+        None,
         repr=False,
-        metadata=_about(
-            "The ledger's SQLAlchemy url, such as postgresql+psycopg://user@host/db. Default: a SQLite "
-            "file in .lineage_orch beside dbt_project.yml."
-        ),
+        description="The ledger's SQLAlchemy url, such as postgresql+psycopg://user@host/db. Default: a SQLite "
+        "file in .lineage_orch beside dbt_project.yml.",
     )
-    keep_days: Annotated[int, msgspec.Meta(ge=1)] = field(
-        default=90, metadata=_about("How many days of history the ledger keeps.")
+    keep_days: Annotated[int, BeforeValidator(_number)] = Field(
+        90, ge=1, description="How many days of history the ledger keeps."
     )
-    views: Literal["build", "pass_through"] = field(
-        default="build", metadata=_about("`pass_through`: new data flows through a view without building it again.")
+    views: Literal["build", "pass_through"] = Field(
+        "build", description="`pass_through`: new data flows through a view without building it again."
     )
-    hold_until_first_load: bool = field(
-        default=False, metadata=_about("Hold a node while a source above it has a producer and was never loaded.")
+    hold_until_first_load: bool = Field(
+        False, description="Hold a node while a source above it has a producer and was never loaded."
     )
-    rebuild_changed_code: bool = field(
-        default=True, metadata=_about("A node whose code changed since its last good build is out of date.")
+    rebuild_changed_code: bool = Field(
+        True, description="A node whose code changed since its last good build is out of date."
     )
-    wait: bool = field(
-        default=True,
-        metadata=_about("In process: whether a load returns only when the build that it set off has ended."),
+    wait: bool = Field(
+        True, description="In process: whether a load returns only when the build that it set off has ended."
     )
-    deployment: str | None = field(
-        default=None,
-        metadata=_about("The build_affected deployment that loads trigger, as flow/name. Default: in process."),
+    deployment: str | None = Field(
+        None, description="The build_affected deployment that loads trigger, as flow/name. Default: in process."
     )
-    debounce: Annotated[float, msgspec.Meta(ge=0)] = field(
-        default=15.0, metadata=_about("With a deployment: how many seconds a build waits for more loads.")
+    debounce: Annotated[float, BeforeValidator(_number)] = Field(
+        15.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="With a deployment: how many seconds a build waits for more loads.",
     )
-    producers: tuple[str, ...] = field(
-        default=(),
-        metadata=_about("Modules, files or folders where `check`, `sources` and `status` look for producers."),
+    producers: _Words = Field(
+        (), description="Modules, files or folders where `check`, `sources` and `status` look for producers."
     )
 
+    _passed: frozenset[str] = PrivateAttr(frozenset())
+
     def __init__(self, **values: Any) -> None:
-        names = {each.name: each for each in fields(self)}
+        names = type(self).model_fields
         unknown = values.keys() - names.keys()
         if unknown:
             name = min(unknown)
             raise SettingsError(f"no setting {name!r}{did_you_mean(name, names) or ';'} there are: {', '.join(names)}")
-        given = _first_of(
-            {name: _Given(value, "passed in") for name, value in values.items()},
-            {name: _Given(value, "handed down") for name, value in (_handed_down.get() or {}).items()},
-            _from_environment(names),
-            _from_pyproject(names),
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError("; ".join(_unreadable(error, values))) from None
+        self._passed = frozenset(values)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where values are looked for, the first first."""
+        return tuple(
+            _Place(settings_cls, read)
+            for read in (init_settings, lambda: _handed_down.get() or {}, env_settings, lambda: _pyproject()[0])
         )
-        unreadable = []
-        for name, each in names.items():
-            if name not in given:
-                value = each.default_factory() if callable(each.default_factory) else each.default
-            else:
-                value, where = given[name]
-                try:
-                    value = _read(name, value)
-                except (ValueError, AttributeError, msgspec.MsgspecError) as error:
-                    # Of an object that is no mapping msgspec asks for its keys; in older releases its own error is no
-                    # ValueError.
-                    # The ledger's url may hold a password.
-                    shown = "" if name == "ledger" else f" {value!r}"
-                    unreadable.append(f"setting {name}{shown} ({where}): {_in_words(name, error)}")
-            object.__setattr__(self, name, value)
-        if unreadable:
-            raise SettingsError("; ".join(unreadable))
-        object.__setattr__(self, "_given", tuple(name for name in names if name in given))
+
+    def place(self, name: str) -> str:
+        """Return where a setting comes from, for messages: ``from LINEAGE_ORCH_TARGET``, ``passed in``, ``default``."""
+        return _place(name, self._passed) if name in self.model_fields_set else "default"
 
     def with_overrides(self, **overrides: Any) -> LineageOrchSettings:
         """Return these settings with some values replaced.
@@ -138,12 +159,11 @@ class LineageOrchSettings:
         """
         if not overrides:
             return self
-        return type(self)(**{**{each.name: getattr(self, each.name) for each in fields(self)}, **overrides})
+        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **overrides})
 
     def given(self) -> dict[str, Any]:
         """Return what was set, wherever. It may hold a password."""
-        names: tuple[str, ...] = self.__dict__["_given"]
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
     def dump(self) -> dict[str, Any]:
         """Return what was set, wherever, as JSON-ready values with absolute paths. It may hold a password."""
@@ -177,37 +197,69 @@ def handing_down(settings: LineageOrchSettings) -> Iterator[None]:
         _handed_down.reset(token)
 
 
-class _Given(NamedTuple):
-    """A value as it was set, and where, in words for people."""
+class _Place(PydanticBaseSettingsSource):
+    """One place of settings: what an earlier one has is left out, not merged, a table in ``vars`` neither."""
 
-    value: Any
-    where: str
+    def __init__(self, settings_cls: type[BaseSettings], read: Callable[[], Mapping[str, Any]]) -> None:
+        super().__init__(settings_cls)
+        self._read = read
 
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return one value: not used, since all are read at once."""
+        return self._read().get(field_name), field_name, False
 
-def _first_of(*places: Mapping[str, _Given]) -> dict[str, _Given]:
-    out: dict[str, _Given] = {}
-    for place in reversed(places):
-        out.update(place)
-    return out
-
-
-def _from_environment(names: Iterable[str]) -> dict[str, _Given]:
-    variables = {f"{ENV_PREFIX}{name.upper()}": name for name in names}
-    # Written in any case, as in shells that do not care.
-    return {
-        variables[variable.upper()]: _Given(value, f"from {variable}")
-        for variable, value in os.environ.items()
-        if variable.upper() in variables
-    }
+    def __call__(self) -> dict[str, Any]:
+        return {name: value for name, value in self._read().items() if name not in self.current_state}
 
 
-def _from_pyproject(names: Iterable[str]) -> dict[str, _Given]:
-    """Return ``[tool.lineage_orch]`` of the nearest pyproject.toml upwards that has one."""
-    found = _find_table(Path.cwd())
+def _place(name: str, passed: Iterable[str]) -> str:
+    """Return where the value of a setting that was set stands, in words for people."""
+    if name in passed:
+        return "passed in"
+    if name in (_handed_down.get() or {}):
+        return "handed down"
+    variable = f"{ENV_PREFIX}{name.upper()}"
+    if any(each.upper() == variable for each in os.environ):
+        return f"from {variable}"
+    return f"from [tool.lineage_orch] of {_pyproject()[1]}"
+
+
+# What a value should be, by the first letters of pydantic's type of an error.
+_SHOULD = {
+    "bool_": "it should be true or false",
+    "dict_": "it should be a table",
+    "float_": "it should be a number",
+    "int_": "it should be a whole number",
+    "path_": "it should be a path",
+    "string_": "it should be a text",
+    "tuple_": "it should be a list of texts",
+}
+
+
+def _unreadable(error: ValidationError, passed: Iterable[str]) -> Iterator[str]:
+    """Yield, for each setting that cannot be read, its name, value, place and what it should be."""
+    seen = set()
+    for each in error.errors(include_url=False):
+        name, *inside = each["loc"]
+        if name in seen:
+            continue
+        seen.add(name)
+        at = "".join(f"[{part!r}]" for part in inside if part != "[key]")
+        what = next((what for kind, what in _SHOULD.items() if each["type"].startswith(kind)), "")
+        what = what or one_line(each["msg"].removeprefix("Value error, ").replace("Input should", "it should", 1))
+        # The ledger's url may hold a password.
+        shown = "" if name == "ledger" else f" {each['input']!r}"
+        yield f"setting {name}{at}{shown} ({_place(str(name), passed)}): {what}"
+
+
+def _pyproject() -> tuple[dict[str, Any], Path | None]:
+    """Return ``[tool.lineage_orch]`` of the nearest pyproject.toml upwards that has one, and the file."""
+    found = find_table(Path.cwd())
     if found is None:
-        return {}
+        return {}, None
     file, values = found
-    unknown = values.keys() - set(names)
+    names = LineageOrchSettings.model_fields
+    unknown = values.keys() - names.keys()
     if unknown:
         name = min(unknown)
         raise SettingsError(f"[tool.lineage_orch] in {file} has an unknown setting {name!r}{did_you_mean(name, names)}")
@@ -218,7 +270,7 @@ def _from_pyproject(names: Iterable[str]) -> dict[str, _Given]:
         values["ledger"] = _anchored_url(values["ledger"], file.parent)
     if isinstance(values.get("producers"), list):
         values["producers"] = [_anchored(each, file.parent) for each in values["producers"]]
-    return {name: _Given(value, f"from [tool.lineage_orch] of {file}") for name, value in values.items()}
+    return values, file
 
 
 def _anchored(producer: object, folder: Path) -> object:
@@ -236,7 +288,12 @@ def _anchored_url(url: str, folder: Path) -> str:
     return f"{scheme}:///{folder / file}"
 
 
-def _find_table(start: Path) -> tuple[Path, dict[str, Any]] | None:
+def find_table(start: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the nearest pyproject.toml, from a folder upwards, with ``[tool.lineage_orch]``, and that table.
+
+    Raises:
+        SettingsError: a pyproject.toml on the way cannot be read.
+    """
     import tomllib
 
     for folder in (start, *start.parents):
@@ -256,51 +313,3 @@ def _find_table(start: Path) -> tuple[Path, dict[str, Any]] | None:
                 raise SettingsError(f"tool.lineage_orch in {path} is no table; write [tool.lineage_orch]")
             return path, dict(table)
     return None
-
-
-# The values, as msgspec reads them -------------------------------------------------------------------------------
-
-_HINTS = get_type_hints(LineageOrchSettings, include_extras=True)
-
-
-def _read(name: str, value: Any) -> Any:
-    """Return a value in its setting's type; raises ValueError, or an error of msgspec."""
-    hint = _HINTS[name]
-    if isinstance(value, str) and (say := _SAID.get(getattr(hint, "__origin__", hint))):
-        value = say(value)
-    return msgspec.convert(value, hint, strict=False, dec_hook=lambda kind, given: kind(given))
-
-
-def _in_words(name: str, error: Exception) -> str:
-    message = str(error).replace("`$", f"`{name}")  # as in: at `$[1]`
-    if get_origin(_HINTS[name]) is Literal:
-        message += f" (write {' or '.join(map(repr, get_args(_HINTS[name])))})"
-    return message
-
-
-_FLAGS = dict.fromkeys(("t", "yes", "y", "on"), True) | dict.fromkeys(("f", "no", "n", "off"), False)
-
-
-def _flag(text: str) -> bool | str:
-    return _FLAGS.get(text.lower(), text)
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)  # " 7 ", "+7" and ".5" too
-    except ValueError:
-        return text
-
-
-def _table(text: str) -> Any:
-    return msgspec.yaml.decode(text.encode()) or {}  # JSON is YAML too
-
-
-def _words(text: str) -> Any:
-    import shlex
-
-    return msgspec.json.decode(text) if text.lstrip().startswith("[") else shlex.split(text)
-
-
-# What a text, as environment variables have it, says beyond what msgspec takes; by the type that is asked for.
-_SAID: dict[Any, Callable[[str], Any]] = {bool: _flag, int: _number, float: _number, dict: _table, tuple: _words}

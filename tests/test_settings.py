@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from lineage_orch import LineageOrchSettings, SettingsError
 
@@ -60,40 +60,28 @@ def test_texts_of_the_environment(name: str, text: str, value: Any, monkeypatch:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("target", 5, "setting target 5 (passed in): Expected `str | null`, got `int`"),
-        ("manifest", 5, "setting manifest 5 (passed in): "),  # the rest is Python's, and differs by its version
-        (
-            "dbt_command",
-            "test",
-            "setting dbt_command 'test' (passed in): Invalid enum value 'test' (write 'build' or 'run')",
-        ),
-        (
-            "dbt_command",
-            None,
-            "setting dbt_command None (passed in): Expected `str`, got `null` (write 'build' or 'run')",
-        ),
-        ("keep_days", 0, "setting keep_days 0 (passed in): Expected `int` >= 1"),
-        ("keep_days", 7.5, "setting keep_days 7.5 (passed in): Expected `int`, got `float`"),
-        ("keep_days", "week", "setting keep_days 'week' (passed in): Expected `int`, got `str`"),
-        ("keep_days", True, "setting keep_days True (passed in): Expected `int`, got `bool`"),
-        ("debounce", -1, "setting debounce -1 (passed in): Expected `float` >= 0.0"),
-        ("debounce", "nan", "setting debounce 'nan' (passed in): Expected `float` >= 0.0"),
-        ("debounce", [], "setting debounce [] (passed in): Expected `float`, got `array`"),
-        ("wait", "maybe", "setting wait 'maybe' (passed in): Expected `bool`, got `str`"),
-        ("wait", 2, "setting wait 2 (passed in): Expected `bool`, got `int`"),
-        ("wait", None, "setting wait None (passed in): Expected `bool`, got `null`"),
+        ("target", 5, "setting target 5 (passed in): it should be a text"),
+        ("manifest", 5, "setting manifest 5 (passed in): it should be a path"),
+        ("dbt_command", "test", "setting dbt_command 'test' (passed in): it should be 'build' or 'run'"),
+        ("dbt_command", None, "setting dbt_command None (passed in): it should be 'build' or 'run'"),
+        ("keep_days", 0, "setting keep_days 0 (passed in): it should be greater than or equal to 1"),
+        ("keep_days", 7.5, "setting keep_days 7.5 (passed in): it should be a whole number"),
+        ("keep_days", "week", "setting keep_days 'week' (passed in): it should be a whole number"),
+        ("keep_days", True, "setting keep_days True (passed in): it should be a number"),
+        ("debounce", -1, "setting debounce -1 (passed in): it should be greater than or equal to 0"),
+        ("debounce", "nan", "setting debounce 'nan' (passed in): it should be a finite number"),
+        ("debounce", [], "setting debounce [] (passed in): it should be a number"),
+        ("wait", "maybe", "setting wait 'maybe' (passed in): it should be true or false"),
+        ("wait", 2, "setting wait 2 (passed in): it should be true or false"),
+        ("wait", None, "setting wait None (passed in): it should be true or false"),
         ("vars", "{a: 1", "setting vars '{a: 1' (passed in): while parsing a flow mapping"),
-        ("vars", "[1]", "setting vars '[1]' (passed in): Expected `object`, got `array`"),
-        ("vars", range(3), "setting vars range(0, 3) (passed in): 'range' object has no attribute 'keys'"),
-        ("vars", {1: 2}, "setting vars {1: 2} (passed in): Expected `str`, got `int` - at `key` in `vars`"),
-        ("dbt_flags", 5, "setting dbt_flags 5 (passed in): Expected `array`, got `int`"),
-        (
-            "dbt_flags",
-            ["a", 1],
-            "setting dbt_flags ['a', 1] (passed in): Expected `str`, got `int` - at `dbt_flags[1]`",
-        ),
+        ("vars", "[1]", "setting vars [1] (passed in): it should be a table"),
+        ("vars", range(0, 3), "setting vars range(0, 3) (passed in): it should be a table"),
+        ("vars", {1: 2}, "setting vars[1] 1 (passed in): it should be a text"),
+        ("dbt_flags", 5, "setting dbt_flags 5 (passed in): it should be a list of texts"),
+        ("dbt_flags", ["a", 1], "setting dbt_flags[1] 1 (passed in): it should be a text"),
         ("dbt_flags", '"a', "setting dbt_flags '\"a' (passed in): No closing quotation"),
-        ("producers", "[a", "setting producers '[a' (passed in): JSON is malformed: "),
+        ("producers", "[a", "setting producers '[a' (passed in): "),
     ],
 )
 def test_a_value_that_cannot_be_read_is_told_with_its_name_and_place(name: str, value: Any, said: str) -> None:
@@ -108,9 +96,9 @@ def test_every_value_that_cannot_be_read_is_told_at_once(here: Path, monkeypatch
     with pytest.raises(SettingsError) as raised:
         LineageOrchSettings(wait="x")
     assert str(raised.value).split("; ") == [
-        f"setting keep_days 'x' (from [tool.lineage_orch] of {path}): Expected `int`, got `str`",
-        "setting views 'x' (from LINEAGE_ORCH_VIEWS): Invalid enum value 'x' (write 'build' or 'pass_through')",
-        "setting wait 'x' (passed in): Expected `bool`, got `str`",
+        f"setting keep_days 'x' (from [tool.lineage_orch] of {path}): it should be a whole number",
+        "setting views 'x' (from LINEAGE_ORCH_VIEWS): it should be 'build' or 'pass_through'",
+        "setting wait 'x' (passed in): it should be true or false",
     ]
 
 
@@ -119,7 +107,7 @@ def test_the_url_of_the_ledger_is_never_shown() -> None:
     assert "secret" not in f"{settings} {settings!r}"
     with pytest.raises(SettingsError) as raised:
         LineageOrchSettings(ledger=["secret"])
-    assert str(raised.value) == "setting ledger (passed in): Expected `str | null`, got `array`"
+    assert str(raised.value) == "setting ledger (passed in): it should be a text"
 
 
 def test_the_first_place_that_names_a_setting_counts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +161,7 @@ def test_unknown_names_are_told_with_the_known_ones() -> None:
 
 def test_settings_do_not_change() -> None:
     settings = LineageOrchSettings(target="dev")
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(ValidationError, match="frozen"):
         settings.target = "prod"  # type: ignore[misc]
     changed = settings.with_overrides(target="prod", keep_days=3)
     assert (settings.target, changed.target, changed.keep_days) == ("dev", "prod", 3)
@@ -199,10 +187,22 @@ def test_what_was_set_can_be_asked_for() -> None:
     }
 
 
+def test_a_setting_says_where_it_comes_from(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pyproject(here, "keep_days = 3")
+    monkeypatch.setenv("LINEAGE_ORCH_DBT_FLAGS", "--threads 4")
+    settings = LineageOrchSettings(target="dev")
+    assert [settings.place(each) for each in ("target", "dbt_flags", "keep_days", "views")] == [
+        "passed in",
+        "from LINEAGE_ORCH_DBT_FLAGS",
+        f"from [tool.lineage_orch] of {path}",
+        "default",
+    ]
+
+
 def test_reading_settings_needs_nothing_that_is_not_in_a_load() -> None:
     code = (
-        "import sys, lineage_orch; print('msgspec' in sys.modules); lineage_orch.LineageOrchSettings(); "
-        "print([each for each in ('pydantic', 'yaml', 'sqlalchemy') if each in sys.modules])"
+        "import sys, lineage_orch; print('pydantic' in sys.modules); lineage_orch.LineageOrchSettings(vars={}); "
+        "print([each for each in ('yaml', 'sqlalchemy', 'prefect', 'dbt', 'networkx') if each in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["False", "[]"]

@@ -6,7 +6,6 @@ All of it happens in a small dbt project, made below, on which a dbt that builds
 from __future__ import annotations
 
 import ast
-import dataclasses
 import importlib.util
 import io
 import json
@@ -286,7 +285,7 @@ def run_command(words: list[str], namespace: dict[str, Any]) -> str | None:
 def check_variable(assignment: str) -> None:
     name = assignment.partition("=")[0]
     if name.startswith(ENV_PREFIX):
-        known = [each.name for each in dataclasses.fields(LineageOrchSettings)]
+        known = LineageOrchSettings.model_fields
         assert name.removeprefix(ENV_PREFIX).lower() in known, f"no setting {name}"
     elif name.startswith("PREFECT_"):
         from prefect.settings import Settings

@@ -22,10 +22,28 @@ ROOT = Path(lineage_orch.__file__).resolve().parent
 
 # Each imports only from what stands before it. A new room gets its place here, and CONTRIBUTING shows it.
 ROOMS = (
-    ("errors", "text", "settings", "updates", "lineage", "ledger", "loads", "plan", "dbt", "reports", "orchestrator")
-    + ("deployed", "flows", "deployments", "triggers", "producers", "tagging", "check", "testing")
-    + ("pytest_plugin", "cli")
-)  # fmt: skip
+    "errors",
+    "text",
+    "settings",
+    "updates",
+    "lineage",
+    "ledger",
+    "loads",
+    "plan",
+    "dbt",
+    "reports",
+    "orchestrator",
+    "deployed",
+    "flows",
+    "deployments",
+    "triggers",
+    "producers",
+    "tagging",
+    "check",
+    "testing",
+    "pytest_plugin",
+    "cli",
+)
 
 
 # Arrows that still run up; the list only gets shorter.
