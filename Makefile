@@ -9,8 +9,13 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 # What runs here starts many processes: each would compile the library anew.
 unexport PYTHONDONTWRITEBYTECODE
 
+# Of the fast tests, in per cent of lines: a change that nothing tests is seen.
+COVERAGE_FLOOR := 88
+FAST := -m 'not integration and not drill'
+PYTEST := $(BIN)/python -m pytest -p no:randomly
+
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-server test lint format bench docs clean
+.PHONY: help demo demo-server check test drill lint format coverage generate docs dist bench clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -21,30 +26,49 @@ demo: $(VENV)/.example  ## Load three sources and watch exactly their models bei
 demo-server: $(VENV)/.example  ## The same on a real Prefect server, with schedules and one dbt deployment.
 	@$(BIN)/python -m example_project.demo_server
 
-test: $(VENV)/.dev  ## Run all tests.
+check: lint  ## What to run before each commit: lint and the fast tests (under a minute).
+	@$(PYTEST) -q -n 2 $(FAST)
+
+test: $(VENV)/.dev  ## Run all tests but the drills (8 minutes on two cores).
 	@# In two runs, as in two projects: a fixture of a session has one dbt project. In a fixed order, so that a
 	@# failure is seen again; `pytest` alone shuffles. Two processes, each with whole files: real servers and dbt
-	@# take the time.
-	@$(BIN)/python -m pytest -p no:randomly example_project/tests
-	@$(BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile
+	@# take the time. Coverage is that of the fast tests (see tests/conftest.py), with a floor.
+	@$(PYTEST) example_project/tests
+	@$(PYTEST) -n 2 --dist loadfile --cov --cov-report= --cov-fail-under=$(COVERAGE_FLOOR)
 
-lint: $(VENV)/.dev  ## Check style and types.
+drill: $(VENV)/.dev  ## Run the drills: they wait for minutes until Prefect gets over something.
+	@$(PYTEST) -m drill
+
+lint: $(VENV)/.dev  ## Check style, types and spelling.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@git ls-files -z | grep -zv '^constraints.txt$$' | xargs -0 $(BIN)/codespell
 
-format: $(VENV)/.dev  ## Mend style.
+format: $(VENV)/.dev  ## Correct style.
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+coverage: $(VENV)/.dev  ## Show which lines the fast tests miss.
+	@$(PYTEST) -q -n 2 $(FAST) --cov --cov-report=term-missing --cov-fail-under=$(COVERAGE_FLOOR)
+
+generate: $(VENV)/.dev  ## Write docs/cli.md and docs/settings.md from the code.
+	@$(BIN)/python docs/generate.py
+
+docs: $(VENV)/.docs  ## Build the documentation as a site, in site/; a warning is an error.
+	@$(BIN)/python -m sphinx -b html -c docs -W --keep-going -q . site
+	@echo "The site is in site/index.html"
+
+dist: $(VENV)/.dev  ## Build wheel and sdist into dist/, install the wheel in a new environment, and try it.
+	@rm -rf dist build
+	@$(BIN)/python -m build --outdir dist .
+	@$(BIN)/python .ci/try_wheel.py dist/*.whl
 
 bench: $(VENV)/.dev  ## Measure speed and memory beside the alternatives (20 minutes, 2 GB of disk).
 	-@$(BIN)/python -m benchmarks --write benchmarks/results.md
 
-docs: $(VENV)/.dev  ## Write docs/cli.md and docs/settings.md from the code.
-	@$(BIN)/python docs/generate.py
-
 clean:  ## Remove the virtual environment and all that was built.
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf example_project/data example_project/ints/dbt/flows/target example_project/ints/dbt/flows/logs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -62,4 +86,9 @@ $(VENV)/.example: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing the library and what its tests need (about a minute) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing the library and what its documentation needs (about a minute) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@

@@ -1,4 +1,4 @@
-"""Write the reference pages from the code: ``make docs``.
+"""Write the reference pages from the code: ``make generate``.
 
 ``docs/cli.md`` comes from the command line's own app, ``docs/settings.md`` from the fields of the settings. A test
 fails when they differ from what this writes.
@@ -18,7 +18,7 @@ from lineage_orch.cli.app import app
 from lineage_orch.settings import ENV_PREFIX, LineageOrchSettings
 
 HERE = Path(__file__).resolve().parent
-MADE = "<!-- Written by `make docs` from the code. Do not edit. -->"
+MADE = "<!-- Written by `make generate` from the code. Do not edit. -->"
 
 
 def settings_page() -> str:

@@ -36,17 +36,25 @@ atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first, so that two processes end at about the same time.
+    """What takes longest comes first, so that two processes end at about the same time; coverage is of the fast tests.
 
-    The burst of loads runs beside what takes little: a Prefect server on SQLite that shares its two cores with other
-    servers and with dbt now and then stands still for a minute ("database is locked"); then all goes on.
+    The burst of loads (``slowest``) runs beside what takes little: a Prefect server on SQLite that shares its two cores
+    with other servers and with dbt now and then stands still for a minute ("database is locked"); then all goes on.
+
+    The tracer would slow dbt and Prefect down, and much of what the slow tests run is in other processes anyway.
     """
-    turns = {"test_deployment.py": 0, "test_production.py": 2}
 
     def turn(item: pytest.Item) -> int:
-        return turns.get(item.path.name, 3 if item.get_closest_marker("integration") else 1)
+        if item.get_closest_marker("slowest"):
+            return 0
+        if not item.get_closest_marker("integration"):
+            return 1
+        return 2 if item.get_closest_marker("slow") else 3
 
     items.sort(key=turn)
+    for item in items:
+        if item.get_closest_marker("integration") or item.get_closest_marker("drill"):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(autouse=True)

@@ -491,7 +491,7 @@ def test_references_are_those_of_the_code(page: str) -> None:
     sys.modules[spec.name] = generate
     spec.loader.exec_module(generate)
     made = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    assert made == generate.PAGES[page](), f"docs/{page} is not what the code says; run `make docs`"
+    assert made == generate.PAGES[page](), f"docs/{page} is not what the code says; run `make generate`"
 
 
 # Error messages ---------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from lineage_orch.loads.tags import TRIGGERED, WAKE_UP
 from tests.integration.real_prefect import LOADS, RealPrefect, end, wait_for
 from tests.shop_project import Shop
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slowest]
 
 SHOP = "build-affected/shop"
 HELD = "build-affected/held"

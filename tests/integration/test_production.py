@@ -18,7 +18,7 @@ from lineage_orch import Ledger, Orchestrator, SourceUpdate
 from tests.integration.real_prefect import RealPrefect, end, wait_for
 from tests.shop_project import Shop
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 EAST, WEST = "build-affected/east", "build-affected/west"
 PHOENIX = "build-affected/phoenix"
