@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from lineage_orch.cli.app import _DEFAULTS, DONE, FAILED, Common, _Producers, _put, _say
+from lineage_orch.cli.common import DEFAULTS, DONE, FAILED, Common, Producers, print_result, progress
 from lineage_orch.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def check(
     *,
-    producers: _Producers = None,
+    producers: Producers = None,
     strict: Annotated[bool, Parameter(help="Take warnings for errors.", negative="")] = False,
     ignore: Annotated[
         list[str] | None,
@@ -34,7 +34,7 @@ def check(
         bool,
         Parameter(help="Also ask the Prefect API for dbt deployments with a needless schedule.", negative=""),
     ] = False,
-    common: Common = _DEFAULTS,
+    common: Common = DEFAULTS,
 ) -> int:
     """Check that the loads and the dbt project fit, for CI; nothing is run. Exit code 1 if there are errors.
 
@@ -51,11 +51,11 @@ def check(
             for each in (project.found.producers if project.found else ())
         ],
     }
-    _put(common, data, None if common.json else _parts(found, errors, project))
+    print_result(common, data, None if common.json else _parts(found, errors, project))
     return FAILED if errors else DONE
 
 
-def stub_sources(*, producers: _Producers = None, common: Common = _DEFAULTS) -> int:
+def stub_sources(*, producers: Producers = None, common: Common = DEFAULTS) -> int:
     """Print, as YAML for models/__sources.yaml, the sources that the flows declare and the dbt project lacks."""
     from lineage_orch.check.stubs import stub_sources
 
@@ -65,16 +65,16 @@ def stub_sources(*, producers: _Producers = None, common: Common = _DEFAULTS) ->
             "nobody said where the producers are; give --producers, or set producers in [tool.lineage_orch]"
         )
     for failure in project.found.failures:
-        _say(f"lineage-orch: {failure.place}: {failure.why}")
+        progress(f"lineage-orch: {failure.place}: {failure.why}")
     stubs = stub_sources(project.lineage, project.found.producers)
     if common.json:
         import yaml
 
-        _put(common, {"sources": (yaml.safe_load(stubs) or {}).get("sources", [])}, None)
+        print_result(common, {"sources": (yaml.safe_load(stubs) or {}).get("sources", [])}, None)
     elif stubs:
         sys.stdout.write(stubs)
     else:
-        _say("Nothing is missing: the project has every source that the flows declare.")
+        progress("Nothing is missing: the project has every source that the flows declare.")
     return FAILED if project.found.failures else DONE
 
 
@@ -88,7 +88,7 @@ def _read(common: Common, producers: Sequence[str] | None) -> Project:
 
 def _parts(found: Sequence[Finding], errors: Sequence[Finding], project: Project) -> Parts:
     from lineage_orch.reports.tables import Table
-    from lineage_orch.reports.wording import count
+    from lineage_orch.text import count
 
     looked_at = f"{count(len(project.lineage.sources), 'source')}, {count(len(project.lineage.nodes), 'node')}"
     if project.found is not None:

@@ -6,27 +6,27 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lineage_orch.cli.app import _DEFAULTS, DONE, Common, _put, _say
+from lineage_orch.cli.common import DEFAULTS, DONE, Common, print_result, progress
 
 
-def reconcile(*, common: Common = _DEFAULTS) -> int:
+def reconcile(*, common: Common = DEFAULTS) -> int:
     """Find loads in Prefect's history that completed and whose hook never ran, and see to it that they are built.
 
-    With a deployment, each run of it does this first. Here, a run of it is launched if anything is owed; without a
+    With a deployment, each run of it does this first. Here, a run of it is launched if anything is stale; without a
     deployment, it is built here.
     """
     from lineage_orch.deployed.reconcile import reconcile_and_build
 
     with common.orchestrator() as orchestrator:
-        found = reconcile_and_build(orchestrator, say=_say)
-    _put(common, found.to_dict(), [])
+        found = reconcile_and_build(orchestrator, say=progress)
+    print_result(common, found.to_dict(), [])
     return DONE
 
 
 def serve(
     *,
     name: Annotated[str, Parameter(help="The deployment's name; loads trigger build-affected/NAME.")] = "dbt",
-    common: Common = _DEFAULTS,
+    common: Common = DEFAULTS,
 ) -> int:
     """Serve the dbt deployment, which loads trigger, until interrupted; it needs no schedule."""
     from lineage_orch.deployments import serve_dbt
@@ -41,6 +41,6 @@ def serve(
         if (value := getattr(common, key)) is not None
     }
     if common.ledger is not None:
-        _say("--ledger is not handed on to the runs, whose parameters are for all to read; set LINEAGE_ORCH_LEDGER")
+        progress("--ledger is not handed on to the runs, whose parameters are for all to read; set LINEAGE_ORCH_LEDGER")
     serve_dbt(name, **given)
     return DONE

@@ -296,7 +296,7 @@ def test_adopt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "2 sources" not in good(run("status"))
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    assert "Nothing is owed." in good(run("adopt"))
+    assert "Nothing is stale." in good(run("adopt"))
     assert "Nodes: 4 up to date." in good(run("status"))
     assert data(run("adopt", "--yes", "--json"))["nodes"] == 4
 

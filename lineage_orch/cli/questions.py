@@ -1,13 +1,15 @@
-"""The command ``sources``: what loads each source, and what hangs on it."""
+"""``lineage-orch plan``, ``status``, ``explain`` and ``sources``: questions, which change nothing."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from lineage_orch.cli.app import _DEFAULTS, DONE, Common, _Producers, _put, _say
+from cyclopts import Parameter
+
+from lineage_orch.cli.common import DEFAULTS, DONE, Common, Producers, names_in, now, print_result, progress
 from lineage_orch.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -16,8 +18,49 @@ if TYPE_CHECKING:
     from lineage_orch.settings import LineageOrchSettings
 
 
-def sources(*, producers: _Producers = None, common: Common = _DEFAULTS) -> int:
-    """Show each source with its producers and the models below it."""
+def plan(*, common: Common = DEFAULTS) -> int:
+    """Show what a build would do now (a dry run): what would build and for which sources, what is held and why."""
+    from lineage_orch.reports import tables
+
+    with common.orchestrator() as orchestrator:
+        plan = orchestrator.plan()
+        names = names_in(orchestrator)
+        data = tables.plan_to_dict(plan)
+        parts = tables.plan_parts(plan, names, now(), orchestrator.settings.dbt_command)
+    print_result(common, data, parts)
+    return DONE
+
+
+def status(*, producers: Producers = None, common: Common = DEFAULTS) -> int:
+    """Show what the ledger knows of each source and node, what is stale, and who builds."""
+    from lineage_orch.reports import tables
+
+    with common.orchestrator(producers=producers) as orchestrator:
+        status = orchestrator.status()
+    print_result(common, status.to_dict(), tables.status_parts(status, now()))
+    return DONE
+
+
+def explain(
+    node: Annotated[str, Parameter(help="A model, snapshot or seed: its name, package.name, name.v2 or unique_id.")],
+    /,
+    *,
+    common: Common = DEFAULTS,
+) -> int:
+    """Say why a node will build, is held or is up to date, and what would make it build."""
+    with common.orchestrator() as orchestrator:
+        explanation = orchestrator.explain(node)
+    lines = explanation.lines()
+    print_result(common, {**explanation.to_dict(), "lines": lines}, lines)
+    return DONE
+
+
+def sources(*, producers: Producers = None, common: Common = DEFAULTS) -> int:
+    """Show each source with its producers and the models below it.
+
+    Producers are those that the ledger knows, and those found where --producers or the setting producers says. With
+    --manifest, and neither --ledger nor --producers, nothing but that file is read.
+    """
     from lineage_orch.reports.status import short_names
 
     lineage, known = _sources_of(common, producers)
@@ -33,11 +76,11 @@ def sources(*, producers: _Producers = None, common: Common = _DEFAULTS) -> int:
         for source, models in sorted(lineage.source_map().items(), key=lambda item: names[item[0]])
     ]
     if common.json:
-        _put(common, {"sources": rows}, None)
+        print_result(common, {"sources": rows}, None)
     else:
-        from lineage_orch.reports import tables as render
+        from lineage_orch.reports import tables
 
-        _put(common, {}, render.sources_parts(rows, names))
+        print_result(common, {}, tables.sources_parts(rows, names))
     return DONE
 
 
@@ -93,7 +136,7 @@ def _add_found(known: dict[str, list[str]], lineage: Lineage, places: Sequence[s
     with redirect_stdout(sys.stderr):  # what the modules print as they are imported
         found = find_producers(places)
     for failure in found.failures:
-        _say(f"lineage-orch: {failure.place}: {failure.why}")
+        progress(f"lineage-orch: {failure.place}: {failure.why}")
     for producer in found.producers:
         for name in producer.sources:
             if "{" in name:
@@ -101,7 +144,7 @@ def _add_found(known: dict[str, list[str]], lineage: Lineage, places: Sequence[s
             try:
                 resolved = lineage.resolve_sources(name)
             except UnknownSourceError as error:
-                _say(f"lineage-orch: {producer.where}: {error}")
+                progress(f"lineage-orch: {producer.where}: {error}")
                 continue
             for source in resolved:
                 if producer.name not in (names := known.setdefault(source, [])):
