@@ -23,7 +23,7 @@ def ours(one: str, other: str) -> Callable[[], dict[str, float]]:
     """Two loads in one process, the second one timed: from the call of the trigger to dbt's own event."""
     from prefect import flow
 
-    import lineage_orch.dbt.engine
+    import lineage_orch.dbt.in_process
     from lineage_orch import InProcessTrigger, produces_source
 
     fired: list[float] = []
@@ -35,7 +35,7 @@ def ours(one: str, other: str) -> Callable[[], dict[str, float]]:
             started.clear()
             super().fire(*args)
 
-    listener = lineage_orch.dbt.engine._listener
+    listener = lineage_orch.dbt.in_process._listener
 
     def listening(on_result: Any) -> Any:
         inner = listener(on_result)
@@ -47,7 +47,7 @@ def ours(one: str, other: str) -> Callable[[], dict[str, float]]:
 
         return listen
 
-    lineage_orch.dbt.engine._listener = listening
+    lineage_orch.dbt.in_process._listener = listening
 
     @produces_source(one, trigger=Timed())
     @flow

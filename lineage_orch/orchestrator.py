@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from lineage_orch.dbt.current import CurrentLineage
-from lineage_orch.dbt.engine import Dbt, DbtRunner
+from lineage_orch.dbt.engine import Dbt
+from lineage_orch.dbt.in_process import DbtRunner
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.recorder import BuildRecorder
 from lineage_orch.errors import LineageError, PolicyError
@@ -281,6 +282,7 @@ class Orchestrator:
             self._tests_to_run(lineage, plan, plan.build),
             self._recording(lineage, tick),
             passed=self._tests_to_run(lineage, plan, plan.passed),
+            tested_by=lineage.tested_by,
         )
         if plan.select:
             say(f"dbt {self.settings.dbt_command} --select {' '.join(plan.select)}")
@@ -290,7 +292,9 @@ class Orchestrator:
                 tests = f"{len(exclude)} test{'s' * (len(exclude) != 1)}"
                 say(f"Left out for now: {tests} that also read what is held or was never built.")
             outcome = self._dbt.build(plan.select, exclude, recorder.on_result)
-            recorder.finish(outcome.results)
+            recorder.finish(outcome.results, cut_short=outcome.cut_short)
+            for line in recorder.notes:
+                say(line)
         report.built += [node for node in recorder.built if node not in report.built]
         for node in recorder.built:
             tried.pop(node, None)

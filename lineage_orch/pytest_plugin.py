@@ -203,7 +203,7 @@ def _parsed(project: Any, settings: LineageOrchSettings, folder: Path) -> Path:
 
     from filelock import FileLock
 
-    from lineage_orch.dbt.engine import DbtRunner
+    from lineage_orch.dbt.in_process import DbtRunner
 
     made = folder / "target" / "manifest.json"
     ready = folder / "manifest.json"

@@ -5,97 +5,217 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from lineage_orch.dbt.engine import FAILED, GOOD, Result
+from lineage_orch.dbt.engine import BUILT, FAILED, PASSED, Result
 from lineage_orch.errors import LedgerError
+from lineage_orch.text import count, listed, one_line
 
 Record = Callable[[str], None]
 
 
 class BuildRecorder:
-    """Hears the results of one dbt run and records each node once it is built well.
+    """Hears the results of one dbt run, and records each node once it is built well.
 
-    A node is built well when it succeeded and no error-severity test on it failed in that run. So it is recorded
-    when it and the last of its tests have finished: after a ``kill -9`` only nodes in flight are built again.
+    A node is built well when it succeeded and each test on it that the run selected passed or warned. It is recorded
+    when it and the last of its tests have finished, so a ``kill -9`` loses only the nodes in flight. A test that was
+    skipped, cancelled or not reported leaves its nodes stale. What is recorded and proved bad later in the run (dbt's
+    final result differs from what it said first; a test failed that nobody planned) is taken back.
 
-    ``tests`` maps each node that is being built to the tests on it that run too, and ``passed`` each view through
-    which the change flows to those on it: it is not built, so it is recorded when its tests have passed, before
-    what hangs on it. ``record`` writes one node to the ledger; it is called in dbt's threads. After it raised
-    LedgerError once it is not called again: the build goes on, ``ledger_error`` holds the error, and what is not
-    recorded stays owed.
+    Args:
+        tests: each node that is to be built -> the tests on it that run too.
+        record: writes one node to the ledger. It and the other callables are called in dbt's threads, one at a time.
+        take_back: takes the record of one node back.
+        passed: each view through which the change flows -> the tests on it. It is not built, so it is recorded when
+            its tests have passed, before what is below it.
+        tested_by: returns the nodes that a test reads; asked for tests that are not in ``tests``.
+        check: makes sure that the build lock is still held; called before each record (it keeps to its own pace).
+            When it raises LedgerError, nothing more is recorded.
+        record_failed: takes each node that failed itself or through a test -> a message of one line; called once,
+            at the end, if there is any.
+
+    After one of the callables raised LedgerError none is called again: the build goes on, ``ledger_error`` holds the
+    error, and what is not recorded is still stale.
+
+    Attributes:
+        built: the nodes that were recorded, in that order.
+        passed: the views that were recorded.
+        failed: each node and test that failed -> its message in one line.
+        unproved: each node that succeeded, and is not recorded since these tests on it were skipped, cancelled or
+            not reported.
+        unreported: nodes and tests that were planned, and of which dbt's final results do not tell.
+        unplanned: nodes that dbt ran, and nobody planned. They are not recorded: what they read may be stale.
+        ledger_error: why recording stopped, if it did.
     """
 
     def __init__(
         self,
         tests: Mapping[str, Collection[str]],
         record: Record,
+        take_back: Record | None = None,
         *,
         passed: Mapping[str, Collection[str]] | None = None,
+        tested_by: Callable[[str], Iterable[str]] = lambda _: (),
+        check: Callable[[], None] | None = None,
+        record_failed: Callable[[Mapping[str, str]], None] | None = None,
     ) -> None:
         self._lock = threading.Lock()
         self._record = record
-        self._open: dict[str, set[str]] = {node: {node, *of_node} for node, of_node in tests.items()}
-        self._passed = dict(passed or {})
-        self._open |= {view: set(of_view) for view, of_view in self._passed.items()}
+        self._take_back = take_back
+        self._tested_by = tested_by
+        self._check = check
+        self._record_failed = record_failed
+        self._tests = {node: set(of_node) for node, of_node in tests.items()}
+        self._views = {view: set(of_view) for view, of_view in (passed or {}).items()}
+        # What each must still hear of before it is recorded.
+        self._open = {node: {node, *of_node} for node, of_node in self._tests.items()}
+        self._open |= {view: set(of_view) for view, of_view in self._views.items()}
         self._nodes_of: dict[str, list[str]] = {}
-        for node, of_node in [*tests.items(), *self._passed.items()]:
+        for node, of_node in [*self._tests.items(), *self._views.items()]:
             for test in of_node:
                 self._nodes_of.setdefault(test, []).append(node)
-        self._bad: set[str] = set()
+        # Node -> what spoils it: its own unique_id, or a test's -> why, in one line; "" where it was only skipped.
+        self._bad: dict[str, dict[str, str]] = {}
         self.built: list[str] = []
-        self.failed: dict[str, str] = {}
         self.passed: list[str] = []
+        self.failed: dict[str, str] = {}
+        self.unproved: dict[str, tuple[str, ...]] = {}
+        self.unreported: tuple[str, ...] = ()
+        self.unplanned: tuple[str, ...] = ()
         self.ledger_error: LedgerError | None = None
-        for view in self._passed:
+        for view in self._views:
             self._close(view)
 
     def on_result(self, result: Result) -> None:
         """Take the result of a node or test as it finishes."""
         with self._lock:
-            self._take(result, final=False)
+            self._take(result)
 
-    def finish(self, results: Sequence[Result]) -> None:
-        """Take the final results, for what no event told of, and for tests that were not selected after all."""
+    def finish(self, results: Sequence[Result], *, cut_short: bool = False) -> None:
+        """Take the final results, which count where they differ from what was heard before.
+
+        A test of which they do not tell was not selected (by ``--indirect-selection cautious``, say), and holds
+        nothing back; in a run that was ``cut_short`` it may have been, so there its nodes stay stale.
+        """
         with self._lock:
+            final = {result.unique_id: result for result in results}
             for result in results:
-                self._take(result, final=True)
-            succeeded = {result.unique_id for result in results if result.status in GOOD}
-            for node in list(self._open):
-                if node in succeeded or node in self._passed:
-                    self._open[node].clear()
-                    self._close(node)
+                self._take(result)
+            self.unreported = tuple(
+                each for each in dict.fromkeys([*self._tests, *self._nodes_of]) if each not in final
+            )
+            self.unplanned = tuple(
+                unique_id
+                for unique_id, result in final.items()
+                if result.status in BUILT | FAILED
+                and unique_id not in self._open
+                and unique_id.startswith(("model.", "snapshot.", "seed."))
+            )
+            if not cut_short:
+                for test in set(self._nodes_of) - final.keys():
+                    self._done_with(test)
+            for node, of_node in self._open.items():
+                if of_node and node not in of_node and not self._bad.get(node):
+                    self.unproved[node] = tuple(sorted(of_node))
+            failed = {node: why for node, each in self._bad.items() for why in list(filter(None, each.values()))[:1]}
+            if failed and (record_failed := self._record_failed) is not None:
+                self._tell_ledger(lambda: record_failed(failed))
 
     @property
     def unbuilt(self) -> list[str]:
         """The nodes of this run that were not built well, and the views whose tests failed."""
-        return [node for node in self._open if node not in self.built and node not in self.passed]
+        done = {*self.built, *self.passed}
+        return [node for node in self._open if node not in done]
 
-    def _take(self, result: Result, *, final: bool) -> None:
-        affected = [result.unique_id] if result.unique_id in self._open else self._nodes_of.get(result.unique_id, [])
-        if result.status in FAILED:
-            self._bad.update(affected)
-            if final or result.unique_id not in self.failed:
-                self.failed[result.unique_id] = _first_line(result)
-            return
-        if result.unique_id in self._open and result.status not in GOOD:
-            self._bad.add(result.unique_id)  # skipped, or cut short: not built
-            return
-        for node in affected:
-            self._open[node].discard(result.unique_id)
+    @property
+    def notes(self) -> list[str]:
+        """What people should know of this run beside what was built and what failed, a line each."""
+        notes = [
+            f"{node} was built, and is still stale: {listed(map(_name, tests))} did not run to the end."
+            for node, tests in self.unproved.items()
+        ]
+        if nodes := [each for each in self.unreported if each in self._tests]:
+            notes.append(f"Planned, and not reported by dbt: {listed(nodes, most=10)}. Still stale.")
+        if tests := [each for each in self.unreported if each not in self._tests]:
+            notes.append(f"Not selected by dbt: {count(tests, 'test')} ({listed(map(_name, tests))}).")
+        if self.unplanned:
+            notes.append(
+                f"Run by dbt, and not planned: {listed(self.unplanned, most=10)}. Not recorded, so what is stale of it "
+                "is built again."
+            )
+        return notes
+
+    def _take(self, result: Result) -> None:
+        unique_id, status = result.unique_id, result.status
+        if status in FAILED:
+            self.failed[unique_id] = _in_one_line(result)
+            if unique_id in self._tests:
+                self._spoil(unique_id, unique_id, self.failed[unique_id])
+            else:
+                nodes = self._nodes_of.get(unique_id)
+                for node in self._tested_by(unique_id) if nodes is None else nodes:
+                    if node in self._open:
+                        self._spoil(node, unique_id, f"{_name(unique_id)}: {self.failed[unique_id]}")
+        elif unique_id in self._tests:
+            if status in BUILT:
+                self._done_with(unique_id)
+            else:
+                self._spoil(unique_id, unique_id, "")  # skipped, cancelled, a no-op: not built
+        elif status in PASSED:
+            self._done_with(unique_id)
+        else:
+            # A test that was skipped: should an event have said otherwise, the final result counts.
+            for node in self._nodes_of.get(unique_id, ()):
+                self._open[node].add(unique_id)
+                self._undo(node)
+
+    def _done_with(self, unique_id: str) -> None:
+        self.failed.pop(unique_id, None)
+        for node in [unique_id] if unique_id in self._tests else self._nodes_of.get(unique_id, []):
+            self._bad.get(node, {}).pop(unique_id, None)
+            self._open[node].discard(unique_id)
             self._close(node)
 
+    def _spoil(self, node: str, cause: str, why: str) -> None:
+        self._bad.setdefault(node, {})[cause] = why
+        self._undo(node)
+
+    def _undo(self, node: str) -> None:
+        done = self._done(node)
+        if node in done:
+            done.remove(node)
+            if self._take_back is not None:
+                take_back = self._take_back
+                self._tell_ledger(lambda: take_back(node))
+
     def _close(self, node: str) -> None:
-        done = self.passed if node in self._passed else self.built
-        if self._open[node] or node in self._bad or node in done or self.ledger_error is not None:
-            return
+        ready = not self._open[node] and not self._bad.get(node) and node not in self._done(node)
+        if ready and self._tell_ledger(lambda: self._record(node), checked=True):
+            self._done(node).append(node)
+
+    def _done(self, node: str) -> list[str]:
+        return self.passed if node in self._views else self.built
+
+    def _tell_ledger(self, tell: Callable[[], object], *, checked: bool = False) -> bool:
+        """Write to the ledger unless that failed before; returns whether it was written."""
+        if self.ledger_error is not None:
+            return False
         try:
-            self._record(node)
+            if checked and self._check is not None:
+                self._check()
+            tell()
         except LedgerError as error:
             self.ledger_error = error
-        else:
-            done.append(node)
+            return False
+        return True
 
 
-def _first_line(result: Result) -> str:
-    lines: Iterable[str] = (line.strip() for line in result.message.splitlines())
-    text = " ".join(line for line in lines if line)
-    return text or result.status
+def _in_one_line(result: Result) -> str:
+    text = one_line(result.message) or result.status
+    if result.failed_batches:
+        text += f"; failed batches: {', '.join(result.failed_batches)}"
+    return text
+
+
+def _name(test_id: str) -> str:
+    """Return the name that people know a test by: the unique_id's third part, or a unit test's last."""
+    parts = test_id.split(".")
+    return parts[-1] if parts[0] == "unit_test" else parts[2] if len(parts) > 2 else test_id

@@ -30,7 +30,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from lineage_orch import InProcessTrigger, Orchestrator, produces_source
-from lineage_orch.dbt.engine import DbtRunner
+from lineage_orch.dbt.in_process import DbtRunner
 from lineage_orch.triggers import in_process
 from tests.shop_project import Shop
 
