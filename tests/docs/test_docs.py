@@ -33,13 +33,14 @@ from tests.manifests import manifest, node, source
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-DOCS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+WAYS_IN = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "example_project/README.md")]
+DOCS = [README, *WAYS_IN, *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = pytest.mark.parametrize("page", DOCS, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 # Parsed, and not run: they serve for ever, or talk to a Prefect server.
 ONLY_PARSED = {"serve", "reconcile", "deploy"}
 # What anybody's shell has; nothing here could find it wrong.
-SHELL = {"cd", "ls", "cat", "cp", "mkdir", "git", "source", "echo", "docker", "crontab"}
+SHELL = {"pre-commit", "cd", "ls", "cat", "cp", "mkdir", "git", "source", "echo", "docker", "crontab"}
 KNOWN_LANGUAGES = {"python", "toml", "yaml", "json", "sql", "console", "text", "ini", "mermaid", "dockerfile"}
 
 # The blocks of a page ---------------------------------------------------------------------------------------
@@ -492,6 +493,35 @@ def test_references_are_those_of_the_code(page: str) -> None:
     spec.loader.exec_module(generate)
     made = (ROOT / "docs" / page).read_text(encoding="utf-8")
     assert made == generate.PAGES[page](), f"docs/{page} is not what the code says; run `make generate`"
+
+
+# The map of the house -----------------------------------------------------------------------------------------
+
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_the_map_shows_the_rooms_in_their_order() -> None:
+    from tests.house.test_imports import ROOMS
+
+    assert tuple(re.findall(r"^\| `(\w+)` \|", CONTRIBUTING, flags=re.M)) == ROOMS
+
+
+def test_the_places_that_the_map_names_are_there() -> None:
+    named = set(re.findall(r"`((?:lineage_orch|tests|docs)/[\w./-]*)`", CONTRIBUTING))
+    assert len(named) > 20
+    assert sorted(each for each in named if not (ROOT / each).exists()) == []
+
+
+def test_the_api_page_has_all_public_names() -> None:
+    import lineage_orch
+
+    page = (ROOT / "docs" / "api.rst").read_text(encoding="utf-8")
+    missing = [
+        name
+        for name in lineage_orch.__all__
+        if not re.search(rf"\b{name}\b", page) and not name.startswith("__") and not hasattr(errors, name)
+    ]
+    assert missing == []
 
 
 # Error messages ---------------------------------------------------------------------------------------------
