@@ -1,4 +1,4 @@
-"""lineage_orch: build exactly the dbt models that hang on a source, when its load completes.
+"""lineage_orch: build exactly the dbt models downstream of a source, when its load completes.
 
 The public names, each loaded when it is first used: a load needs no dbt, no networkx and no SQLAlchemy, and
 pays for none of them.

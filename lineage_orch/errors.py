@@ -1,6 +1,6 @@
 """Every error that the library raises on purpose.
 
-Each message names the thing, the place, and the mend.
+Each message names the thing, the place, and the fix.
 
     LineageOrchError
     ├── SettingsError            a setting cannot be read, or two of them disagree
@@ -72,7 +72,7 @@ class DbtError(LineageOrchError):
 
 
 class BuildFailedError(DbtError):
-    """dbt ran, and some nodes or tests failed; what they owe stays owed."""
+    """dbt ran, and some nodes or tests failed; what they lack is still stale."""
 
 
 class TriggerError(LineageOrchError):

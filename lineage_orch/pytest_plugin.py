@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lineage_orch.orchestrator import Orchestrator
     from lineage_orch.settings import LineageOrchSettings
     from lineage_orch.testing import Triggered
-    from lineage_orch.testing.project_copy import ThrowAway
+    from lineage_orch.testing.project_copy import ProjectCopy
 
 _MARKER = "produces"
 # mypy takes the plain word for a type.
@@ -126,7 +126,7 @@ def lineage_orch_project(pytestconfig: pytest.Config) -> Path:
             )
         if not (folder / "dbt_project.yml").is_file():
             raise SettingsError(
-                f"no dbt project in {folder}: it has no dbt_project.yml; mend {said_by or 'the setting project_dir'}"
+                f"no dbt project in {folder}: it has no dbt_project.yml; correct {said_by or 'the setting project_dir'}"
             )
     return folder.absolute()
 
@@ -233,7 +233,7 @@ def _environment(**values: str | None) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def lineage(lineage_orch_manifest: str | Path) -> Lineage:
-    """Which models of your project hang on which source: a lineage_orch.Lineage."""
+    """Which models of your project are downstream of which source: a lineage_orch.Lineage."""
     from lineage_orch.lineage import Lineage
 
     with _plainly():
@@ -271,7 +271,7 @@ def prefect_server() -> Iterator[None]:
 def _harness_is_active() -> bool:
     from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_DATABASE_CONNECTION_URL
 
-    # The harness names its database so, and nobody else does.
+    # The harness alone names its database so.
     database = PREFECT_SERVER_DATABASE_CONNECTION_URL.value()
     return bool(PREFECT_API_URL.value()) and str(database or "").endswith("/prefect-test.db")
 
@@ -302,25 +302,25 @@ def lineage_orch_copy(
     lineage_orch_settings: LineageOrchSettings,
     lineage_orch_manifest: str | Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[ThrowAway]:
+) -> Iterator[ProjectCopy]:
     """A copy of your dbt project for one test, with a DuckDB file of its own.
 
     ``.project_dir``, ``.warehouse`` (the file; put raw tables there), ``.settings``. For another adapter than DuckDB it
     fails, with what to do.
     """
-    from lineage_orch.testing.project_copy import throw_away
+    from lineage_orch.testing.project_copy import copy_project
 
     # Both would lead a copy back to where the original writes.
     with _plainly(), _environment(DBT_TARGET_PATH=None, DBT_LOG_PATH=None):
         with chdir(lineage_orch_settings.project_dir or Path.cwd()):
-            copy = throw_away(
+            copy = copy_project(
                 lineage_orch_settings, tmp_path_factory.mktemp("lineage_orch"), manifest=Path(lineage_orch_manifest)
             )
         yield copy
 
 
 @pytest.fixture
-def orchestrator(request: pytest.FixtureRequest, lineage_orch_copy: ThrowAway) -> Iterator[Orchestrator]:
+def orchestrator(request: pytest.FixtureRequest, lineage_orch_copy: ProjectCopy) -> Iterator[Orchestrator]:
     """A lineage_orch.Orchestrator on a throw-away copy of your project and its DuckDB target; dbt is real.
 
     Loads that complete in the test build there too, unless the test also uses ``triggered``.

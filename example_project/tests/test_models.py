@@ -10,7 +10,7 @@ from ints.dummyjson_products.flows.api import export as export_products
 
 from lineage_orch import Ledger, Lineage, LineageOrchSettings, Orchestrator, SourceUpdate, plan_builds
 from lineage_orch.testing import check_project
-from lineage_orch.testing.project_copy import ThrowAway
+from lineage_orch.testing.project_copy import ProjectCopy
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -39,7 +39,7 @@ def test_a_mart_of_two_sources_waits_for_the_first_load_of_both(lineage: Lineage
 
 
 def test_the_products_are_built_by_dbt(
-    orchestrator: Orchestrator, lineage_orch_copy: ThrowAway, prefect_server: None
+    orchestrator: Orchestrator, lineage_orch_copy: ProjectCopy, prefect_server: None
 ) -> None:
     export_products()  # loads, and dbt builds into a warehouse of this test alone
 

@@ -18,13 +18,13 @@ CODES: Mapping[str, str] = {
     "other-project": "no producer names a source of this project",
     "unknown-source": "a producer names a source that the project does not have",
     "unreadable-policy": "a freshness or state config cannot be read",
-    "no-producers": "nobody said where the producers are, or there are none",
+    "no-producers": "it is not said where the producers are, or there are none",
     "source-without-producer": "no producer loads a source",
     "source-loaded-twice": "two producers load one source",
-    "producer-without-models": "no model hangs on what a producer loads",
+    "producer-without-models": "no model is downstream of what a producer loads",
     "unreached-models": "models that no producer's load builds",
-    "all-never-moves": "`updates_on: all`, on parents that no producer moves",
-    "covered-schedule": "a dbt deployment has a schedule for what loads build already",
+    "updates-on-all-never-met": "`updates_on: all`, on parents that no producer moves",
+    "redundant-schedule": "a dbt deployment has a schedule for what loads build already",
 }
 
 
@@ -33,7 +33,7 @@ class Finding:
     """One thing that is wrong.
 
     ``code``: one of :data:`CODES`. ``where``: ``file:line`` of the producer, or None. ``message``: what is wrong, and
-    the mend. ``subjects``: the unique_ids or names of all that it is about.
+    the fix. ``subjects``: the unique_ids or names of all that it is about.
     """
 
     code: str

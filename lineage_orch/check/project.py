@@ -18,7 +18,7 @@ from lineage_orch.errors import LineageError, PolicyError
 from lineage_orch.lineage import Lineage
 from lineage_orch.lineage.policy import read_policy
 from lineage_orch.loads.discovery import Found, ImportFailure, Producer
-from lineage_orch.reports.wording import count
+from lineage_orch.text import count, few
 
 if TYPE_CHECKING:
     from lineage_orch.settings import LineageOrchSettings
@@ -47,12 +47,12 @@ def check(
 
     Args:
         lineage: the dbt project.
-        producers: all that were found; None if nobody looked for them, which leaves out what needs them.
+        producers: all that were found; None if they were not looked for, which leaves out what needs them.
         failures: what could not be imported while looking.
         deployments: those with an active schedule.
         ignore: codes to leave out, or ``code:pattern`` to leave out the subjects whose name or unique_id matches the
             pattern (``source-without-producer:fivetran.*``, shell-style). A source that needs no producer is loaded
-            by something else, so what hangs on it is reached.
+            by something else, so what is downstream of it is reached.
 
     Raises:
         SettingsError: ``ignore`` holds an unknown code.
@@ -67,8 +67,8 @@ def check(
             Finding(
                 "no-producers",
                 "warning",
-                "nobody said where the producers are, so sources and flows were not compared; give --producers, or set "
-                "producers = [...] in [tool.lineage_orch] of pyproject.toml (modules, files or folders)",
+                "it is not said where the producers are, so sources and flows were not compared; give --producers, or "
+                "set producers = [...] in [tool.lineage_orch] of pyproject.toml (modules, files or folders)",
             )
         )
     else:
@@ -86,8 +86,8 @@ def check(
         if not checker.is_of_other_project:  # else all of these would be found, and none would say more
             found += checker.sources_without_producer()
             found += checker.unreached_models()
-            found += checker.all_never_moves()
-        found += checker.covered_schedules(deployments)
+            found += checker.updates_on_all_never_met()
+        found += checker.redundant_schedules(deployments)
     kept = (left for each in found if (left := without(each, rules, lineage)) is not None)
     return sorted(kept, key=lambda each: each.severity != "error")
 
@@ -167,14 +167,14 @@ class _Checker:
                 "other-project",
                 "error",
                 f"none of the {len(unknown)} sources that the producers name is in {self.lineage.where}{project}; is "
-                "it the manifest of another project? Mend project_dir or manifest",
+                "it the manifest of another project? Correct project_dir or manifest",
                 subjects=tuple(dict.fromkeys(name for _, name in unknown)),
             )
         for (producer, name), error in unknown.items():
             yield Finding(
                 "unknown-source",
                 "error",
-                f"{producer} declares {name!r}: {error}{'' if str(error).endswith('?') else '.'} Mend its "
+                f"{producer} declares {name!r}: {error}{'' if str(error).endswith('?') else '.'} Correct its "
                 "@produces_source, or add the source to the project (`lineage-orch stub-sources` writes the entry)",
                 where=producer.where,
                 subjects=(name,),
@@ -191,8 +191,7 @@ class _Checker:
     def sources_without_producer(self) -> Iterator[Finding]:
         for source in sorted(self.lineage.sources.keys() - self.claims.keys()):
             models = sum(each in self.lineage.nodes for each in self.lineage.downstream(source))
-            hang = "hangs" if models == 1 else "hang"
-            below = f"{count(models, 'node')} {hang} on it" if models else "nothing hangs on it"
+            below = f"{count(models, 'node')} downstream of it" if models else "nothing is downstream of it"
             name = self.names[source]
             yield Finding(
                 "source-without-producer",
@@ -229,8 +228,8 @@ class _Checker:
                 yield Finding(
                     "producer-without-models",
                     "warning",
-                    f"nothing in the dbt project hangs on {loaded}, so a load by {producer} builds nothing; read the "
-                    "source in a model, or drop the @produces_source",
+                    f"nothing in the dbt project is downstream of {loaded}, so a load by {producer} builds nothing; "
+                    "read the source in a model, or drop the @produces_source",
                     where=producer.where,
                     subjects=tuple(sources),
                 )
@@ -238,23 +237,22 @@ class _Checker:
     def unreached_models(self) -> Iterator[Finding]:
         missed = sorted(self._loadable - self.moving)
         if missed:
-            few = ", ".join(self.names[each] for each in missed[:5])
-            more = f" and {len(missed) - 5} more" if len(missed) > 5 else ""
+            shown = few((self.names[each] for each in missed), most=5)
             total = len(self._loadable)
             yield Finding(
                 "unreached-models",
                 "warning",
-                f"no producer's load builds {few}{more} ({len(missed)} of {total} nodes); declare the producers of the "
+                f"no producer's load builds {shown} ({len(missed)} of {total} nodes); declare the producers of the "
                 "sources above, or build these on a schedule",
                 subjects=tuple(missed),
             )
 
-    def all_never_moves(self) -> Iterator[Finding]:
+    def updates_on_all_never_met(self) -> Iterator[Finding]:
         for node, policy in _policies(self.lineage):
             if isinstance(policy, PolicyError) or policy != "all" or node in self.moving:
                 continue
             yield Finding(
-                "all-never-moves",
+                "updates-on-all-never-met",
                 "warning",
                 f"{self.names[node]} waits for new data of all its parents (updates_on: all), and no producer moves "
                 "any of them, so no load ever builds it; declare the producers of the sources above it",
@@ -264,7 +262,7 @@ class _Checker:
 
     # Schedules --------------------------------------------------------------------------------------------
 
-    def covered_schedules(self, deployments: Iterable[Deployment]) -> Iterator[Finding]:
+    def redundant_schedules(self, deployments: Iterable[Deployment]) -> Iterator[Finding]:
         for deployment in deployments:
             if not deployment.schedules or not _is_of_dbt(deployment):
                 continue
@@ -272,21 +270,20 @@ class _Checker:
             covered = sorted((named or self.lineage.nodes.keys()) & self.reached)
             if not covered:
                 continue
-            few = ", ".join(self.names[each] for each in covered[:3])
-            more = f" and {len(covered) - 3} more" if len(covered) > 3 else ""
+            shown = few(self.names[each] for each in covered)
             is_needless = self.reached.issuperset(named or self._loadable)
-            mend = "take its schedule away" if is_needless else "leave them out of it"
+            fix = "take its schedule away" if is_needless else "leave them out of it"
             yield Finding(
-                "covered-schedule",
+                "redundant-schedule",
                 "warning",
-                f"the deployment {deployment.name} builds {few}{more} on a schedule "
-                f"({', '.join(deployment.schedules)}), and so does every load of their sources; {mend}",
+                f"the deployment {deployment.name} builds {shown} on a schedule "
+                f"({', '.join(deployment.schedules)}), and so does every load of their sources; {fix}",
                 subjects=(deployment.name,),
             )
 
     @property
     def _loadable(self) -> frozenset[str]:
-        """What a load can build at all: seeds hang on nothing."""
+        """What a load can build at all: seeds read no source."""
         return frozenset(each for each, node in self.lineage.nodes.items() if node.resource_type != "seed")
 
     def _named_in(self, parameters: Mapping[str, Any]) -> frozenset[str] | None:
@@ -357,7 +354,7 @@ def _is_of_dbt(deployment: Deployment) -> bool:
 
 @dataclass(frozen=True)
 class Project:
-    """A dbt project and its producers, read from disk; ``found`` is None if nobody said where to look."""
+    """A dbt project and its producers, read from disk; ``found`` is None if it is not said where to look."""
 
     lineage: Lineage
     found: Found | None

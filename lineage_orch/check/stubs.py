@@ -17,7 +17,7 @@ def stub_sources(lineage: Lineage, producers: Iterable[Producer]) -> str:
     """Return, as YAML, the sources that producers declare and the project lacks; "" if it lacks none.
 
     Ready for a file such as ``models/__sources.yaml``. A name that is nearly that of a source of the project says so
-    in a comment, since it may be a slip. Names with ``*`` or ``{parameters}`` stand for no single table: left out.
+    in a comment, since it may be a typo. Names with ``*`` or ``{parameters}`` stand for no single table: left out.
     """
     missing: dict[str, dict[str, list[Producer]]] = {}
     for producer in producers:
@@ -44,7 +44,7 @@ def stub_sources(lineage: Lineage, producers: Iterable[Producer]) -> str:
         for table, claiming in tables.items():
             near = did_you_mean(f"{source_name}.{table}", (each for of in tables_of.values() for each in of))
             if near:
-                lines.append(f"      # A slip of the pen? D{near.removeprefix('; d')}")
+                lines.append(f"      # A typo? D{near.removeprefix('; d')}")
             by = " and ".join(f"{each} ({each.where})" for each in claiming)
             lines.append(f"      - name: {_scalar(table)}")
             lines.append(f"        description: {json.dumps(f'Loaded by {by}', ensure_ascii=False)}")

@@ -62,7 +62,7 @@ def stub_sources(*, producers: Producers = None, common: Common = DEFAULTS) -> i
     project = _read(common, producers)
     if project.found is None:
         raise SettingsError(
-            "nobody said where the producers are; give --producers, or set producers in [tool.lineage_orch]"
+            "it is not said where the producers are; give --producers, or set producers in [tool.lineage_orch]"
         )
     for failure in project.found.failures:
         progress(f"lineage-orch: {failure.place}: {failure.why}")
@@ -132,7 +132,7 @@ def _deployments() -> list[Deployment]:
     except Exception as error:  # noqa: BLE001
         raise SettingsError(
             f"the Prefect API at {PREFECT_API_URL.value()} does not answer ({type(error).__name__}: {error}); "
-            "mend PREFECT_API_URL, or leave out --deployments"
+            "correct PREFECT_API_URL, or leave out --deployments"
         ) from None
     return [each for each in found if each.schedules]
 

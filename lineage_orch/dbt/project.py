@@ -106,7 +106,7 @@ def _project_dir(settings: LineageOrchSettings) -> Path:
     if settings.project_dir is not None:
         directory = settings.project_dir.expanduser().absolute()
         if not (directory / "dbt_project.yml").is_file():
-            raise SettingsError(f"no dbt project in {directory}: it has no dbt_project.yml; mend project_dir")
+            raise SettingsError(f"no dbt project in {directory}: it has no dbt_project.yml; correct project_dir")
         return directory
     here = Path.cwd()
     for directory in (here, *here.parents):

@@ -21,7 +21,7 @@ _NOT_COPIED = shutil.ignore_patterns(
 
 
 @dataclass(frozen=True)
-class ThrowAway:
+class ProjectCopy:
     """A copy of a dbt project with a target of its own.
 
     ``project_dir``: the copy. ``warehouse``: its DuckDB file, which does not exist yet; put there the raw tables
@@ -33,7 +33,7 @@ class ThrowAway:
     settings: LineageOrchSettings
 
 
-def throw_away(settings: LineageOrchSettings, folder: Path, *, manifest: Path | None = None) -> ThrowAway:
+def copy_project(settings: LineageOrchSettings, folder: Path, *, manifest: Path | None = None) -> ProjectCopy:
     """Copy a dbt project into a folder, with a profile whose DuckDB file lies there too.
 
     All else of the profile stays, and still counts its paths from where it was (``flags.PROFILES_DIR``), so raw files
@@ -78,7 +78,7 @@ def throw_away(settings: LineageOrchSettings, folder: Path, *, manifest: Path | 
         target.mkdir(parents=True, exist_ok=True)
         # Not copy2: the copy is newer than the files beside it, which makes it a manifest of now.
         shutil.copyfile(manifest, target / "manifest.json")
-    return ThrowAway(copy, warehouse, own)
+    return ProjectCopy(copy, warehouse, own)
 
 
 def _target(project: DbtProject) -> tuple[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What does not fit between a dbt project and its loads: each case broken on purpose, found with place and mend."""
+"""What does not fit between a dbt project and its loads: each case broken on purpose, found with place and fix."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_wrong_source_name_is_an_error_with_the_right_one_and_the_place() -> N
     assert (error.code, error.severity, error.where) == ("unknown-source", "error", "/repo/orders.py:12")
     assert "the flow 'orders' declares 'raw.order'" in error.message
     assert "did you mean 'raw.orders'" in error.message
-    assert "Mend its @produces_source" in error.message
+    assert "Correct its @produces_source" in error.message
     assert "source-without-producer" in {each.code for each in findings}  # raw.orders is left without one
 
 
@@ -94,7 +94,9 @@ def test_the_manifest_of_another_project_is_said_first_and_once() -> None:
         "unknown-source",
         "unknown-source",
     ]
-    assert "of the dbt project 'shop'; is it the manifest of another project? Mend project_dir" in findings[0].message
+    assert (
+        "of the dbt project 'shop'; is it the manifest of another project? Correct project_dir" in findings[0].message
+    )
     assert "source-without-producer" not in {each.code for each in findings}
 
 
@@ -106,7 +108,7 @@ def test_an_unclaimed_source_and_the_models_that_wait_for_it() -> None:
     unclaimed = findings["source-without-producer"]
     assert unclaimed.severity == "warning"
     assert unclaimed.subjects == ("source.shop.raw.users",)
-    assert "no producer loads the source raw.users (2 nodes hang on it)" in unclaimed.message
+    assert "no producer loads the source raw.users (2 nodes downstream of it)" in unclaimed.message
     assert '@produces_source("raw.users")' in unclaimed.message
     unreached = findings["unreached-models"]
     assert unreached.subjects == ("model.shop.stg_users",)
@@ -122,7 +124,7 @@ def test_unreached_models_are_one_finding_however_many() -> None:
 def test_a_producer_without_models() -> None:
     warning = found(lineage(source("raw.unread")), [*BOTH, load("raw.unread", name="unread")])
     assert warning["producer-without-models"].where == "/repo/unread.py:7"
-    assert "nothing in the dbt project hangs on raw.unread" in warning["producer-without-models"].message
+    assert "nothing in the dbt project is downstream of raw.unread" in warning["producer-without-models"].message
 
 
 def test_two_producers_of_one_source_unless_they_say_so() -> None:
@@ -135,7 +137,7 @@ def test_two_producers_of_one_source_unless_they_say_so() -> None:
     assert check(lineage(), [*shared, BOTH[1]]) == []
 
 
-def test_nobody_said_where_the_producers_are() -> None:
+def test_places_of_producers_not_given() -> None:
     assert found(lineage(), None)["no-producers"].severity == "warning"
     assert "no producer was found" in {each.code: each for each in check(lineage(), [])}["no-producers"].message
 
@@ -165,7 +167,7 @@ def test_all_unreadable_policies_are_told_not_just_the_first() -> None:
 def test_all_on_parents_that_never_move() -> None:
     still = lineage(node("lookup", kind="seed"), node("stuck", "seed.shop.lookup", config=ALL))
     findings = found(still, BOTH)
-    assert "stuck waits for new data of all its parents" in findings["all-never-moves"].message
+    assert "stuck waits for new data of all its parents" in findings["updates-on-all-never-met"].message
     assert check(lineage(node("fine", "stg_orders", config=ALL)), BOTH) == []
 
 
@@ -185,7 +187,7 @@ def test_all_on_parents_that_never_move() -> None:
 def test_a_schedule_for_what_loads_build_already(parameters: dict[str, Any], message: str) -> None:
     nightly = Deployment("dbt-nightly/prod", ("cron 0 6 * * *",), parameters)
     project = lineage(node("lonely"))
-    warning = found(project, BOTH, deployments=[nightly], ignore=["unreached-models"])["covered-schedule"]
+    warning = found(project, BOTH, deployments=[nightly], ignore=["unreached-models"])["redundant-schedule"]
     assert message in warning.message
     assert "cron 0 6 * * *" in warning.message
 
@@ -210,7 +212,7 @@ def test_findings_can_be_left_out_by_code_or_by_name() -> None:
     project = lineage(source("fivetran.a"), node("stg_a", "fivetran.a"))
     assert check(project, BOTH, ignore=["source-without-producer", "unreached-models"]) == []
     assert set(found(project, BOTH, ignore=["unreached-models:stg_a"])) == {"source-without-producer"}
-    # What loads it, if no flow does, builds what hangs on it.
+    # What loads it, if no flow does, builds what is downstream of it.
     assert check(project, BOTH, ignore=["source-without-producer:fivetran.*"]) == []
     assert set(found(project, BOTH, ignore=["source-without-producer:raw.*"])) == {
         "source-without-producer",
@@ -239,7 +241,7 @@ def test_stubs_are_what_the_flows_declare_and_the_project_lacks() -> None:
         "Loaded by the flow 'crm' (/repo/crm.py:7) and the flow 'deals' (/repo/deals.py:7)"
     )
     assert "# There is a source raw already: put these tables there" in text
-    assert "# A slip of the pen? Did you mean 'raw.orders'" in text
+    assert "# A typo? Did you mean 'raw.orders'" in text
     assert stub_sources(lineage(), BOTH) == ""
 
 
@@ -316,9 +318,9 @@ def test_check_project_warns_of_what_may_be_meant_so_unless_it_is_strict(project
     assert check_project(strict=True, ignore=["unreached-models:lonely"]) == []
 
 
-def test_check_project_fails_if_nobody_said_where_the_loads_are(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_project_fails_without_places_of_producers(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LINEAGE_ORCH_PRODUCERS")
-    with pytest.raises(AssertionError, match="nobody said where the producers are"):
+    with pytest.raises(AssertionError, match="it is not said where the producers are"):
         check_project()
 
 
@@ -344,7 +346,7 @@ def test_the_command_says_that_all_fits(project: Path, capsys: pytest.CaptureFix
     assert run(capsys, "check") == (0, "All fits: 2 sources, 1 node, 2 producers.\n", "")
 
 
-def test_the_command_fails_on_errors_with_place_and_mend(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_fails_on_errors_with_place_and_fix(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(project / "loads.py", '"raw.users"', '"raw.user"')
     code, out, _ = run(capsys, "check")
     assert code == 1
@@ -373,7 +375,7 @@ def test_the_json_holds_all_of_it(project: Path, capsys: pytest.CaptureFixture[s
     assert err == "noise\n"
 
 
-def test_a_project_without_a_profile_names_the_place_and_the_mend(
+def test_a_project_without_a_profile_names_the_place_and_the_fix(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(project / "dbt_project.yml", "profile: shop", "profile: stop")
@@ -435,5 +437,5 @@ def test_deployments_are_read_from_the_api(
     ).apply(_sync=True)
     code, out, _ = run(capsys, "check", "--deployments")
     assert code == 0
-    assert "covered-schedule" in out
+    assert "redundant-schedule" in out
     assert "the deployment dbt-nightly/check-test builds mart on a schedule (cron 0 6 * * *)" in out

@@ -31,7 +31,7 @@ MANIFEST = manifest(
 
 
 class FakeDbt:
-    """A noisy dbt that builds what it is told to; what is in ``broken`` fails, and what hangs on it is skipped."""
+    """A noisy dbt that builds what it is told to; what is in ``broken`` fails, and all below it is skipped."""
 
     broken: frozenset[str] = frozenset()
 
@@ -301,7 +301,7 @@ def test_adopt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert data(run("adopt", "--yes", "--json"))["nodes"] == 4
 
 
-def test_adopt_with_nobody_to_ask(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adopt_without_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     code, out, err = run("adopt", "--json")
     assert (code, out) == (2, "")

@@ -578,7 +578,7 @@ def test_every_error_message_has_its_mend() -> None:
     quoted = quoted_messages()
     missing = []
     for file, tree in sources_of_messages():
-        if file == "doubles.py":  # of the test double
+        if file in ("fake_dbt.py", "triggered.py"):  # of the test doubles
             continue
         for each in ast.walk(tree):
             if not isinstance(each, ast.Call) or not each.args:

@@ -23,7 +23,7 @@ import yaml
 # Imported here, in the outer run: what an inner one imports first is forgotten when it ends, and imported again.
 from lineage_orch.errors import DbtError
 from lineage_orch.settings import LineageOrchSettings
-from lineage_orch.testing.project_copy import throw_away
+from lineage_orch.testing.project_copy import copy_project
 from tests.manifests import manifest, node, source
 
 pytest_plugins = ["pytester"]
@@ -281,7 +281,7 @@ def test_loads_run_and_nothing_is_built(repo: pytest.Pytester, prefect_server: N
             assert loads.orders(fail=True, return_state=True).is_failed()
             triggered.assert_builds_nothing()
 
-        def test_a_source_that_nobody_reads(triggered):
+        def test_a_source_that_is_not_read(triggered):
             loads.nothing()
             assert triggered.sources == {"raw.nothing"}
             triggered.assert_builds_nothing()
@@ -315,7 +315,7 @@ def test_loads_run_and_nothing_is_built(repo: pytest.Pytester, prefect_server: N
         "--strict-markers",
     )
     result.assert_outcomes(passed=10, warnings=1)
-    assert "nothing in the dbt project hangs on raw.nothing" in said(result)
+    assert "nothing in the dbt project is downstream of raw.nothing" in said(result)
 
 
 def test_failures_show_the_difference_and_the_paths(repo: pytest.Pytester, prefect_server: None) -> None:
@@ -360,9 +360,9 @@ def test_failures_show_the_difference_and_the_paths(repo: pytest.Pytester, prefe
         "built, not expected:",
         "mart    raw.orders -> stg_orders -> glass -> mart",
         "expected, not built:",
-        "stg_teams    hangs on raw.teams, of which none was loaded",
-        "lookup    hangs on no source at all",
-        "Something hangs on what was loaded.",
+        "stg_teams    downstream of raw.teams, of which none was loaded",
+        "lookup    downstream of no source at all",
+        "Something is downstream of what was loaded.",
         "No load completed. Did the flow end Completed, has it @produces_source",
         "no node 'marts' in",
         "did you mean 'mart'?",
@@ -373,7 +373,7 @@ def test_failures_show_the_difference_and_the_paths(repo: pytest.Pytester, prefe
         "no source 'raw.order' in",
     ):
         assert line in text, line
-    assert "lineage_orch/testing/doubles.py" not in text.replace(os.sep, "/"), "frames of the double are hidden"
+    assert "lineage_orch/testing/triggered.py" not in text.replace(os.sep, "/"), "frames of the double are hidden"
 
 
 def test_there_is_one_server_however_many_ask(repo: pytest.Pytester, prefect_server: None) -> None:
@@ -413,14 +413,14 @@ def test_a_wrong_source_name_in_a_decorator(repo: pytest.Pytester, prefect_serve
     assert "- loads.py:5: the flow 'orders' declares 'raw.order': no source 'raw.order' in manifest" in text
     assert f"'orders' ({repo.path / 'loads.py'}:5) loaded 'raw.order': no source 'raw.order' in manifest" in text
     assert text.count("did you mean 'raw.orders'") >= 2
-    assert "mend its @produces_source" in text
+    assert "correct its @produces_source" in text
 
 
 def test_an_unclaimed_source(repo: pytest.Pytester, prefect_server: None) -> None:
     edit(repo.path / "loads.py", ', "raw.teams"', "")
     result = run(repo, USES_ALL)
-    result.assert_outcomes(failed=1, passed=1, warnings=2)  # nobody reads raw.nothing, nobody builds stg_teams
-    assert "no producer loads the source raw.teams (1 node hangs on it)" in said(result)
+    result.assert_outcomes(failed=1, passed=1, warnings=2)  # raw.nothing is not read, stg_teams not built
+    assert "no producer loads the source raw.teams (1 node downstream of it)" in said(result)
     assert 'write @produces_source("raw.teams") above the @flow that loads it' in said(result)
 
 
@@ -438,7 +438,7 @@ def test_a_manifest_of_another_project(repo: pytest.Pytester, prefect_server: No
     result.assert_outcomes(failed=1, passed=1, errors=1)
     text = said(result)
     assert "none of the 4 sources that the producers name is in manifest" in text
-    assert "is it the manifest of another project? Mend project_dir or manifest" in text
+    assert "is it the manifest of another project? Correct project_dir or manifest" in text
     assert "no source 'raw.orders' in manifest" in text
 
 
@@ -452,8 +452,8 @@ def test_a_manifest_of_another_project(repo: pytest.Pytester, prefect_server: No
         (lambda dbt: (dbt / "profiles.yml").unlink(), "DbtError: no profiles.yml found (looked in {dbt}, "),
         (
             lambda dbt: edit(dbt.parent / "tox.ini", "= dbt", "= dbd"),
-            "SettingsError: no dbt project in {repo}/dbd: it has no dbt_project.yml; mend lineage_orch_project_dir in "
-            "{repo}/tox.ini",
+            "SettingsError: no dbt project in {repo}/dbd: it has no dbt_project.yml; correct lineage_orch_project_dir "
+            "in {repo}/tox.ini",
         ),
         (
             lambda dbt: edit(dbt.parent / "tox.ini", "lineage_orch_project_dir = dbt", ""),
@@ -514,7 +514,7 @@ def test_the_copy_reads_what_the_project_reads_and_writes_nowhere_else(repo: pyt
         (dbt / name).parent.mkdir(exist_ok=True)
         (dbt / name).write_text("theirs")
     (tmp_path / "copy").mkdir()
-    copy = throw_away(LineageOrchSettings(project_dir=dbt), tmp_path / "copy", manifest=dbt / "target/manifest.json")
+    copy = copy_project(LineageOrchSettings(project_dir=dbt), tmp_path / "copy", manifest=dbt / "target/manifest.json")
 
     assert copy.warehouse == tmp_path / "copy" / "warehouse" / "sales.duckdb"  # dbt names the database after the file
     assert not copy.warehouse.exists()
@@ -550,7 +550,7 @@ def test_a_target_path_for_all_projects_is_refused(
     monkeypatch.setenv("DBT_TARGET_PATH", str(tmp_path / "elsewhere"))
     (tmp_path / "copy").mkdir()
     with pytest.raises(DbtError, match="unset DBT_TARGET_PATH"):
-        throw_away(LineageOrchSettings(project_dir=repo.path / "dbt"), tmp_path / "copy")
+        copy_project(LineageOrchSettings(project_dir=repo.path / "dbt"), tmp_path / "copy")
 
 
 # With a real dbt, in processes of their own -----------------------------------------------------------------

@@ -1,0 +1,129 @@
+"""A dbt that builds nothing, and says that it did."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+from lineage_orch.dbt.engine import OnResult, Outcome, Result
+from lineage_orch.errors import DbtError
+from lineage_orch.lineage import Lineage
+from lineage_orch.plan import plan_graph
+
+
+class FakeDbt:
+    """A dbt that builds nothing, and says that it did: takes the place of ``DbtRunner`` in an ``Orchestrator``.
+
+    It knows the selectors that a plan hands to dbt, builds parents before children, runs the tests on what it
+    builds, and skips what is downstream of a failure, as ``dbt build`` does.
+
+    Args:
+        lineage: the project, or a function that returns it as of now.
+        failing: unique_ids of nodes and tests that fail; change it between builds.
+
+    ``commands`` holds the selectors of each build so far, ``built`` the nodes of each, in order.
+    """
+
+    def __init__(self, lineage: Lineage | Callable[[], Lineage], *, failing: Iterable[str] = ()) -> None:
+        self._lineage = lineage if callable(lineage) else lambda: lineage
+        self.failing = set(failing)
+        self.commands: list[tuple[str, ...]] = []
+        self.built: list[list[str]] = []
+        self.parses = 0
+        self.before_build: Callable[[], None] = lambda: None
+        self.before_node: Callable[[str], None] = lambda _: None
+        self._busy = threading.Lock()
+
+    def parse(self) -> None:
+        """Count the call."""
+        self.parses += 1
+
+    def build(self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult) -> Outcome:
+        """Build a selection; raises DbtError if another build is running."""
+        if not self._busy.acquire(blocking=False):
+            raise DbtError("two builds at once")
+        try:
+            return self._build(select, exclude, on_result)
+        finally:
+            self._busy.release()
+
+    def _build(self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult) -> Outcome:
+        lineage = self._lineage()
+        self.commands.append(tuple(select))
+        self.built.append([])
+        self.before_build()
+        nodes, tests = self._selected(lineage, select)
+        excluded = {selector: test for test in tests for selector in (lineage.selectors.test(test),)}
+        tests -= {excluded[selector] for selector in exclude if selector in excluded}
+        results: list[Result] = []
+        bad: set[str] = set()  # failed, or blocked by what failed
+        missing: set[str] = set()  # not there to be tested
+        waiting = dict.fromkeys(tests)
+
+        def end(unique_id: str, status: str) -> None:
+            message = "it was told to" if status in ("error", "fail") else ""
+            results.append(Result(unique_id, status, message))
+            on_result(results[-1])
+
+        def run_tests(done: set[str]) -> None:
+            for test in [each for each in waiting if not set(lineage.tested_by(each)) & (nodes - done)]:
+                del waiting[test]
+                read = set(lineage.tested_by(test))
+                if read & missing:
+                    end(test, "skipped")
+                elif test in self.failing:
+                    bad.update(read)
+                    end(test, "fail")
+                else:
+                    end(test, "pass")
+
+        done: set[str] = set()
+        run_tests(done)
+        for node in plan_graph(lineage).ids[plan_graph(lineage).source_count :]:
+            if node not in nodes:
+                continue
+            self.before_node(node)
+            graph = plan_graph(lineage)
+            if any(graph.ids[parent] in bad for parent in graph.parents[graph.index[node]]):
+                bad.add(node)
+                missing.add(node)
+                end(node, "skipped")
+            elif node in self.failing:
+                bad.add(node)
+                missing.add(node)
+                end(node, "error")
+            else:
+                self.built[-1].append(node)
+                end(node, "success")
+            done.add(node)
+            run_tests(done)
+        return Outcome(tuple(results))
+
+    def _selected(self, lineage: Lineage, select: Sequence[str]) -> tuple[set[str], set[str]]:
+        selectors = lineage.selectors
+        by_selector = {selectors.node(node): node for node in lineage.nodes}
+        sources = {selectors.source(source): source for source in lineage.sources}
+        nodes: set[str] = set()
+        bearers: set[str] = set()
+        tests: set[str] = set()
+        for selector in select:
+            if selector.endswith("+"):
+                below = lineage.downstream(sources[selector[:-1]])
+                nodes |= below & lineage.nodes.keys()
+                tests |= {each for each in below if each.startswith(("test.", "unit_test."))}
+                bearers.add(sources[selector[:-1]])
+            elif selector in sources:
+                bearers.add(sources[selector])
+            elif selector in by_selector:
+                nodes.add(by_selector[selector])
+            elif selector.endswith(",resource_type:test"):
+                bearers.add(by_selector[selector.removesuffix(",resource_type:test")])
+            else:
+                bearers.update(
+                    each
+                    for node in lineage.nodes
+                    for each in lineage.ephemeral_above(node)
+                    if selectors.test_bearer(each) == selector
+                )
+        tests |= {test for each in nodes | bearers for test in lineage.tests_on(each)}
+        return nodes, tests
