@@ -233,7 +233,7 @@ def test_a_test_that_fails_blocks_what_is_below_and_is_named(
 
 def _no_project(shop: Shop, patch: pytest.MonkeyPatch) -> str:
     patch.setenv("LINEAGE_ORCH_PROJECT_DIR", str(shop.folder / "nowhere"))
-    return "no dbt_project.yml; mend project_dir"
+    return "no dbt_project.yml; correct project_dir"
 
 
 def _no_profile(shop: Shop, patch: pytest.MonkeyPatch) -> str:
