@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from lineage_orch.dbt.command import shown_command
 from lineage_orch.dbt.current import CurrentLineage
 from lineage_orch.dbt.engine import Dbt
 from lineage_orch.dbt.in_process import DbtRunner
@@ -285,9 +286,9 @@ class Orchestrator:
             tested_by=lineage.tested_by,
         )
         if plan.select:
-            say(f"dbt {self.settings.dbt_command} --select {' '.join(plan.select)}")
-            report.runs += 1
             exclude = plan.exclude if self.settings.dbt_command == "build" else ()
+            say(shown_command(self.settings, plan.select, exclude))
+            report.runs += 1
             if exclude:
                 tests = f"{len(exclude)} test{'s' * (len(exclude) != 1)}"
                 say(f"Left out for now: {tests} that also read what is held or was never built.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lineage_orch.dbt.command import check_flags
 from lineage_orch.errors import DbtError, SettingsError
 from lineage_orch.settings import LineageOrchSettings
 
@@ -83,9 +84,11 @@ class DbtProject:
         """Find the project and profile that the settings name.
 
         Raises:
-            SettingsError: there is no dbt project where the settings say, or nearby.
+            SettingsError: there is no dbt project where the settings say, or nearby; or ``dbt_flags`` would move the
+                build away from the plan.
             DbtError: dbt_project.yml or profiles.yml cannot be read, or lacks the profile or target.
         """
+        check_flags(settings.dbt_flags)
         directory = _project_dir(settings)
         config = _load_yaml(directory / "dbt_project.yml")
         name = config.get("name")

@@ -1,0 +1,136 @@
+"""The dbt command that a build runs: which flags it may take, which nodes it builds, and how it is shown to people."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lineage_orch.errors import SettingsError
+from lineage_orch.settings import LineageOrchSettings
+
+if TYPE_CHECKING:
+    from lineage_orch.lineage import Lineage
+
+_SELECTS = "the plan says what to build; to leave a node out for good, set `enabled: false` in its config"
+_DEFERS = "what is deferred to is in another warehouse than the ledger tells of; run that dbt command by hand"
+_PART = "tables with a part of their rows would be recorded as built; run that dbt command by hand"
+# What would move the build elsewhere, or away from the plan, behind the back of the ledger -> what to do instead.
+_REFUSED = {
+    "--target": "set `target` (LINEAGE_ORCH_TARGET): each target has a ledger scope of its own",
+    "--profile": "name it in dbt_project.yml, or set DBT_PROFILE",
+    "--profiles-dir": "set `profiles_dir` (LINEAGE_ORCH_PROFILES_DIR)",
+    "--project-dir": "set `project_dir` (LINEAGE_ORCH_PROJECT_DIR)",
+    "--target-path": "set `target-path` in dbt_project.yml, or DBT_TARGET_PATH",
+    "--vars": "set `vars` (LINEAGE_ORCH_VARS)",
+    "--select": _SELECTS,
+    "--models": _SELECTS,
+    "--model": _SELECTS,
+    "--exclude": _SELECTS,
+    "--selector": _SELECTS,
+    "--state": _DEFERS,
+    "--defer": _DEFERS,
+    "--defer-state": _DEFERS,
+    "--favor-state": _DEFERS,
+    "--empty": _PART,
+    "--sample": _PART,
+}
+# dbt.cli.params: the short options, and those among them that take no value.
+_SHORT = {"t": "--target", "s": "--select", "m": "--models"}
+_SHORT_WITHOUT_VALUE = frozenset("xqdfhV")
+
+_RUN_BUILDS = frozenset({"model"})
+_BUILD_BUILDS = frozenset({"model", "snapshot", "seed"})
+
+
+def check_flags(flags: Sequence[str]) -> None:
+    """Make sure that none of the flags moves the build away from the plan and its ledger.
+
+    Args:
+        flags: as in the setting ``dbt_flags``.
+
+    Raises:
+        SettingsError: one does; the message says what to set instead.
+    """
+    for flag in flags:
+        for option in _options(flag):
+            if option in _REFUSED:
+                # Only the option: what is beside it may be a secret.
+                said = flag if flag.startswith("--") else flag[:2]
+                raise SettingsError(f"dbt_flags may not hold {said.partition('=')[0]}: {_REFUSED[option]}")
+
+
+def _options(flag: str) -> Iterator[str]:
+    """Yield the long names of the options in one word of a command line: ``--select=a``, ``-sa``, ``-xs``."""
+    if flag.startswith("--"):
+        yield flag.partition("=")[0]
+    elif flag.startswith("-"):
+        for letter in flag[1:]:
+            if letter in _SHORT:
+                yield _SHORT[letter]
+            if letter not in _SHORT_WITHOUT_VALUE:
+                return
+
+
+def not_built_by(
+    command: str, flags: Sequence[str], lineage: Lineage, *, environ: Mapping[str, str] = os.environ
+) -> frozenset[str]:
+    """Return the unique_ids of the nodes that this dbt command will not build, whatever is selected.
+
+    ``dbt run`` builds models alone; ``--resource-type`` and ``--exclude-resource-type`` restrict ``dbt build``.
+
+    Args:
+        command: build or run.
+        flags: as in the setting ``dbt_flags``.
+        lineage: the project.
+        environ: where dbt finds DBT_RESOURCE_TYPES and DBT_EXCLUDE_RESOURCE_TYPES, which the flags replace.
+    """
+    if command == "run":
+        builds = _RUN_BUILDS
+    else:
+        builds = _BUILD_BUILDS
+        only = _values(flags, "--resource-type", "--resource-types") or environ.get("DBT_RESOURCE_TYPES", "").split()
+        if only and not {"all", "default"} & set(only):
+            builds &= set(only)
+        without = _values(flags, "--exclude-resource-type", "--exclude-resource-types")
+        builds -= set(without or environ.get("DBT_EXCLUDE_RESOURCE_TYPES", "").split())
+    return frozenset(node for node in lineage.nodes if node.partition(".")[0] not in builds)
+
+
+def _values(flags: Iterable[str], *names: str) -> list[str]:
+    """Return the values of an option that may be given more than once, and take more than one each."""
+    values: list[str] = []
+    taking = False
+    for word in flags:
+        if word.startswith("-"):
+            name, equals, value = word.partition("=")
+            taking = name in names
+            if taking and equals:
+                values += value.split()
+        elif taking:
+            values += word.split()
+    return values
+
+
+def shown_command(settings: LineageOrchSettings, select: Sequence[str], exclude: Sequence[str] = ()) -> str:
+    """Return the whole dbt command for people, fit for a shell; of ``vars`` only the names: a value may be secret.
+
+    Args:
+        settings: whose command, target, vars and flags it has.
+        select: the selectors.
+        exclude: the selectors of what is left out.
+    """
+    words = ["dbt", settings.dbt_command, "--select", *select]
+    if exclude:
+        words += ["--exclude", *exclude]
+    if settings.target:
+        words += ["--target", settings.target]
+    if settings.vars:
+        words += ["--vars", _names_only(settings.vars)]
+    return " ".join(word if word == "--select" else shlex.quote(word) for word in [*words, *settings.dbt_flags])
+
+
+def _names_only(given: Mapping[str, Any]) -> str:
+    return json.dumps(dict.fromkeys(given, "..."))
