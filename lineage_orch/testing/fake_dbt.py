@@ -14,8 +14,8 @@ from lineage_orch.plan import plan_graph
 class FakeDbt:
     """A dbt that builds nothing, and says that it did: takes the place of ``DbtRunner`` in an ``Orchestrator``.
 
-    It knows the selectors that a plan hands to dbt, builds parents before children, runs the tests on what it
-    builds, and skips what is downstream of a failure, as ``dbt build`` does.
+    It knows the selectors that a plan hands to dbt, builds parents before children, runs the unit tests of a model
+    before it and the data tests after it, and skips what is downstream of a failure, tests too, as ``dbt build`` does.
 
     Args:
         lineage: the project, or a function that returns it as of now.
@@ -53,17 +53,26 @@ class FakeDbt:
         self.built.append([])
         self.before_build()
         nodes, tests = self._selected(lineage, select)
-        excluded = {selector: test for test in tests for selector in (lineage.selectors.test(test),)}
-        tests -= {excluded[selector] for selector in exclude if selector in excluded}
+        if exclude:
+            excluded = {lineage.selectors.test(test): test for test in tests}
+            tests -= {excluded[selector] for selector in exclude if selector in excluded}
         results: list[Result] = []
         bad: set[str] = set()  # failed, or blocked by what failed
         missing: set[str] = set()  # not there to be tested
+        blocked: set[str] = set()  # with a unit test that failed
         waiting = dict.fromkeys(tests)
 
         def end(unique_id: str, status: str) -> None:
             message = "it was told to" if status in ("error", "fail") else ""
             results.append(Result(unique_id, status, message))
             on_result(results[-1])
+
+        def run_unit_tests(node: str) -> None:
+            for test in [each for each in lineage.tests_on(node) if each in waiting and each.startswith("unit_test.")]:
+                del waiting[test]
+                end(test, "fail" if test in self.failing else "pass")
+                if test in self.failing:
+                    blocked.add(node)
 
         def run_tests(done: set[str]) -> None:
             for test in [each for each in waiting if not set(lineage.tested_by(each)) & (nodes - done)]:
@@ -84,7 +93,9 @@ class FakeDbt:
                 continue
             self.before_node(node)
             graph = plan_graph(lineage)
-            if any(graph.ids[parent] in bad for parent in graph.parents[graph.index[node]]):
+            if not (is_blocked := any(graph.ids[parent] in bad for parent in graph.parents[graph.index[node]])):
+                run_unit_tests(node)
+            if is_blocked or node in blocked:
                 bad.add(node)
                 missing.add(node)
                 end(node, "skipped")

@@ -115,7 +115,7 @@ def test_no_import_runs_up() -> None:
     assert sorted(up - KNOWN) == []
 
 
-@pytest.mark.xfail(reason="the cuts are being made")
+@pytest.mark.xfail(reason="the cuts are being made", strict=False)
 def test_no_circle() -> None:
     # A door hands on what its room has; the rooms' own modules do not go through it.
     doors = {each for each, path in modules().items() if path.name == "__init__.py"}
