@@ -120,7 +120,7 @@ def simulated(build_after: dict[str, Any] | None, debounce: float, number_of_day
         ticks = dict.fromkeys(lineage.sources, 1)
         facts = {node: NodeFact(1, _START - timedelta(hours=6)) for node in lineage.nodes}
         # What waits for each node: when the loads came that it does not hold yet.
-        owed: dict[str, list[datetime]] = {node: [] for node in lineage.nodes}
+        stale: dict[str, list[datetime]] = {node: [] for node in lineage.nodes}
         lags: list[float] = []
         builds = runs = 0
         free_at = _START
@@ -135,7 +135,7 @@ def simulated(build_after: dict[str, Any] | None, debounce: float, number_of_day
                 tick += 1
                 ticks[source] = tick
                 for node in below[source]:
-                    owed[node].append(at)
+                    stale[node].append(at)
                 number += 1
             tick += 1
             plan = plan_builds(lineage, LedgerSnapshot(tick, dict(ticks), dict(facts), frozenset(ticks)), now=now)
@@ -151,13 +151,13 @@ def simulated(build_after: dict[str, Any] | None, debounce: float, number_of_day
                 spent += cost[node] / _THREADS
                 done = now + timedelta(seconds=spent)
                 facts[node] = NodeFact(tick, done)
-                lags += [(done - at).total_seconds() for at in owed[node]]
-                owed[node] = []
+                lags += [(done - at).total_seconds() for at in stale[node]]
+                stale[node] = []
             free_at = now + timedelta(seconds=spent)
         by_hand = sum(len(below[source]) for _, source in loads)
         return {
             "builds": builds, "runs": runs, "by_hand": by_hand, "loads": len(loads),
-            "owed": sum(map(len, owed.values())),
+            "stale": sum(map(len, stale.values())),
             "lag": statistics.median(lags), "lag_95": statistics.quantiles(lags, n=20)[-1],
         }  # fmt: skip
 
@@ -207,7 +207,7 @@ def measure(options: Options) -> list[Outcome]:
         out.append(
             Outcome(
                 f"{day.title}what there is to save",
-                f"1/{hand['sources']:.1f} if all sources loaded at the same moment (so many hang above a model); "
+                f"1/{hand['sources']:.1f} if all sources loaded at the same moment (so many are upstream of a model); "
                 f"1/{1 / hand['least']:.1f} by building each quarter hour what began to load in it",
                 None,
             )

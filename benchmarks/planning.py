@@ -69,7 +69,7 @@ def planned(nodes: int, updated: int) -> Callable[[], dict[str, Any]]:
         plan = plan_builds(lineage, snapshot, now=_NOW)
         cold = time.perf_counter() - first
         again = _fastest(lambda: plan_builds(lineage, snapshot, now=_NOW))
-        # Found for all nodes at once, when somebody first asks.
+        # Found for all nodes at once, when first asked.
         because = _fastest(lambda: plan_builds(lineage, snapshot, now=_NOW).because[plan.build[-1]])
         return {"seconds": again, "because": because, "cold": cold, "build": len(plan.build)}
 

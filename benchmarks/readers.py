@@ -14,7 +14,7 @@ Closure = Mapping[str, Collection[str]]
 
 
 def digest(closure: Closure) -> list[int]:
-    """What all contenders must agree on: the sources, and how many nodes hang on them.
+    """What all contenders must agree on: the sources, and how many nodes are downstream of them.
 
     Without the exposures: prefect-dbt does not read them.
     """

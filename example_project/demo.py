@@ -1,4 +1,4 @@
-"""`make demo`: load one source after another, and see exactly the models that hang on it being built.
+"""`make demo`: load one source after another, and see exactly the models downstream of it being built.
 
 Nothing to set up: a stand-in for the API runs in this process, Prefect starts its temporary server, dbt builds
 into a DuckDB file. All of it lives in `example_project/data/demo`, made anew at each run. With DUMMYJSON_BASE_URL
@@ -59,7 +59,7 @@ class Demo:
         self.orchestrator = Orchestrator()
 
     def load(self, number: int, title: str, export: Any, source: str) -> None:
-        """Run one load; print what it loaded, built, held and left alone."""
+        """Run one load; print what it loaded, built, held and did not affect."""
         before = self._ticks()
         self.console.print(f"\n[bold]{number}. {title}[/bold]")
         started = time.monotonic()
@@ -67,7 +67,7 @@ class Demo:
         if not state.is_completed():
             why = (state.message or "it gave no reason").removeprefix("Flow run encountered an exception: ")
             self.fail(f"The load of {source} failed, so no model was built: {why}")
-        self.console.print(f"   loaded      {source}: {state.result()} rows")
+        self.console.print(f"   loaded       {source}: {state.result()} rows")
         plan = self.orchestrator.plan()
         if plan.build:
             self.fail(f"The load is complete, but {len(plan.build)} models were not built; {SHOWN_LOG} says why.")
@@ -75,12 +75,13 @@ class Demo:
         below = self._names(self.orchestrator.lineage.downstream(source))
         built = [name for name, tick in after.items() if tick != before[name]]
         held = {_short(node): held for node, held in plan.held.items()}
-        self.console.print(f"   built       {_list(built)}", style="green")
+        self.console.print(f"   built        {_list(built)}", style="green")
         for name, each in sorted(held.items()):
             waits = _list([_short(source) for source in each.waiting_for])
-            self.console.print(f"   held        {name}: waits for the first load of {waits}", style="yellow")
-        self.console.print(f"   left alone  {_list([name for name in after if name not in below])}", style="dim")
-        self.console.print(f"   took        {time.monotonic() - started:.1f} s", style="dim")
+            self.console.print(f"   held         {name}: waits for the first load of {waits}", style="yellow")
+        others = [name for name in after if name not in below]
+        self.console.print(f"   not affected {_list(others, most=2)}", style="dim")
+        self.console.print(f"   took         {time.monotonic() - started:.1f} s", style="dim")
 
     def query(self, title: str, sql: str) -> None:
         """Print the rows of a query on the warehouse."""
@@ -115,8 +116,10 @@ def _short(unique_id: str) -> str:
     return unique_id.rpartition(".")[2]
 
 
-def _list(names: list[str]) -> str:
-    return ", ".join(sorted(names)) or "nothing"
+def _list(names: list[str], most: int = 9) -> str:
+    shown = sorted(names)[:most]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shown) + more or "nothing"
 
 
 def main() -> None:
@@ -143,7 +146,7 @@ def main() -> None:
         shop.update(generate(day=1))
         demo.load(
             4,
-            "A day later the products come again: what hangs on them is built, and nothing else",
+            "A day later the products come again: what is downstream of them is built, and nothing else",
             export_products,
             products,
         )

@@ -10,7 +10,7 @@ from ints.dummyjson_users.flows.api import export as export_users
 from lineage_orch.testing import Triggered
 
 
-def test_the_products_build_what_hangs_on_them_and_nothing_else(triggered: Triggered) -> None:
+def test_the_products_build_what_is_downstream_and_nothing_else(triggered: Triggered) -> None:
     assert export_products() == 120
 
     triggered.assert_builds(
@@ -35,12 +35,12 @@ def test_two_loads_together_build_each_model_once(triggered: Triggered) -> None:
     export_users()
 
     assert triggered.sources == {"external_sources.raw_carts", "external_sources.raw_users"}
-    assert "mart_department_spend" in triggered.models  # it hangs on both
+    assert "mart_department_spend" in triggered.models  # it is downstream of both
     assert "stage_dummyjson__products" not in triggered.models
 
 
 def test_a_load_that_fails_builds_nothing(triggered: Triggered, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DUMMYJSON_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("DUMMYJSON_BASE_URL", "http://127.0.0.1:9")  # no server listens there
 
     assert export_users(return_state=True).is_failed()
 

@@ -1,4 +1,4 @@
-"""The models: which hang on which source, when they are held, and what dbt really builds."""
+"""The models: which are downstream of which source, when they are held, and what dbt really builds."""
 
 from __future__ import annotations
 

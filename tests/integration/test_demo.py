@@ -46,13 +46,13 @@ def transcript(text: str) -> list[str]:
     """The lines from the first load to the last, without the times."""
     lines = [line.rstrip() for line in text.splitlines() if not re.match(r"\s+took\s+[\d.]+ s$", line)]
     first = next(number for number, line in enumerate(lines) if line.startswith("1. "))
-    last = max(number for number, line in enumerate(lines) if line.startswith("   left alone"))
+    last = max(number for number, line in enumerate(lines) if line.startswith("   not affected"))
     return lines[first : last + 1]
 
 
 def shown_in_readme() -> list[str]:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"## What it looks like\n.*?```text\n(.*?)```", readme, flags=re.S)
+    found = re.search(r"## What happened\n.*?```text\n(.*?)```", readme, flags=re.S)
     assert found
     return transcript(found[1])
 
@@ -71,7 +71,7 @@ def test_the_readme_shows_what_the_demo_prints(checkout: Path) -> None:
     assert start.startswith("Starting: ")
     # Nothing but the transcript, and the two tables at its end.
     ours = re.compile(
-        r"$|\d\. |   (loaded|built|held|left alone|took) |mart_product_sales, |When each table|  |Done in| ─"
+        r"$|\d\. |   (loaded|built|held|not affected|took) |mart_product_sales, |When each table|  |Done in| ─"
     )
     assert [line for line in rest if not ours.match(line)] == []
     assert re.search(r"^Done in \d+ s\.", rest[-1])

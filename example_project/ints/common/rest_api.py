@@ -168,7 +168,7 @@ def write_json_lines(rows: Iterable[Row], target: Path) -> None:
                 file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp makes it private; dbt may run as somebody else
+        temporary.chmod(0o644)  # mkstemp makes it private; dbt may run as another user
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from prefect import flow
 
 from lineage_orch import produces_source
 
-# A flow is also loaded by its path ("api.py:export"), from any folder: then nobody else finds the monorepo.
+# A flow is also loaded by its path ("api.py:export"), from any folder: then nothing else finds the monorepo.
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
 from ints.common.rest_api import load
