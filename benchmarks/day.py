@@ -103,7 +103,7 @@ def _loads(sources: list[str], *, by_system: bool) -> list[tuple[datetime, str]]
 
 
 def simulated(build_after: dict[str, Any] | None, debounce: float, number_of_day: int) -> Callable[[], dict[str, Any]]:
-    from lineage_orch.deployed.wakeups import wake_up_time
+    from lineage_orch.deployed.queue import wake_up_time
     from lineage_orch.ledger import LedgerSnapshot, NodeFact
     from lineage_orch.lineage import Lineage
     from lineage_orch.plan import plan_builds

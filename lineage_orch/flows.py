@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
-from lineage_orch.errors import LineageError
+from lineage_orch.errors import LineageError, LineageOrchError
+from lineage_orch.loads.completion import Logger
 from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.updates import SourceUpdate
@@ -22,14 +25,14 @@ def build_affected(
     producers: list[str] | None = None,
     settings: dict[str, Any] | None = None,
 ) -> State[BuildReport] | BuildReport:
-    """Record these updates, and build all that the ledger owes.
+    """Record these updates, and build all that is stale.
 
     Deploy it once per dbt project. In a deployment it also does the work of the runs that wait with it, finds loads
     whose hook never ran, and schedules a run for the time when something held is due.
 
     Args:
         updates: each as :meth:`SourceUpdate.to_dict` writes it.
-        producers: the sources that a producer is known to load, updated now or not.
+        producers: the sources, templates and wildcards that a producer is known to load, updated now or not.
         settings: single settings that replace those of the environment and pyproject.toml.
 
     Raises:
@@ -39,26 +42,38 @@ def build_affected(
         UnknownSourceError: an update names no source of the manifest; all else was built first.
     """
     logger = get_run_logger()
+    try:
+        report = _record_and_build(updates or [], producers or [], settings, logger)
+    except LineageOrchError as error:
+        # As a state, and not raised: Prefect logs what a flow raises with its traceback, forty lines before the one
+        # that says what is wrong. Whoever calls this flow gets the error raised all the same.
+        logger.debug("Where that was raised:", exc_info=True)
+        failed: State[Any] = Failed(message=str(error), data=error)
+        return failed
+    logger.info("%s", report.summary())
+    return Completed(name="HandedOver" if report.busy else "Completed", message=report.summary(), data=report)
+
+
+def _record_and_build(
+    updates: Iterable[Mapping[str, Any]], producers: Iterable[str], settings: dict[str, Any] | None, logger: Logger
+) -> BuildReport:
     context = FlowRunContext.get()
     flow_run = context.flow_run if context else None
     who = f"flow run {flow_run.name!r}" if flow_run else "a flow run"
     with Orchestrator(**(settings or {})) as orchestrator:
+        loads = [SourceUpdate.from_dict(each) for each in updates]
         unknown: LineageError | None = None
         try:
-            orchestrator.register_producers(producers or ())
-        except LineageError as error:
-            # Not this load's own, perhaps; that one says so when it completes.
-            logger.warning("A producer declares a source that is not in the manifest: %s", error)
-        loads = [SourceUpdate.from_dict(each) for each in updates or ()]
-        try:
-            orchestrator.record(loads)
+            orchestrator.record(loads)  # before all that can fail
         except LineageError as error:
             # One wrong name must not keep the others waiting: what could be recorded is.
             logger.error("%s", error)
             unknown = error
-        else:
-            for source in orchestrator.without_nodes(load.source for load in loads):
-                logger.info("No model hangs on %s: nothing is built for it.", source)
+        try:
+            orchestrator.register_producers(producers)
+        except LineageError as error:
+            # Not this load's own, perhaps; that one says so when it completes.
+            logger.warning("A producer declares a source that is not in the manifest: %s", error)
         if flow_run is not None and flow_run.deployment_id is not None:
             from lineage_orch.deployed.build import DeployedBuild
 
@@ -67,8 +82,11 @@ def build_affected(
                 report = deployed.build(orchestrator, who=who)
         else:
             report = orchestrator.build(who=who, say=logger.info)
+        for load in loads:
+            with suppress(LineageError):  # said above, or by the build
+                for source in orchestrator.without_nodes([load.source]):
+                    logger.info("No model is downstream of %s: nothing is built for it.", source)
     report.raise_for_failures()
     if unknown is not None:
         raise unknown
-    logger.info("%s", report.summary())
-    return Completed(name="HandedOver" if report.busy else "Completed", message=report.summary(), data=report)
+    return report

@@ -21,6 +21,7 @@ from lineage_orch.dbt.recorder import BuildRecorder
 from lineage_orch.errors import LineageError, PolicyError
 from lineage_orch.ledger import Ledger, LedgerSnapshot
 from lineage_orch.lineage import Lineage
+from lineage_orch.loads.declaration import can_mean, is_template
 from lineage_orch.plan import BuildPlan, plan_builds, plan_graph
 from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.settings import LineageOrchSettings
@@ -164,12 +165,18 @@ class Orchestrator:
         unknown: list[LineageError] = []
         for source in sources:
             try:
-                known += self._resolve(source)
+                known += self._declared(source)
             except LineageError as error:
                 unknown.append(error)
         self.ledger.register_producers(known)
         if unknown:
             raise type(unknown[0])("; ".join(map(str, unknown)))
+
+    def _declared(self, source: str) -> Iterable[str]:
+        """Return every source that a declared name can mean: a template stands for all that it can be filled to."""
+        if is_template(source):
+            return [each for each in self._current.for_names().sources if can_mean(source, each)]
+        return self._resolve(source)
 
     @cached_property
     def _found(self) -> tuple[frozenset[str], tuple[str, ...]]:
@@ -181,9 +188,9 @@ class Orchestrator:
         found = find_producers(self.settings.producers)
         said = [f"Producers in {failure.place} are not known: {failure.why}" for failure in found.failures]
         sources: set[str] = set()
-        for source in {source for each in found.producers for source in each.sources if "{" not in source}:
+        for source in {source for each in found.producers for source in each.sources}:
             try:
-                sources.update(self._resolve(source))
+                sources.update(self._declared(source))
             except LineageError as error:
                 said.append(f"A producer declares a source that is not in the manifest: {error}")
         return frozenset(sources), tuple(said)

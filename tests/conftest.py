@@ -114,7 +114,7 @@ def first_built_shop(parsed_shop: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def no_other_producers(monkeypatch: pytest.MonkeyPatch) -> None:
     """This test's producers are the only ones of the process: those of other tests load sources of their own."""
-    monkeypatch.setattr("lineage_orch.producers._declared", {})
+    monkeypatch.setattr("lineage_orch.loads.declaration._declared", {})
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ from prefect import flow, task
 
 import lineage_orch
 from lineage_orch import InProcessTrigger, ProducerError, mark_updated, produces_source
-from lineage_orch.loads.tags import load_tags, producer_tags, sources_in
-from lineage_orch.producers import ProducerHook, declared_sources, producer_hook
+from lineage_orch.loads.declaration import Declaration, declaration_of, declared_sources
+from lineage_orch.loads.tags import load_tags, sources_in
+from lineage_orch.tagging import producer_tags
 from lineage_orch.triggers import Completion, choose_trigger, using_trigger
+from lineage_orch.triggers.hook import ProducerHook, producer_hook
 
 
 class Quiet:
@@ -21,16 +23,16 @@ class Quiet:
     def fire(self, completion: Completion, logger: object) -> None: ...
 
 
-def hook_of(producer: object) -> ProducerHook:
-    hook = producer_hook(producer)
-    assert hook is not None
-    return hook
+def declared(producer: object) -> Declaration:
+    declaration = declaration_of(producer)
+    assert declaration is not None
+    return declaration
 
 
 # What the decorator returns ----------------------------------------------------------------------------------
 
 
-def test_the_flow_itself_is_returned_and_its_function_left_alone():
+def test_the_flow_itself_is_returned_and_its_function_unchanged():
     def load(number: int) -> int:
         return number + 1
 
@@ -41,7 +43,7 @@ def test_the_flow_itself_is_returned_and_its_function_left_alone():
     assert decorated.fn(1) == 2
 
 
-def test_the_task_itself_is_returned_and_its_function_left_alone():
+def test_the_task_itself_is_returned_and_its_function_unchanged():
     def load(number: int) -> int:
         return number + 1
 
@@ -106,7 +108,7 @@ def test_types_are_kept_for_editors(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # The list of hooks -------------------------------------------------------------------------------------------
 
 
-def test_the_callers_list_of_hooks_is_left_alone():
+def test_the_callers_list_of_hooks_is_unchanged():
     def mine(*_: object) -> None: ...
 
     hooks = [mine]
@@ -122,10 +124,10 @@ def test_a_copy_keeps_the_sources_and_does_not_share_further_ones():
     def load() -> None: ...
 
     copy = load.with_options(name="copy")
-    assert hook_of(copy).sources == ("crm.orders",)
+    assert declared(copy).sources == ("crm.orders",)
     produces_source("crm.customers")(copy)
-    assert hook_of(copy).sources == ("crm.orders", "crm.customers")
-    assert hook_of(load).sources == ("crm.orders",)
+    assert declared(copy).sources == ("crm.orders", "crm.customers")
+    assert declared(load).sources == ("crm.orders",)
 
 
 def test_decorating_a_copy_leaves_the_original_a_plain_flow():
@@ -134,6 +136,7 @@ def test_decorating_a_copy_leaves_the_original_a_plain_flow():
 
     produces_source("crm.orders")(load.with_options(name="copy"))
     assert producer_hook(load) is None
+    assert declaration_of(load) is None
 
 
 def test_decorated_twice_is_one_hook_for_both():
@@ -146,7 +149,7 @@ def test_decorated_twice_is_one_hook_for_both():
 
     ours = [hook for hook in load.on_completion_hooks if isinstance(hook, ProducerHook)]
     assert len(ours) == 1
-    assert ours[0].sources == ("crm.orders", "crm.customers")
+    assert ours[0].declaration.sources == ("crm.orders", "crm.customers")
     assert ours[0].trigger is trigger
 
 
@@ -155,8 +158,11 @@ def test_the_sources_of_this_process_are_known_before_the_first_load():
     @flow
     def load(table: str) -> None: ...
 
-    # A template names no source yet.
-    assert [name for name in declared_sources() if name.startswith("declared.")] == ["declared.early", "declared.all.*"]
+    assert [name for name in declared_sources() if name.startswith("declared.")] == [
+        "declared.early",
+        "declared.{table}",
+        "declared.all.*",
+    ]
 
 
 # Misuse ------------------------------------------------------------------------------------------------------
@@ -223,7 +229,7 @@ def test_a_whole_name_may_be_a_parameter():
     @flow
     def load(source: str) -> None: ...
 
-    assert hook_of(load).filled({"source": "crm.orders"}) == ("crm.orders",)
+    assert declared(load).filled({"source": "crm.orders"}) == ("crm.orders",)
 
 
 def test_mark_updated_outside_a_run_raises():
@@ -241,9 +247,7 @@ def test_a_shared_source_says_so() -> None:
     @flow
     def backfill() -> None: ...
 
-    hook = producer_hook(backfill)
-    assert hook is not None
-    assert hook.shared
+    assert declared(backfill).shared
 
 
 def test_using_trigger_wins_over_the_trigger_of_a_decorator() -> None:

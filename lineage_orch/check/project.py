@@ -17,7 +17,7 @@ from lineage_orch.check.findings import Finding, ignore_rules, loaded_elsewhere,
 from lineage_orch.errors import LineageError, PolicyError
 from lineage_orch.lineage import Lineage
 from lineage_orch.lineage.policy import read_policy
-from lineage_orch.loads.discovery import Found, ImportFailure, Producer
+from lineage_orch.loads.discovery import DiscoveryResult, ImportFailure, Producer
 from lineage_orch.text import count, few
 
 if TYPE_CHECKING:
@@ -357,7 +357,7 @@ class Project:
     """A dbt project and its producers, read from disk; ``found`` is None if it is not said where to look."""
 
     lineage: Lineage
-    found: Found | None
+    found: DiscoveryResult | None
 
     def check(self, *, deployments: Iterable[Deployment] = (), ignore: Iterable[str] = ()) -> list[Finding]:
         """Return what is wrong; see :func:`check`."""

@@ -18,7 +18,7 @@ def reconcile(*, common: Common = DEFAULTS) -> int:
     from lineage_orch.deployed.reconcile import reconcile_and_build
 
     with common.orchestrator() as orchestrator:
-        found = reconcile_and_build(orchestrator, say=progress)
+        found = reconcile_and_build(orchestrator, progress=progress)
     print_result(common, found.to_dict(), [])
     return DONE
 

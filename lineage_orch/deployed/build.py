@@ -19,18 +19,25 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTag
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectException
 
-from lineage_orch.deployed.queue import WaitingRun, WaitingRuns, out_of_date, to_take_over
+from lineage_orch.deployed.queue import (
+    WaitingRun,
+    WaitingRuns,
+    out_of_date,
+    schedule_wake_up,
+    to_take_over,
+    wake_up_time,
+)
 from lineage_orch.deployed.reconcile import reconcile
-from lineage_orch.deployed.wakeups import schedule_wake_up, wake_up_time
 from lineage_orch.errors import LineageError
+from lineage_orch.loads.completion import Logger
 from lineage_orch.loads.tags import sources_in, trigger_tag
 from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.reports.build_report import BuildReport
-from lineage_orch.triggers import Logger
+from lineage_orch.text import count, one_line
 
 # So long a load's hook may take to hand its updates over before it counts as lost.
 HOOK_GRACE = timedelta(minutes=1)
-# One run does not go on for ever, however fast loads come: a failure is told when it ends, and the runs that then
+# One run does not go on for ever, however fast loads come: a failure is logged when it ends, and the runs that then
 # wait start by themselves.
 MAX_ROUNDS = 5
 # What is due so soon is waited for: Prefect starts a run up to a second early, and clocks differ.
@@ -96,8 +103,7 @@ class DeployedBuild:
         try:
             yield
         except (httpx.HTTPError, PrefectException) as error:
-            text = " ".join(str(error).split()) or type(error).__name__
-            self._logger.warning("Prefect's API failed (%s): %s", text, consequence)
+            self._logger.warning("Prefect's API failed (%s): %s", one_line(error), consequence)
 
     def _read(self) -> list[WaitingRun]:
         with self._going_on("the waiting runs are left to themselves."):
@@ -122,9 +128,8 @@ class DeployedBuild:
         if runs:
             sources = sorted({update.source for run in runs for update in run.updates})
             self._logger.info(
-                "Taking over %d waiting run%s%s.",
-                len(runs),
-                "s" * (len(runs) > 1),
+                "Taking over %s%s.",
+                count(runs, "waiting run"),
                 f" ({', '.join(sources)})" if sources else "",
             )
         return runs
@@ -137,12 +142,12 @@ class DeployedBuild:
         if report.busy:
             message = f"Its updates were recorded by {builder}; the build is done by {report.busy}."
         elif report.failed:
-            message = f"Its updates were recorded by {builder}; some of its build failed there and stays owed."
+            message = f"Its updates were recorded by {builder}; some of its build failed there and is still stale."
         with self._going_on("the waiting runs start by themselves, and find their work done."):
             self._waiting.dismiss(runs, message)
 
     def _learn(self, orchestrator: Orchestrator) -> None:
-        """Learn from Prefect which loads there are, and which of them completed without a word."""
+        """Learn from Prefect which loads there are, and which of them completed and were not reported."""
         with self._going_on("loads whose hook was lost are looked for by the next run."):
             deployment = self._client.read_deployment(self._deployment_id)
             flow = self._client.read_flow(deployment.flow_id)
@@ -164,20 +169,18 @@ class DeployedBuild:
         plan = orchestrator.plan() if report.busy else report
         useless = [] if report.busy else out_of_date(wake_ups, datetime.now(UTC), report.next_due)
         if useless := [run for run in useless if run.due != self._look_again]:
-            with self._going_on("wake-ups that nobody needs will find nothing to do."):
+            with self._going_on("wake-ups that are not needed any more will find nothing to do."):
                 self._waiting.dismiss(useless, f"What it was to build, flow run {self._run.name!r} has built.")
         if plan.next_due is not None:
             due = wake_up_time(plan.held.values(), plan.next_due, timedelta(seconds=orchestrator.settings.debounce))
             self._schedule(due, "Held nodes are due.", "build what is held until")
-        if self._look_again is not None and not self._have_told(orchestrator):
-            self._schedule(
-                self._look_again, "A load told nothing of itself.", "look for a load that told nothing yet, at"
-            )
+        if self._look_again is not None and not self._are_reported(orchestrator):
+            self._schedule(self._look_again, "A load is not reported.", "look for a load that is not reported yet, at")
 
-    def _have_told(self, orchestrator: Orchestrator) -> bool:
+    def _are_reported(self, orchestrator: Orchestrator) -> bool:
         """Whether the hooks that were at work when this run began have set off runs of their own meanwhile."""
-        told = {update.update_id for run in self._read() for update in run.updates}
-        return self._late <= told | orchestrator.ledger.known_updates(self._late)
+        reported = {update.update_id for run in self._read() for update in run.updates}
+        return self._late <= reported | orchestrator.ledger.known_updates(self._late)
 
     def _schedule(self, due: datetime, why: str, what: str) -> None:
         with self._going_on(

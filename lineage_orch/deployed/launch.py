@@ -8,22 +8,26 @@ from __future__ import annotations
 import random
 import time
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.context import FlowRunContext
-from prefect.deployments import run_deployment
+from prefect.client.schemas.objects import State, TaskRunResult
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Pending, Scheduled
+from prefect.tasks import Task
 
 from lineage_orch.errors import TriggerError, did_you_mean
+from lineage_orch.loads.completion import Completion, Logger
 from lineage_orch.loads.tags import TRIGGERED
+from lineage_orch.text import few, one_line
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun
-
-    from lineage_orch.triggers import Completion, Logger
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun, TaskRun
 
 # Seconds before the second attempt; each later one waits twice as long. Enough for a server to restart, and short,
 # for a timeout of the load may still be running.
@@ -57,20 +61,9 @@ def launch(deployment: str, completion: Completion, logger: Logger, *, debounce:
         "producers": list(completion.declared),
     }
     due = datetime.now(UTC) + timedelta(seconds=debounce)
-    keys = _Keys()
     for attempt in range(1, attempts + 1):
         try:
-            run: Any = run_deployment(
-                deployment,
-                parameters=parameters,
-                scheduled_time=due,
-                timeout=0,
-                as_subflow=True,
-                tags=[TRIGGERED],
-                idempotency_key=key,
-                # In a hook of an async flow it would else return a coroutine that nobody awaits.
-                _sync=True,  # type: ignore[call-arg]
-            )
+            run = _create_run(deployment, parameters, due, key)
         except ObjectNotFound:
             raise _no_such_deployment(deployment) from None
         except httpx.HTTPError as error:
@@ -79,31 +72,54 @@ def launch(deployment: str, completion: Completion, logger: Logger, *, debounce:
             pause = BACKOFF * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)
             logger.warning("Prefect's API did not take the build (%s); asking again in %.0f s.", _short(error), pause)
             time.sleep(pause)
-            keys.put_back()
         else:
-            logger.info("%s will build what hangs on %s: run %r.", deployment, _sources(completion), run.name)
-            return cast("FlowRun", run)
+            logger.info("%s will build what is downstream of %s: run %r.", deployment, _sources(completion), run.name)
+            return run
     raise AssertionError("unreachable")
 
 
-class _Keys:
-    """The counters by which Prefect numbers the tasks of the run around us, the subflow's link among them.
+def _create_run(deployment: str, parameters: Mapping[str, Any], due: datetime, key: str) -> FlowRun:
+    """Create the run with the calls of ``run_deployment``, each of which the server knows again by ``key``.
 
-    Put back before a second attempt, it takes the number of the first again, and the API gives back the task that
-    the first made, if it did: no second one stays behind in the run's graph, pending for ever.
+    ``run_deployment`` itself numbers the task that links the subflow anew at each attempt, so that a second one left
+    a task in the run's graph that is pending for ever.
     """
+    with get_client(sync_client=True) as client:
+        found = client.read_deployment_by_name(deployment)
+        state: State[Any] = Scheduled(scheduled_time=due)
+        link = _link(client, deployment, key)
+        return client.create_flow_run_from_deployment(
+            found.id,
+            parameters=dict(parameters),
+            state=state,
+            tags=[TRIGGERED],
+            idempotency_key=key,
+            parent_task_run_id=None if link is None else link.id,
+        )
 
-    def __init__(self) -> None:
-        context = FlowRunContext.get()
-        self._counters = context.task_run_dynamic_keys if context is not None else {}
-        self._before = dict(self._counters)
 
-    def put_back(self) -> None:
-        for task in [task for task in self._counters if "run_deployment" in task]:
-            if task in self._before:
-                self._counters[task] = self._before[task]
-            else:
-                del self._counters[task]
+def _link(client: SyncPrefectClient, deployment: str, key: str) -> TaskRun | None:
+    """Create the task that stands for the subflow in the flow run around us, if there is one; once per ``key``."""
+    flow, task = FlowRunContext.get(), TaskRunContext.get()
+    flow_run_id = flow.flow_run.id if flow is not None and flow.flow_run is not None else None
+    if flow_run_id is None:
+        flow_run_id = task.task_run.flow_run_id if task is not None else None
+        if task is None:
+            return None
+    parents: list[Any] = []
+    if task is not None and task.task_run.flow_run_id == flow_run_id:
+        parents.append(TaskRunResult(id=task.task_run.id))
+    stand_in: Task[[], None] = Task(lambda: None, name=deployment)
+    stand_in.task_key = f"{__name__}.{deployment}"
+    state: State[Any] = Pending()
+    return client.create_task_run(
+        stand_in,
+        flow_run_id,
+        key,
+        name=deployment,
+        state=state,
+        task_inputs={"__parents__": parents} if parents else {},
+    )
 
 
 def _may_pass(error: httpx.HTTPError) -> bool:
@@ -127,7 +143,7 @@ def _no_such_deployment(deployment: str) -> TriggerError:
         near = did_you_mean(name, [each.partition("/")[2] for each in known if each.startswith(f"{flow}/")])
     return TriggerError(
         f"Prefect has no deployment {deployment!r}{near or ';'} deploy it with `lineage-orch serve --name {name}` (or "
-        "lineage_orch.deployments.dbt_deployment), or mend the setting deployment (LINEAGE_ORCH_DEPLOYMENT). Once "
+        "lineage_orch.deployments.dbt_deployment), or correct the setting deployment (LINEAGE_ORCH_DEPLOYMENT). Once "
         "it is there, its first run finds what was loaded until then"
     )
 
@@ -142,13 +158,12 @@ def _gave_up(deployment: str, completion: Completion, error: httpx.HTTPError, at
 
 def _short(error: httpx.HTTPError) -> str:
     if isinstance(error, httpx.HTTPStatusError):
-        body = " ".join(error.response.text.split())
-        return f"HTTP {error.response.status_code} {error.response.reason_phrase}" + (f": {body[:300]}" if body else "")
-    return " ".join(str(error).split()) or type(error).__name__
+        body = one_line(error.response.text, most=300)
+        return f"HTTP {error.response.status_code} {error.response.reason_phrase}" + (f": {body}" if body else "")
+    return one_line(error)
 
 
 def _sources(completion: Completion) -> str:
     if not completion.updates:
-        return "what is owed"
-    names = [update.source for update in completion.updates]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        return "what is stale"
+    return few(update.source for update in completion.updates)

@@ -1,15 +1,16 @@
-"""The waiting runs of one ``build_affected`` deployment: one run takes over what the others were to do.
+"""The queue of one ``build_affected`` deployment: its waiting runs, and the wake-ups that it schedules for itself.
 
 With a concurrency limit of 1 the runs of a burst wait on the server, as Scheduled, Late or AwaitingConcurrencySlot,
-with no process. The one that runs reads their parameters, does their work with its own, and sets them Cancelled,
-named Coalesced. Cancelled alone sticks: a late worker can revive a Completed run.
+with no process. The one that runs takes over what the others were to do: it reads their parameters, does their work
+with its own, and sets them Cancelled, named Coalesced. Cancelled alone sticks: a late worker can revive a Completed
+run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -25,9 +26,10 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import OrchestrationResult
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Scheduled
 
 from lineage_orch.loads.tags import TRIGGERED, WAKE_UP
+from lineage_orch.plan import Held
 from lineage_orch.updates import SourceUpdate
 
 COALESCED = "Coalesced"
@@ -42,7 +44,16 @@ Warn = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class WaitingRun:
-    """A run that waits: what it was to do, and when it was meant to start (UTC)."""
+    """A run that waits.
+
+    Attributes:
+        id: of the run.
+        name: of the run.
+        due: when it was meant to start (UTC).
+        tags: of the run.
+        updates: what it was to record.
+        producers: the sources, templates and wildcards of which it says that a producer loads them.
+    """
 
     id: UUID
     name: str
@@ -64,7 +75,7 @@ class WaitingRuns:
         client: of the run at work.
         deployment_id: its deployment.
         run_id: its own id.
-        settings: the settings among its parameters; runs with others are left alone.
+        settings: the settings among its parameters; runs with others are not touched.
         warn: takes a line for people on each run that cannot be read.
     """
 
@@ -181,8 +192,66 @@ def to_take_over(runs: Iterable[WaitingRun], now: datetime, *, started: bool = F
 
 
 def out_of_date(runs: Iterable[WaitingRun], now: datetime, next_due: datetime | None) -> list[WaitingRun]:
-    """Return the wake-ups that nobody needs any more: nothing is due at their time, or until later.
+    """Return the wake-ups that are not needed any more: nothing is due at their time, or until later.
 
     Later ones than ``next_due`` stay: they are right until a plan says otherwise.
     """
     return [run for run in runs if run.is_wake_up and run.due > now and (next_due is None or run.due < next_due)]
+
+
+# Wake-ups: a run of the deployment for the time when something held is due ------------------------------------------
+
+
+def wake_up_time(held: Iterable[Held], first: datetime, within: timedelta) -> datetime:
+    """Return when to wake up for what is held: the last due time of those at most ``within`` after the first.
+
+    Each node is due by the time at which its own parents were built, so that the nodes of one build become due
+    some seconds after each other. They wait for each other as loads do, and share one run.
+
+    Args:
+        held: what a plan holds back.
+        first: the plan's ``next_due``.
+        within: how long the first may wait for more.
+    """
+    return max([each.until for each in held if each.until is not None and each.until <= first + within], default=first)
+
+
+def schedule_wake_up(
+    client: SyncPrefectClient,
+    deployment_id: UUID,
+    due: datetime,
+    *,
+    settings: Mapping[str, Any] | None,
+    run_id: UUID,
+    why: str = "Held nodes are due.",
+) -> FlowRun:
+    """See to it that a run of the deployment is scheduled for ``due``: one per time, however many plans say so.
+
+    Args:
+        client: of the run at work.
+        deployment_id: its deployment.
+        due: when the run shall start (aware).
+        settings: the settings among the parameters of the run at work.
+        run_id: the run at work.
+        why: the message of its state, for people.
+
+    Returns:
+        The run: made now, or earlier by another plan.
+    """
+    key = f"lineage_orch:wake-up:{deployment_id}:{due.astimezone(UTC).isoformat()}"
+
+    def create(idempotency_key: str) -> FlowRun:
+        return client.create_flow_run_from_deployment(
+            deployment_id,
+            parameters={"settings": dict(settings)} if settings else {},
+            state=Scheduled(scheduled_time=due, message=why),
+            tags=[WAKE_UP],
+            idempotency_key=idempotency_key,
+        )
+
+    run = create(key)
+    if run.state_type is not None and run.state_type.value != "SCHEDULED":
+        # The key brings back a run that is over, or has begun: cancelled by a person, or woken up too early by a
+        # clock that goes fast.
+        run = create(f"{key}:{run_id}")
+    return run

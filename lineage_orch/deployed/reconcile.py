@@ -1,4 +1,4 @@
-"""Loads that completed and never told us: found in Prefect's own run history.
+"""Loads that completed and are not in the ledger: found in Prefect's own run history.
 
 A load may be killed between its Completed state and its completion hook, or Prefect's API may fail it there. Its
 run, of a flow or of a task, is in the history, tagged with its sources.
@@ -18,12 +18,13 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import PrefectException
 
 from lineage_orch.deployed.launch import launch
-from lineage_orch.deployed.run_history import CompletedLoad, DeadRun, completed_loads, dead_runs
-from lineage_orch.errors import LineageError, TriggerError
-from lineage_orch.loads.tags import trigger_tag
-from lineage_orch.triggers import Completion
+from lineage_orch.deployed.run_history import CompletedLoad, DeadRun, LoadsOf, completed_loads, dead_runs
+from lineage_orch.errors import DbtError, LineageError, ManifestError, TriggerError
+from lineage_orch.loads.completion import Completion
+from lineage_orch.text import count, few, one_line
 
 if TYPE_CHECKING:
+    from lineage_orch.lineage import Lineage
     from lineage_orch.orchestrator import Orchestrator
 
 # The watermark in the ledger: until when (ISO, UTC) the history was read, for the loads that set off one deployment.
@@ -35,13 +36,13 @@ OVERLAP = timedelta(minutes=10)
 FIRST_LOOK = timedelta(days=1)
 # Longer than a hook takes that meets no trouble, and than the clocks of a load and of who looks are apart.
 USUAL = timedelta(seconds=5)
-# So many lost loads are told one by one.
+# So many lost loads are named one by one.
 _TOLD = 10
 
 
 @dataclass(frozen=True)
 class LostLoad:
-    """A load that completed without a word to the ledger; its update is recorded now."""
+    """A completed load that was not reported to the ledger; its update is recorded now."""
 
     run_id: str
     run_name: str
@@ -51,10 +52,16 @@ class LostLoad:
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """What the history told: loads that were lost, runs that are dead, and sources that the manifest lacks.
+    """What the history told.
 
-    ``late`` are the ids of the states of loads that completed within the grace and have told nothing yet, and
-    ``look_again`` is when to look for them again.
+    Attributes:
+        since: from when it was read (UTC).
+        until: until when.
+        found: the loads that were lost.
+        dead: the runs that are RUNNING by name only.
+        unknown: what to tell people of loads that were not taken, if any.
+        late: the ids of the states of loads that completed within the grace and are not reported yet.
+        look_again: when to look for these again.
     """
 
     since: datetime
@@ -68,19 +75,19 @@ class Reconciliation:
     def lines(self) -> list[str]:
         """Return what to tell people, one line each; empty if all was in order."""
         lines = [
-            f"The load {load.run_name!r} completed at {load.completed_at:%Y-%m-%d %H:%M:%S} UTC and its hook has told "
-            f"nothing: {', '.join(load.sources)} recorded as loaded."
+            f"The load {load.run_name!r} completed at {load.completed_at:%Y-%m-%d %H:%M:%S} UTC and was not "
+            f"reported: {', '.join(load.sources)} recorded as loaded."
             for load in self.found[:_TOLD]
         ]
         if rest := self.found[_TOLD:]:
             sources = sorted({source for load in rest for source in load.sources})
-            lines.append(f"So did {len(rest)} more: {', '.join(sources)} recorded as loaded.")
+            lines.append(f"So were {len(rest)} more: {', '.join(sources)} recorded as loaded.")
         if self.unknown:
             lines.append(self.unknown)
         lines += [
             f"The run {run.run_name!r} is RUNNING by name, and its last sign of life was at "
             f"{run.last_heartbeat:%Y-%m-%d %H:%M:%S} UTC: its process is gone. "
-            f"End it (the server takes some minutes over it) with: {run.mend}"
+            f"End it (the server takes some minutes over it) with: {run.hint}"
             for run in self.dead
         ]
         return lines
@@ -104,7 +111,7 @@ class Reconciliation:
                     "run_id": run.run_id,
                     "run_name": run.run_name,
                     "last_heartbeat": run.last_heartbeat.isoformat(),
-                    "mend": run.mend,
+                    "hint": run.hint,
                 }
                 for run in self.dead
             ],
@@ -124,10 +131,14 @@ def reconcile(
 
     A lost load counts for the sources among its tags. Those of a flow are all that it declares: what it marked with
     ``mark_updated`` died with it; those of a task are what it marked. A load whose hook did run is known by its
-    update's id, and one that found nothing new by a tag. Nothing is built.
+    update's id, and one that found nothing new by a tag. A source that the manifest does not know yet is recorded as
+    it was named. Nothing is built.
+
+    Of the loads that build in their own process, those whose tags name this dbt project are taken; and of those that
+    name no project (it was not found where they ran, or they are of release 0.1.0) the ones that load a source of it.
 
     Args:
-        orchestrator: whose ledger and manifest.
+        orchestrator: whose ledger and dbt project.
         deployment: ``flow/name``: only loads that set this off. Default: the setting; without one, the loads that
             build in their own process.
         grace: leave out what completed within this time: its hook may still be at work. The result says when to look
@@ -142,44 +153,104 @@ def reconcile(
         httpx.HTTPError: Prefect's API cannot be reached, or failed.
     """
     deployment = deployment or orchestrator.settings.deployment
+    looks = [_Look(orchestrator, LoadsOf(deployment), grace)]
+    if deployment is None:
+        looks.insert(0, _Look(orchestrator, LoadsOf(None, orchestrator.project.name), grace))
     now = datetime.now(UTC)
-    until = now - grace
-    watermark = WATERMARK.format(trigger_tag(deployment))
-    known_until = orchestrator.ledger.mark(watermark)
-    since = (datetime.fromisoformat(known_until) - OVERLAP) if known_until else now - FIRST_LOOK
     with nullcontext(client) if client is not None else get_client(sync_client=True) as api:
-        unheard = _unknown_to(orchestrator, completed_loads(api, deployment, since, now))
-        lost = [load for load in unheard if load.completed_at <= until]
-        late = {load.state_id: load.completed_at for load in unheard if until < load.completed_at <= now - USUAL}
-        dead = tuple(dead_runs(api, deployment, now))
-        updates = [update for load in lost for update in load.updates(api)]
-    unknown = None
-    try:
-        orchestrator.record(updates)
-    except LineageError as error:
-        unknown = f"A load in Prefect's history names a source that is not in the manifest: {error}"
-    if known_until is None or until > datetime.fromisoformat(known_until):
-        orchestrator.ledger.set_mark(watermark, until.isoformat())
-    found = tuple(
-        LostLoad(load.run_id, load.run_name, load.completed_at, load.sources)
-        for load in sorted(lost, key=lambda load: load.completed_at)
+        for look in looks:
+            look.read(api, now)
+        dead = tuple(dead_runs(api, [look.trigger for look in looks], now))
+    late = {state_id: when for look in looks for state_id, when in look.late.items()}
+    lost = sorted((load for look in looks for load in look.lost), key=lambda load: load.completed_at)
+    return Reconciliation(
+        min(look.since for look in looks),
+        now - grace,
+        tuple(LostLoad(load.run_id, load.run_name, load.completed_at, load.sources) for load in lost),
+        dead,
+        " ".join(look.refused for look in looks if look.refused) or None,
+        frozenset(late),
+        max(late.values()) + grace + USUAL if late else None,
     )
-    look_again = max(late.values()) + grace + USUAL if late else None
-    return Reconciliation(since, until, found, dead, unknown, frozenset(late), look_again)
+
+
+class _Look:
+    """One look at the history, for the loads of one trigger."""
+
+    def __init__(self, orchestrator: Orchestrator, trigger: LoadsOf, grace: timedelta) -> None:
+        self.trigger = trigger
+        self.since = datetime.max.replace(tzinfo=UTC)
+        self.lost: list[CompletedLoad] = []
+        self.late: dict[str, datetime] = {}
+        self.refused = ""
+        self._orchestrator = orchestrator
+        self._grace = grace
+
+    def read(self, client: SyncPrefectClient, now: datetime) -> None:
+        """Record what is new since the last look, up to ``now`` less the grace."""
+        ledger = self._orchestrator.ledger
+        until = now - self._grace
+        watermark = WATERMARK.format(self.trigger.tag())
+        known_until = ledger.mark(watermark)
+        self.since = (datetime.fromisoformat(known_until) - OVERLAP) if known_until else now - FIRST_LOOK
+        unreported = _unknown_to(self._orchestrator, completed_loads(client, self.trigger, self.since, now))
+        self.lost = [load for load in unreported if load.completed_at <= until]
+        self.late = {
+            load.state_id: load.completed_at for load in unreported if until < load.completed_at <= now - USUAL
+        }
+        if self.trigger == LoadsOf(None) and not self._keep_own():
+            return
+        try:
+            self._orchestrator.record([update for load in self.lost for update in load.updates(client)])
+        except LineageError as error:
+            self.refused = f"A load in Prefect's history names a source that is not in the manifest: {error}"
+        if known_until is None or until > datetime.fromisoformat(known_until):
+            ledger.set_mark(watermark, until.isoformat())
+
+    def _keep_own(self) -> bool:
+        """Keep the loads of a source of this dbt project; returns False if that cannot be said now."""
+        found, self.lost = self.lost, []
+        if not found:
+            return True
+        try:
+            lineage = self._orchestrator.lineage
+        except (DbtError, ManifestError) as error:
+            self.refused = (
+                f"{count(found, 'load')} in Prefect's history ({few(load.run_name for load in found)}) may be of this "
+                f"dbt project, and that cannot be said while its manifest cannot be read: {one_line(error)}"
+            )
+            return False
+        self.lost = [load for load in found if any(_is_known(lineage, source) for source in load.sources)]
+        others = [load for load in found if load not in self.lost]
+        if others:
+            self.refused = (
+                f"{count(others, 'load')} in Prefect's history ({few(load.run_name for load in others)}) ran where no "
+                "dbt project was found, and no source of this project is among what was loaded: "
+                f"{few(sorted({source for load in others for source in load.sources}))}."
+            )
+        return True
+
+
+def _is_known(lineage: Lineage, source: str) -> bool:
+    try:
+        lineage.resolve_sources(source)
+    except LineageError:
+        return False
+    return True
 
 
 def reconcile_and_build(
-    orchestrator: Orchestrator, *, deployment: str | None = None, say: Callable[[str], Any]
+    orchestrator: Orchestrator, *, deployment: str | None = None, progress: Callable[[str], Any]
 ) -> Reconciliation:
-    """What ``lineage-orch reconcile`` does: find lost loads, and see to it that all that is owed gets built.
+    """What ``lineage-orch reconcile`` does: find lost loads, and see to it that all that is stale gets built.
 
-    With a deployment, a run of it is launched; without, it is built here. Also what a killed build left owed is
+    With a deployment, a run of it is launched; without, it is built here. Also what a killed build left stale is
     taken up so.
 
     Args:
         orchestrator: whose ledger and manifest.
         deployment: ``flow/name``. Default: the setting; without one, loads that build in their own process.
-        say: takes a line for people on each step.
+        progress: takes a line for people on each step.
 
     Raises:
         TriggerError: Prefect's API cannot be reached, or refused, or has no such deployment.
@@ -190,21 +261,22 @@ def reconcile_and_build(
     try:
         found = reconcile(orchestrator, deployment=deployment)
     except (httpx.HTTPError, PrefectException) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise TriggerError(f"Prefect's run history could not be read ({text}); see PREFECT_API_URL") from error
+        raise TriggerError(
+            f"Prefect's run history could not be read ({one_line(error)}); see PREFECT_API_URL"
+        ) from error
     for line in found.lines() or ["No load was lost."]:
-        say(line)
+        progress(line)
     plan = orchestrator.plan()
     if plan.is_empty and plan.next_due is None:
-        say("Nothing is owed.")
+        progress("Nothing is stale.")
     elif deployment is None:
-        report = orchestrator.build(who="lineage-orch reconcile", say=say)
-        say(report.summary())
+        report = orchestrator.build(who="lineage-orch reconcile", say=progress)
+        progress(report.summary())
         report.raise_for_failures()
     else:
         # Held nodes too: that run schedules the wake-up, if it was lost.
         run = launch(deployment, Completion(()), logging.getLogger(__name__), debounce=0, attempts=2)
-        say(f"Run {run.name!r} of {deployment} builds what is owed.")
+        progress(f"Run {run.name!r} of {deployment} builds what is stale.")
     return found
 
 

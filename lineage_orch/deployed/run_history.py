@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
@@ -24,6 +25,8 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
 
+from lineage_orch.errors import ProducerError
+from lineage_orch.loads.declaration import Declaration, can_mean, is_template
 from lineage_orch.loads.tags import BUILDS, NOTHING_NEW, sources_in, trigger_tag
 from lineage_orch.updates import SourceUpdate
 
@@ -43,8 +46,39 @@ Run = TypeVar("Run", FlowRun, TaskRun)
 
 
 @dataclass(frozen=True)
+class LoadsOf:
+    """Whose loads are looked for: those that set off a deployment, or build a dbt project in their own process.
+
+    ``deployment``: ``flow/name``. ``project``: a dbt project's name; None: those that name none.
+    """
+
+    deployment: str | None
+    project: str | None = None
+
+    def tag(self, *, of_task: bool = False) -> str:
+        """Return the tag that their runs have."""
+        return trigger_tag(self.deployment, self.project, of_task=of_task)
+
+    def are_others(self, tags: Iterable[str]) -> bool:
+        """Whether a run names a dbt project, where those that name none are looked for."""
+        if self.deployment is not None or self.project is not None:
+            return False
+        return any(tag.startswith((f"{self.tag()}:", f"{self.tag(of_task=True)}:")) for tag in tags)
+
+
+@dataclass(frozen=True)
 class CompletedLoad:
-    """A run of a producer that ended Completed, with the sources that its tags name."""
+    """A run of a producer that ended Completed, with the sources that its tags name.
+
+    Attributes:
+        run_id: of the flow run or task run.
+        run_name: of it.
+        state_id: of its Completed state; the ``update_id`` that its hook reports.
+        completed_at: when (UTC).
+        sources: names as declared, templates filled.
+        flow_run_id: the flow run, also around a task.
+        producer: the name of the flow or task, or the id of the flow.
+    """
 
     run_id: str
     run_name: str
@@ -72,19 +106,19 @@ class DeadRun:
     last_heartbeat: datetime
 
     @property
-    def mend(self) -> str:
+    def hint(self) -> str:
         """The command that ends it."""
         return f"prefect flow-run cancel {self.run_id}"
 
 
 def completed_loads(
-    client: SyncPrefectClient, deployment: str | None, since: datetime, until: datetime
+    client: SyncPrefectClient, trigger: LoadsOf, since: datetime, until: datetime
 ) -> list[CompletedLoad]:
     """Return the loads, flows and tasks, that completed in this time and got new data.
 
     Args:
         client: of Prefect's API.
-        deployment: only loads that set off this one (``flow/name``); None: those that build in their own process.
+        trigger: whose loads.
         since: and
         until: when they completed.
 
@@ -92,12 +126,12 @@ def completed_loads(
         httpx.HTTPError: Prefect's API cannot be reached, or failed.
     """
     flow_filter = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=[trigger_tag(deployment)]),
+        tags=FlowRunFilterTags(all_=[trigger.tag()]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.COMPLETED])),
         end_time=FlowRunFilterEndTime(after_=since, before_=until),
     )
     task_filter = TaskRunFilter(
-        tags=TaskRunFilterTags(all_=[trigger_tag(deployment, of_task=True)]),
+        tags=TaskRunFilterTags(all_=[trigger.tag(of_task=True)]),
         state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.COMPLETED])),
         end_time=TaskRunFilterEndTime(after_=since, before_=until),
     )
@@ -112,18 +146,30 @@ def completed_loads(
             task_run_filter=task_filter, sort=TaskRunSort.END_TIME_DESC, limit=_PAGE, offset=offset
         )
 
-    return [
-        *(_load(run, sources_in(run.tags), run.id, run.flow_id) for run in _pages(flow_runs) if _counts(run)),
+    flows = [run for run in _pages(flow_runs) if _counts(run) and not trigger.are_others(run.tags)]
+    tasks = [run for run in _pages(task_runs) if _counts(run) and not trigger.are_others(run.tags)]
+    found = [
+        *(_load(run, _sources(sources_in(run.tags), run.parameters), run.id, run.flow_id) for run in flows),
         *(
-            _load(run, sources_in(run.tags, of_task=True), run.flow_run_id, _task_name(run))
-            for run in _pages(task_runs)
-            if _counts(run)
+            _load(run, _sources(sources_in(run.tags, of_task=True), {}), run.flow_run_id, _task_name(run))
+            for run in tasks
         ),
     ]
+    return [load for load in found if load.sources]
 
 
 def _counts(run: FlowRun | TaskRun) -> bool:
     return run.state is not None and run.state.name not in _NO_LOADS and NOTHING_NEW not in run.tags
+
+
+def _sources(names: list[str], parameters: Mapping[str, Any]) -> list[str]:
+    """Return which sources a run loaded: the templates that its deployment's tags name are filled, or left out."""
+    sources = [name for name in names if not is_template(name)]
+    for template in filter(is_template, names):
+        if not any(can_mean(template, name) for name in sources):
+            with suppress(ProducerError):  # the value is that of a default, which the history does not have
+                sources += Declaration((template,)).filled(parameters)
+    return sources
 
 
 def _load(run: FlowRun | TaskRun, sources: list[str], flow_run_id: UUID | None, producer: str | UUID) -> CompletedLoad:
@@ -146,8 +192,8 @@ def _task_name(run: TaskRun) -> str:
     return name if name != run.name or run.flow_run_id is None else run.task_key.rpartition("-")[0] or name
 
 
-def dead_runs(client: SyncPrefectClient, deployment: str | None, now: datetime) -> Iterator[DeadRun]:
-    """Yield the flow runs that are RUNNING by name only: loads that set this off, flows around such tasks, and builds.
+def dead_runs(client: SyncPrefectClient, triggers: Sequence[LoadsOf], now: datetime) -> Iterator[DeadRun]:
+    """Yield the flow runs that are RUNNING by name only: such loads, flows around such tasks, and builds.
 
     Raises:
         httpx.HTTPError: Prefect's API cannot be reached, or failed.
@@ -156,9 +202,10 @@ def dead_runs(client: SyncPrefectClient, deployment: str | None, now: datetime) 
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
         start_time=FlowRunFilterStartTime(before_=now - DEAD_AFTER),
     )
-    tagged = running.model_copy(update={"tags": FlowRunFilterTags(any_=[trigger_tag(deployment), BUILDS])})
+    tags = [*(trigger.tag() for trigger in triggers), BUILDS]
+    tagged = running.model_copy(update={"tags": FlowRunFilterTags(any_=tags)})
     # The tags of a task run are there when it ends: a flow in which none ended has loaded nothing yet.
-    loading = TaskRunFilter(tags=TaskRunFilterTags(all_=[trigger_tag(deployment, of_task=True)]))
+    loading = TaskRunFilter(tags=TaskRunFilterTags(any_=[trigger.tag(of_task=True) for trigger in triggers]))
 
     def loads_and_builds(offset: int) -> list[FlowRun]:
         return client.read_flow_runs(

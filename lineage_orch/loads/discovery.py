@@ -22,6 +22,9 @@ from types import ModuleType
 from typing import Any, Literal
 from unittest.mock import patch
 
+from lineage_orch.loads.declaration import declaration_of, registered_meanwhile_forgotten
+from lineage_orch.text import one_line
+
 # A folder is read for files that hold this word; all its other files are not run.
 _MARK = "produces_source"
 # Folders that hold no flows, or those of others.
@@ -32,8 +35,13 @@ _NOT_OURS = frozenset({"__pycache__", "node_modules", "site-packages", "dbt_pack
 class Producer:
     """A flow or task with ``@produces_source``.
 
-    ``name``: Prefect's name of it. ``sources``: as they were written, ``{parameters}`` included. ``file`` and
-    ``line``: of the first decorator above it. ``shared``: whether it says that others load its sources too.
+    Attributes:
+        name: Prefect's name of it.
+        kind: what it is.
+        sources: as they were written, ``{parameters}`` included.
+        file: where it stands.
+        line: of the first decorator above it.
+        shared: whether it says that others load its sources too.
     """
 
     name: str
@@ -62,7 +70,7 @@ class ImportFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DiscoveryResult:
     """What was found: the producers, by file and line, and the places that could not be read."""
 
     producers: tuple[Producer, ...]
@@ -73,7 +81,7 @@ class _RanAtImportError(RuntimeError):
     """A module runs or serves a flow when it is imported."""
 
 
-def find_producers(places: Iterable[str | os.PathLike[str]], *, roots: Sequence[Path] | None = None) -> Found:
+def find_producers(places: Iterable[str | os.PathLike[str]], *, roots: Sequence[Path] | None = None) -> DiscoveryResult:
     """Return the producers of modules (``pkg.loads``), files and folders; runs none of them.
 
     Of a folder, the files with the word ``produces_source`` are imported, in all its subfolders; left out are hidden
@@ -98,7 +106,9 @@ def find_producers(places: Iterable[str | os.PathLike[str]], *, roots: Sequence[
                     for producer in _producers_of(module) if module is not None else ():
                         # A flow that others import, or copy with other options, is still one producer.
                         found.setdefault((producer.file, producer.line, producer.sources), producer)
-    return Found(tuple(sorted(found.values(), key=lambda each: (each.file, each.line, each.name))), tuple(failures))
+    return DiscoveryResult(
+        tuple(sorted(found.values(), key=lambda each: (each.file, each.line, each.name))), tuple(failures)
+    )
 
 
 # What stands in the folder from which a repository's own paths count.
@@ -125,14 +135,14 @@ def _targets(place: str, roots: Sequence[Path], failures: list[ImportFailure]) -
         if all(part.isidentifier() for part in place.split(".")):
             return [place]
         looked = " or ".join(dict.fromkeys(map(str, candidates)))
-        why = f"there is no such file or folder ({looked}), and it is no module's name; mend `producers`"
+        why = f"there is no such file or folder ({looked}), and it is no module's name; correct `producers`"
         failures.append(ImportFailure(place, None, why))
         return []
     if path.is_file():
         return [path.resolve()]
     files = list(_marked_files(path.resolve()))
     if not files:
-        why = f"no Python file in {path} holds `{_MARK}`; mend `producers`, or decorate the flows there"
+        why = f"no Python file in {path} holds `{_MARK}`; correct `producers`, or decorate the flows there"
         failures.append(ImportFailure(place, None, why))
     return [*files]
 
@@ -263,8 +273,6 @@ def _harmless() -> Iterator[None]:
     from prefect.flows import Flow
     from prefect.tasks import Task
 
-    from lineage_orch import producers
-
     def refuse(self: Any, *_: object, **__: object) -> None:
         kind = "flow" if isinstance(self, Flow) else "task"
         raise _RanAtImportError(
@@ -272,7 +280,7 @@ def _harmless() -> Iterator[None]:
         )
 
     with ExitStack() as stack:
-        stack.enter_context(patch.dict(producers._declared))
+        stack.enter_context(registered_meanwhile_forgotten())
         for kind in (Flow, Task):
             for method in _RUNNING:
                 if hasattr(kind, method):
@@ -286,15 +294,15 @@ def _failure(target: str | Path, error: BaseException) -> ImportFailure:
         return ImportFailure(str(target), at, f"it cannot be imported: {type(error).__name__}: {error.msg}")
     where = _raised_at(target, error)
     if isinstance(error, ModuleNotFoundError) and error.name and f"{target}.".startswith(f"{error.name}."):
-        why = f"there is no module {target!r}, and no file or folder of that name; mend `producers`"
+        why = f"there is no module {target!r}, and no file or folder of that name; correct `producers`"
         return ImportFailure(str(target), None, why)
     if isinstance(error, _RanAtImportError):
         return ImportFailure(str(target), where, str(error))
-    said = " ".join(f"{type(error).__name__}: {error}".split())
-    mend = ""
+    text = one_line(f"{type(error).__name__}: {error}")
+    hint = ""
     if isinstance(error, ModuleNotFoundError):
-        mend = f"; install what holds {error.name!r}, or run this from the folder that its imports count from"
-    return ImportFailure(str(target), where, f"it cannot be imported: {said}{mend}")
+        hint = f"; install what holds {error.name!r}, or run this from the folder that its imports count from"
+    return ImportFailure(str(target), where, f"it cannot be imported: {text}{hint}")
 
 
 def _raised_at(target: str | Path, error: BaseException) -> str | None:
@@ -336,22 +344,20 @@ def _read(value: object) -> Producer | None:
     from prefect.flows import Flow
     from prefect.tasks import Task
 
-    from lineage_orch.producers import producer_hook
-
     value = getattr(value, "__func__", value)  # a static or class method
     if not isinstance(value, Flow | Task):
         return None
-    hook = producer_hook(value)
-    if hook is None:
+    declaration = declaration_of(value)
+    if declaration is None:
         return None
     code = getattr(inspect.unwrap(value.fn), "__code__", None)
     return Producer(
         value.name,
         "flow" if isinstance(value, Flow) else "task",
-        tuple(hook.sources),
+        declaration.sources,
         code.co_filename if code else "?",
         code.co_firstlineno if code else 0,
-        bool(getattr(hook, "shared", False)),
+        declaration.shared,
     )
 
 

@@ -6,20 +6,16 @@ load's process imports it.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from prefect.client.orchestration import get_client
-from prefect.flows import Flow
+
+from lineage_orch.errors import ProducerError
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun, State, TaskRun
-    from prefect.tasks import Task
-
-    from lineage_orch.producers import ProducerHook
+    from prefect.client.schemas.objects import FlowRun, TaskRun
 
 # On runs of build_affected: all of a deployment; set off by a load; for the time when something held is due.
 BUILDS = "lineage_orch:builds"
@@ -29,6 +25,7 @@ WAKE_UP = "lineage_orch:wake-up"
 NOTHING_NEW = "lineage_orch:nothing-new"
 
 _TRIGGERS = "triggers:"
+_IN_PROCESS = "in-process"
 _SOURCE = "source:"
 # Before both, on runs of a task: what stands in ``prefect.tags(...)`` around it, which may be those of a load's
 # deployment, is on it too, and makes no load of it.
@@ -41,22 +38,35 @@ _MANY_SOURCES = 20
 _LONGEST_TAG = 1000
 
 
-def trigger_tag(deployment: str | None, *, of_task: bool = False) -> str:
-    """Return the tag of loads that set off this deployment (``flow/name``), or a build in their own process."""
-    return _prefix(_TRIGGERS, of_task) + (deployment or "in-process")
+def trigger_tag(deployment: str | None, project: str | None = None, *, of_task: bool = False) -> str:
+    """Return the tag of loads that set off this deployment (``flow/name``), or a build in their own process.
+
+    Args:
+        deployment: ``flow/name``; None: they build in their own process.
+        project: the name of the dbt project that they then build, so that two projects on one Prefect server are
+            apart; None: not known where the load ran (its process found no dbt project), or a run of release 0.1.0.
+        of_task: of the run of a task.
+    """
+    in_process = _IN_PROCESS if project is None else f"{_IN_PROCESS}:{project}"
+    return _prefix(_TRIGGERS, of_task) + (deployment or in_process)
 
 
 def _prefix(kind: str, of_task: bool) -> str:
     return _OF_TASK + kind if of_task else kind
 
 
-def load_tags(sources: Iterable[str], deployment: str | None) -> list[str]:
-    """Return the tags of a flow run that loads these sources.
+def load_tags(sources: Iterable[str], deployment: str | None, project: str | None = None) -> list[str]:
+    """Return the tags of a flow run that loads these sources, and sets off what :func:`trigger_tag` says.
 
     Raises:
         ProducerError: there are too many of them.
     """
-    return [trigger_tag(deployment), *_source_tags(list(sources))]
+    return [trigger_tag(deployment, project), *_source_tags(list(sources))]
+
+
+def task_tags(deployment: str | None, project: str | None = None) -> list[str]:
+    """Return the tags of a task run that say what it sets off; :func:`tag_task_run` adds its sources."""
+    return [trigger_tag(deployment, project, of_task=True)]
 
 
 def _source_tags(sources: list[str], *, of_task: bool = False) -> list[str]:
@@ -69,35 +79,10 @@ def _source_tags(sources: list[str], *, of_task: bool = False) -> list[str]:
             packs.append([])
         packs[-1].append(source)
     if len(packs) > _MOST_TAGS:
-        from lineage_orch.errors import ProducerError
-
         raise ProducerError(
             f"{len(sources)} sources are too many for the tags of a run; name them together, as source_name.*"
         )
     return [prefix + json.dumps(pack) for pack in packs]
-
-
-def producer_tags(flow: Flow[Any, Any], deployment: str | None = None) -> list[str]:
-    """Return the tags for a deployment of a load: ``flow.to_deployment(..., tags=producer_tags(flow))``.
-
-    Its runs have them from the start, so that they need not be tagged one by one; and the dbt deployment knows
-    the load before its first run.
-
-    Args:
-        flow: a flow with ``@produces_source``; a name that holds parameters of the run is left out.
-        deployment: what it sets off, as flow/name. Default: what its trigger or the settings say.
-
-    Raises:
-        ProducerError: it has no ``@produces_source``, or too many sources.
-    """
-    from lineage_orch.errors import ProducerError
-    from lineage_orch.producers import producer_hook
-
-    hook = producer_hook(flow)
-    if hook is None:
-        raise ProducerError(f"the flow {flow.name!r} has no @produces_source, so nothing can be said of its sources")
-    sources = [source for source in hook.sources if "{" not in source]
-    return load_tags(sources, deployment or getattr(hook._trigger(), "deployment", None))
 
 
 def sources_in(tags: Iterable[str], *, of_task: bool = False) -> list[str]:
@@ -110,54 +95,8 @@ def sources_in(tags: Iterable[str], *, of_task: bool = False) -> list[str]:
             try:
                 sources += json.loads(text) if text.startswith("[") else [text]
             except ValueError:
-                sources.append(text)  # somebody else's tag
+                sources.append(text)  # a tag of others
     return sources
-
-
-class TaggingHook:
-    """The on_running hook of a producer: tags the run with its sources.
-
-    For a flow it is one HTTP call, and none if the run has the tags. For a task it is none: the state that ends a
-    task run takes its tags along to the server.
-    """
-
-    __name__ = "lineage_orch_tags"
-
-    def __init__(self, producer: ProducerHook) -> None:
-        self.producer = producer
-
-    def __call__(self, producer: Flow[Any, Any] | Task[Any, Any], run: FlowRun | TaskRun, state: State[Any]) -> Any:
-        """Tag the run; awaited by Prefect when it is of an async flow, so that its loop stays free."""
-        from lineage_orch.producers import _engine_parameters
-
-        parameters = _engine_parameters(sys._getframe(1), producer, run)
-        if isinstance(producer, Flow) and producer.isasync:
-            return asyncio.to_thread(self._tag, producer, run, parameters)
-        self._tag(producer, run, parameters)
-        return None
-
-    def _tag(
-        self, producer: Flow[Any, Any] | Task[Any, Any], run: FlowRun | TaskRun, parameters: Mapping[str, Any]
-    ) -> None:
-        try:
-            deployment = getattr(self.producer._trigger(), "deployment", None)
-            sources = self.producer.filled(parameters)
-            if isinstance(producer, Flow):
-                add_tags(cast("FlowRun", run), load_tags(sources, deployment))
-            else:
-                from lineage_orch.producers import marked_in
-
-                marked = marked_in(run)  # before a retry
-                tag_task_run(cast("TaskRun", run), sources if marked is None else marked)
-                run.tags = list(dict.fromkeys([*run.tags, trigger_tag(deployment, of_task=True)]))
-        except Exception as error:  # noqa: BLE001 - a load is never harmed by what only helps to find it again
-            from lineage_orch.producers import _logger
-
-            _logger(producer, run).debug(
-                "This run could not be tagged with its sources (%s): if it is killed before its completion hook, "
-                "reconcile will not find it.",
-                error,
-            )
 
 
 def tag_task_run(run: TaskRun, sources: Iterable[str]) -> None:
@@ -183,5 +122,5 @@ def add_tags(run: FlowRun, tags: Iterable[str]) -> None:
 
 
 def tag_nothing_new(run: FlowRun) -> None:
-    """Say on a completed run that none of its sources got new data, so that reconcile leaves it alone."""
+    """Say on a completed run that none of its sources got new data, so that reconcile passes it over."""
     add_tags(run, [NOTHING_NEW])

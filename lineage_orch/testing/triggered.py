@@ -10,7 +10,7 @@ from lineage_orch.errors import LineageError, UnknownNodeError
 from lineage_orch.lineage import Lineage
 
 if TYPE_CHECKING:
-    from lineage_orch.triggers import Completion, Logger
+    from lineage_orch.loads.completion import Completion, Logger
 
 
 class Triggered:

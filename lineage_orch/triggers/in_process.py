@@ -1,8 +1,9 @@
-"""Builds in the load's own process, or in a child of it.
+"""A completed load has its models built in its own process, or in a child of it.
 
-A load's hook hands its updates to a builder thread, which takes all that wait, builds, and tells each of them when
-a build that began after it was handed over has ended. So loads that complete together share one build. One builder
-builds in this process, for loads that wait; the other has a child process build, for loads that must not.
+The update is in the ledger first, before anything that can fail. Then the load's hook hands it to a builder thread,
+which takes all that wait, builds, and tells each of them when a build that began after it was handed over has ended.
+So loads that complete together share one build. One builder builds in this process, for loads that wait; the other
+has a child process build, for loads that must not.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import httpx
@@ -23,10 +26,96 @@ from prefect.context import hydrated_context, serialize_context
 from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 
-from lineage_orch.errors import LineageOrchError, TriggerError
-from lineage_orch.producers import declared_sources
+from lineage_orch.errors import DbtError, LineageOrchError, SettingsError, TriggerError
+from lineage_orch.loads.completion import Completion, Logger
+from lineage_orch.loads.declaration import declared_sources
 from lineage_orch.settings import LineageOrchSettings, handing_down
-from lineage_orch.triggers.choice import Completion, Logger
+from lineage_orch.text import one_line
+
+
+class InProcessTrigger:
+    """Build in this process, as the Prefect flow ``build_affected``.
+
+    The build runs in a thread of its own, outside the load's timeout, concurrency lease and event loop, and the
+    load waits for it. Where waiting could harm the load (a timeout, a deployed run), or when the setting ``wait``
+    is off, the build is a process of its own, and this process ends after it.
+
+    Args:
+        settings: by default read from the environment and pyproject.toml, at each completed load.
+        overrides: single settings to replace.
+
+    Raises:
+        SettingsError: a setting cannot be read.
+    """
+
+    def __init__(self, settings: LineageOrchSettings | None = None, **overrides: Any) -> None:
+        self._settings = settings.with_overrides(**overrides) if settings else None
+        self._overrides = {} if settings else overrides
+        if overrides:
+            LineageOrchSettings(**overrides)  # a wrong name is told where it is written
+
+    @property
+    def settings(self) -> LineageOrchSettings:
+        """The settings of the builds."""
+        return self._settings or LineageOrchSettings(**self._overrides)
+
+    @property
+    def project_name(self) -> str | None:
+        """The name of the dbt project that is built; None where the settings lead to none from here."""
+        from lineage_orch.dbt.project import DbtProject
+
+        try:
+            return DbtProject.find(self.settings).name
+        except (SettingsError, DbtError):  # told when the load completes
+            return None
+
+    def fire(self, completion: Completion, logger: Logger) -> None:
+        """Record the updates, and build what they affect.
+
+        Raises:
+            TriggerError: the packages that build are missing; or the updates could not be recorded, and the message
+                says why, and what takes them up.
+        """
+        settings = self.settings
+        _check_builder()
+        _record(completion, settings)
+        if completion.may_wait and settings.wait:
+            build_and_wait(completion, settings, logger)
+        else:
+            build_in_a_process(completion, settings, logger)
+
+
+@cache
+def _check_builder() -> None:
+    missing = [name for name in ("dbt", "prefect_dbt", "networkx") if find_spec(name) is None]
+    if missing:
+        raise TriggerError(
+            f"building in this process needs {', '.join(missing)}, which is not installed here: pip install "
+            "'lineage_orch[duckdb]' (or [dbt] and your adapter), or set LINEAGE_ORCH_DEPLOYMENT to the deployment "
+            "that builds elsewhere"
+        )
+
+
+def _record(completion: Completion, settings: LineageOrchSettings) -> None:
+    """Write the updates to the ledger: from then on no failure of dbt, of Prefect or of this process loses them.
+
+    It needs the ledger, and of the dbt project the two files that name the ledger's scope, which can be read when the
+    project does not parse.
+
+    Raises:
+        TriggerError: these cannot be read, or the ledger cannot be written.
+    """
+    from lineage_orch.orchestrator import Orchestrator
+
+    try:
+        with Orchestrator(settings) as orchestrator:
+            orchestrator.record(completion.updates)
+    except LineageOrchError as error:
+        # A load killed here, too, is found by its tags.
+        raise TriggerError(
+            f"this load is not in the ledger yet: {one_line(error).rstrip('.')}. `lineage-orch reconcile`, run in the "
+            "dbt project, finds the load in Prefect's history and builds its models"
+        ) from error
 
 
 class _Request:
@@ -55,7 +144,7 @@ class _Builder:
         with self._lock:
             self._waiting.append(request)
             if self._thread is None:
-                # A daemon: whoever asked waits for it, and after Ctrl-C nobody does.
+                # A daemon: whoever asked waits for it, and after Ctrl-C nothing does.
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
         return request.done
@@ -120,16 +209,17 @@ def build_and_wait(completion: Completion, settings: LineageOrchSettings, logger
     try:
         report = _here.submit(_Request(completion, settings, prefect, logger)).result()
     except LineageOrchError as error:
-        logger.error("The load is complete, but the build that it set off failed: %s", error)
+        logger.error("The load is complete, but the build that it set off failed: %s", one_line(error))
+        logger.debug("Where that was raised:", exc_info=True)
     except KeyboardInterrupt:
-        logger.warning("The load is complete; its build was not waited for, and what it does not build stays owed.")
+        logger.warning("The load is complete; its build was not waited for: what it does not build is still stale.")
         raise
     except (httpx.HTTPError, PrefectException, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "Failed to reach API" not in str(error):
             raise
         raise TriggerError(
-            f"Prefect would not run build_affected ({type(error).__name__}: {error}); when its API answers again, "
-            "run `lineage-orch reconcile` and `lineage-orch build`"
+            f"Prefect would not run build_affected ({one_line(f'{type(error).__name__}: {error}')}). The load is in "
+            "the ledger: the next build takes it up, and `lineage-orch build` does so now"
         ) from error
     else:
         logger.info("%s", report.summary())
@@ -166,22 +256,22 @@ def _build_beside(batch: list[_Request]) -> None:
     }
     try:
         child = subprocess.Popen(
-            [sys.executable, "-m", "lineage_orch.triggers.in_process"], stdin=subprocess.PIPE, env=batch[0].prefect
+            [sys.executable, "-m", "lineage_orch.triggers.child"], stdin=subprocess.PIPE, env=batch[0].prefect
         )
         child.communicate(json.dumps(request).encode())
     except OSError as error:
-        _tell(batch, f"could not be started ({error})")
+        _log_failure(batch, f"could not be started ({error})")
         return
     # 0 and 1: its flow run has logged how it went.
     if child.returncode not in (0, 1):
-        _tell(batch, f"ended with code {child.returncode}")
+        _log_failure(batch, f"ended with code {child.returncode}")
 
 
-def _tell(batch: list[_Request], how: str) -> None:
+def _log_failure(batch: list[_Request], how: str) -> None:
     for request in batch:
         request.logger.error(
-            "The load is complete, but the process that builds its models %s; run `lineage-orch reconcile` and "
-            "`lineage-orch build`",
+            "The load is complete, but the process that builds its models %s. The load is in the ledger: the next "
+            "build takes it up, and `lineage-orch build` does so now",
             how,
         )
 
@@ -198,21 +288,3 @@ def _environment() -> dict[str, str]:
     # The url also of a server that runs only as long as this process.
     environment["PREFECT_API_URL"] = str(get_client(sync_client=True).api_url).rstrip("/")
     return environment
-
-
-def _main() -> int:
-    from lineage_orch.flows import build_affected
-
-    request = json.load(sys.stdin)
-    try:
-        with handing_down(LineageOrchSettings(**request.pop("settings"))):
-            build_affected(**request)
-    except LineageOrchError:
-        return 1  # the flow run has logged it
-    except KeyboardInterrupt:
-        return 1  # whoever pressed Ctrl-C knows
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main())

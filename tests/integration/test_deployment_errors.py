@@ -17,9 +17,8 @@ from prefect.states import Cancelled, Scheduled
 from lineage_orch import SettingsError, SourceUpdate, TriggerError
 from lineage_orch.deployed import launch, reconcile
 from lineage_orch.deployed.build import DeployedBuild
-from lineage_orch.deployed.queue import WaitingRuns, out_of_date, to_take_over
-from lineage_orch.deployed.run_history import dead_runs
-from lineage_orch.deployed.wakeups import schedule_wake_up, wake_up_time
+from lineage_orch.deployed.queue import WaitingRuns, out_of_date, schedule_wake_up, to_take_over, wake_up_time
+from lineage_orch.deployed.run_history import LoadsOf, dead_runs
 from lineage_orch.deployments import dbt_deployment
 from lineage_orch.loads.tags import BUILDS, TRIGGERED, WAKE_UP
 from lineage_orch.plan import Held
@@ -41,65 +40,67 @@ def refused(status: int) -> httpx.HTTPStatusError:
 # --- launching
 
 
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What ``run_deployment`` is called with; each call raises the next error in ``errors``."""
-    calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(launch, "BACKOFF", 0.0)
-    return calls
+class LaunchApi:
+    """A Prefect server with one deployment, that knows what it made by its keys; each call raises the next error."""
 
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.made: list[dict[str, Any]] = []
 
-def answer(monkeypatch: pytest.MonkeyPatch, calls: list[dict[str, Any]], *errors: Exception) -> None:
-    left = list(errors)
+    def __enter__(self) -> LaunchApi:
+        return self
 
-    def run_deployment(name: str, **options: Any) -> Any:
-        calls.append(options)
-        if left:
-            raise left.pop(0)
+    def __exit__(self, *_: object) -> None: ...
+
+    def read_deployment_by_name(self, name: str) -> Any:
+        return SimpleNamespace(id=name)
+
+    def create_flow_run_from_deployment(self, deployment: str, **options: Any) -> Any:
+        self.made.append(options)
+        if self.errors:
+            raise self.errors.pop(0)
         return SimpleNamespace(name="quick-fox")
 
-    monkeypatch.setattr(launch, "run_deployment", run_deployment)
+
+def answer(monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> list[dict[str, Any]]:
+    """Return what runs are created with."""
+    api = LaunchApi(*errors)
+    monkeypatch.setattr(launch, "BACKOFF", 0.0)
+    monkeypatch.setattr(launch, "get_client", lambda **_: api)
+    return api.made
 
 
 @pytest.mark.parametrize(
     "error", [httpx.ConnectError("refused"), httpx.ReadTimeout("slow"), refused(503), refused(429)]
 )
-def test_what_may_pass_is_tried_once_more(
-    error: Exception, api: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer(monkeypatch, api, error)
+def test_what_may_pass_is_tried_once_more(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = answer(monkeypatch, error)
     run = launch.launch("build-affected/x", COMPLETION, LOGGER, debounce=5, attempts=2)
     assert run.name == "quick-fox"
     assert len(api) == 2
-    assert api[0] == api[1]  # one idempotency key: nothing is made twice
+    # One idempotency key: nothing is made twice.
+    assert api[0]["idempotency_key"] == api[1]["idempotency_key"]
+    assert api[0]["state"].state_details.scheduled_time == api[1]["state"].state_details.scheduled_time
     assert api[0]["tags"] == [TRIGGERED]
 
 
-def test_after_that_it_says_that_nothing_is_lost(api: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(monkeypatch, api, *[httpx.ConnectError("refused")] * 3)
+def test_after_that_it_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, *[httpx.ConnectError("refused")] * 3)
     with pytest.raises(TriggerError, match=r"after 2 attempts: refused\. Nothing is lost.*lineage-orch reconcile"):
         launch.launch("build-affected/x", COMPLETION, LOGGER, debounce=5, attempts=2)
 
 
 @pytest.mark.parametrize("status", [401, 409, 422])
-def test_what_will_not_pass_is_told_at_once(
-    status: int, api: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer(monkeypatch, api, refused(status))
+def test_what_will_not_pass_is_told_at_once(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = answer(monkeypatch, refused(status))
     with pytest.raises(TriggerError, match=f"HTTP {status}.*no"):
         launch.launch("build-affected/x", COMPLETION, LOGGER, debounce=5, attempts=2)
     assert len(api) == 1
 
 
-def test_a_missing_deployment_is_named_even_if_no_hint_can_be_had(
-    api: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer(monkeypatch, api, ObjectNotFound(refused(404)))
+def test_a_missing_deployment_is_named_even_if_no_hint_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, ObjectNotFound(refused(404)))
 
-    def no_client(**_: Any) -> Any:
-        raise httpx.ConnectError("gone")
-
-    monkeypatch.setattr(launch, "get_client", no_client)
     with pytest.raises(TriggerError, match=r"no deployment 'build-affected/x'.*lineage-orch serve --name x"):
         launch.launch("build-affected/x", COMPLETION, LOGGER, debounce=5, attempts=2)
 
@@ -244,7 +245,7 @@ def test_a_run_without_a_sign_of_life_is_told_with_the_command_that_ends_it(
             events = [] if heartbeat is None else [{"occurred": (NOW - heartbeat).isoformat()}]
             return httpx.Response(200, json={"events": events})
 
-    found = tuple(dead_runs(Api([run]), "x", NOW))  # type: ignore[arg-type]
+    found = tuple(dead_runs(Api([run]), [LoadsOf("x")], NOW))  # type: ignore[arg-type]
     assert bool(found) is dead
     if found:
         [line] = reconcile.Reconciliation(NOW, NOW, dead=found).lines()

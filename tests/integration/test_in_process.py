@@ -300,7 +300,7 @@ def test_what_keeps_a_build_from_starting_is_an_error_in_the_log_of_the_load_wit
     assert load_orders(return_state=True).is_completed()
     (last,) = [each for each in errors(caplog).splitlines() if "The load is complete" in each][-1:]
     assert said in last
-    assert "nobody foresaw" not in last
+    assert "unexpected error" not in last
     assert dbt_builds == []
 
 

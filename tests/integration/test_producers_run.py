@@ -27,9 +27,9 @@ from prefect.transactions import transaction
 
 from lineage_orch import Ledger, ProducerError, SourceUpdate, TriggerError, mark_updated, produces_source
 from lineage_orch.deployed import reconcile as reconciling
-from lineage_orch.deployed.run_history import completed_loads
+from lineage_orch.deployed.run_history import LoadsOf, completed_loads
+from lineage_orch.loads.marks import _marked
 from lineage_orch.loads.tags import sources_in
-from lineage_orch.producers import _marked
 from lineage_orch.triggers import Completion, using_trigger
 from tests.integration.real_prefect import wait_for
 
@@ -387,7 +387,7 @@ def test_the_history_tells_of_loads_as_their_hooks_did(fired: Recorder):
 
     def found() -> Any:
         with get_client(sync_client=True) as client:
-            loads = completed_loads(client, "for/this-test", start, datetime.now(UTC))
+            loads = completed_loads(client, LoadsOf("for/this-test"), start, datetime.now(UTC))
             # The task that is rolled back ends Completed first, and then again.
             ended = {run.state_name for run in client.read_task_runs(flow_run_filter=of_parent)}
             return ended >= {"Completed", "RolledBack"} and [
@@ -664,7 +664,7 @@ def test_a_hook_that_fails_is_an_error_in_the_log_and_the_load_stays_completed(
         assert "no such deployment; deploy it" in record.getMessage()
         assert record.exc_info is None
     else:
-        assert "lineage-orch build" in record.getMessage()
+        assert "lineage-orch reconcile" in record.getMessage()
         assert record.exc_info[1] is error
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lineage_orch.loads.discovery import Found, Producer, find_producers
-from lineage_orch.producers import declared_sources
+from lineage_orch.loads.declaration import declared_sources
+from lineage_orch.loads.discovery import DiscoveryResult, Producer, find_producers
 
 LOAD = """
 from prefect import flow
@@ -18,7 +18,7 @@ from lineage_orch import produces_source
 @produces_source("crm.orders")
 @flow(name="load-orders")
 def load():
-    raise AssertionError("nobody runs this")
+    raise AssertionError("nothing runs this")
 """
 
 
@@ -29,18 +29,18 @@ def write(folder: Path, name: str, text: str = LOAD) -> Path:
     return path
 
 
-def names(found: Found) -> list[str]:
+def names(found: DiscoveryResult) -> list[str]:
     assert found.failures == ()
     return [producer.name for producer in found.producers]
 
 
-def only(found: Found) -> Producer:
+def only(found: DiscoveryResult) -> Producer:
     assert found.failures == ()
     (producer,) = found.producers
     return producer
 
 
-def why(found: Found) -> tuple[str | None, str]:
+def why(found: DiscoveryResult) -> tuple[str | None, str]:
     assert found.producers == ()
     (failure,) = found.failures
     return failure.where, failure.why
@@ -216,4 +216,4 @@ def test_a_place_where_nothing_is_says_so(tmp_path: Path, place: str, said: str)
     where, reason = why(find_producers([place]))
     assert where is None
     assert said in reason
-    assert "mend `producers`" in reason
+    assert "correct `producers`" in reason

@@ -1,0 +1,207 @@
+"""What a producer declares: the names of the sources that it loads, as they were written.
+
+A name may be a template (``crm.{table}``: filled from the parameters of a run) or a wildcard (``crm.*``: all tables).
+Both are patterns: what they mean is known when a run has parameters, or a manifest has sources. That a name is one
+of these, and what it can mean, is decided here and nowhere else.
+
+The hook that ``@produces_source`` leaves on a flow or task carries a :class:`Declaration` as ``declaration``.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from lineage_orch.errors import ProducerError
+
+RIGHT_ORDER = """write
+
+    @produces_source("source_name.table")
+    @flow
+    def load(): ...
+"""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """The sources of one producer, as written, and whether others may load them too (``shared``)."""
+
+    sources: tuple[str, ...]
+    shared: bool = False
+
+    @classmethod
+    def of(cls, *sources: str, shared: bool = False) -> Declaration:
+        """Return a declaration of these names, each once.
+
+        Raises:
+            ProducerError: there are none, or one cannot be the name of a source.
+        """
+        if not sources:
+            raise ProducerError(f"@produces_source names no source; {RIGHT_ORDER}")
+        for source in sources:
+            _check_name(source)
+        return cls(tuple(dict.fromkeys(sources)), shared)
+
+    def __or__(self, other: Declaration) -> Declaration:
+        """Return what both declare: that of this one first."""
+        return Declaration(tuple(dict.fromkeys([*self.sources, *other.sources])), self.shared or other.shared)
+
+    def check_parameters(self, producer: str, known: Iterable[str]) -> None:
+        """See to it that each ``{parameter}`` is one of those that the producer's function has.
+
+        Raises:
+            ProducerError: it is not; the message names it, the producer and what there is.
+        """
+        parameters = list(known)
+        for source in self.sources:
+            for name in _fields(source):
+                if name not in parameters:
+                    raise ProducerError(
+                        f"the source {source!r} holds {{{name}}}, and {producer!r} has no parameter of that name; "
+                        f"it has: {', '.join(parameters) or 'none'}"
+                    )
+
+    @property
+    def has_templates(self) -> bool:
+        """Whether the parameters of a run are needed to say which sources it loads."""
+        return any(map(is_template, self.sources))
+
+    def filled(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the sources with the parameters of a run filled in; wildcards stay.
+
+        Raises:
+            ProducerError: the value of a parameter is not known.
+        """
+        return tuple(dict.fromkeys(_fill(source, parameters) for source in self.sources))
+
+
+def declaration_of(producer: object) -> Declaration | None:
+    """Return what ``@produces_source`` declared of a flow or task, or None if it stands above neither.
+
+    The completion hook carries it, and the running hook too: ``with_options(on_completion=[...])`` drops the first.
+    """
+    hooks = (*getattr(producer, "on_completion_hooks", ()), *getattr(producer, "on_running_hooks", ()))
+    found = (getattr(hook, "declaration", None) for hook in hooks)
+    return next((each for each in found if isinstance(each, Declaration)), None)
+
+
+# Names -----------------------------------------------------------------------------------------------------------
+
+
+def is_template(name: str) -> bool:
+    """Whether a name holds ``{parameters}`` of a run."""
+    return "{" in name
+
+
+def is_wildcard(name: str) -> bool:
+    """Whether a name means all tables of a source (``source_name.*``)."""
+    return name.endswith(".*")
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name may mean several sources."""
+    return is_template(name) or is_wildcard(name)
+
+
+def can_mean(declared: str, source: str) -> bool:
+    """Whether a declared name, template or wildcard can mean this source of a manifest.
+
+    Args:
+        declared: as written: ``crm.{table}``, ``crm.*``, ``crm.orders``, with or without package.
+        source: its unique_id, ``source.package.source_name.table``.
+    """
+    return _pattern(declared).fullmatch(source.removeprefix("source.")) is not None
+
+
+def covers(declared: str, marked: str) -> bool:
+    """Whether a name is one of the declared (templates filled), however much of the full name each of them spells."""
+    declared, marked = declared.removeprefix("source."), marked.removeprefix("source.")
+    if "." not in marked:
+        return False
+    if is_wildcard(declared):
+        return any(_same(declared[:-2], marked[:dot]) for dot, each in enumerate(marked) if each == ".")
+    return _same(declared, marked)
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether one name is the other, with or without its package in front."""
+    return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")
+
+
+@lru_cache(maxsize=1024)
+def _pattern(declared: str) -> re.Pattern[str]:
+    """Return what matches ``package.source_name.table`` of each source that a declared name can mean."""
+    declared = declared.removeprefix("source.")
+    try:
+        parts = list(string.Formatter().parse(declared))
+    except ValueError:  # a name that no decorator of this release let through
+        return re.compile(re.escape(declared))
+    # A parameter is one part of a name, unless it is to hold all of it: "{source}".
+    whole = not any("." in literal for literal, *_ in parts)
+    hole = ".+" if whole else r"[^.]+"
+    text = "".join(re.escape(literal) + (hole if name is not None else "") for literal, name, *_ in parts)
+    if is_wildcard(declared):
+        text = text.removesuffix(re.escape("*")) + r"[^.]+"
+    return re.compile(rf"(?:[^.]+\.)?{text}")
+
+
+def _check_name(source: object) -> None:
+    if not isinstance(source, str):
+        raise ProducerError(f"@produces_source takes the names of sources, not {source!r}; {RIGHT_ORDER}")
+    if "." not in source and not is_template(source):
+        raise ProducerError(
+            f"{source!r} is no source; a source is named source_name.table (or source_name.* for all tables)"
+        )
+
+
+def _fields(source: str) -> list[str]:
+    try:
+        return [name for _, name, _, _ in string.Formatter().parse(source) if name is not None]
+    except ValueError as error:
+        raise ProducerError(f"the source {source!r} cannot be read: {error}") from None
+
+
+def _fill(source: str, parameters: Mapping[str, Any]) -> str:
+    values = {}
+    for name in _fields(source):
+        if name not in parameters:
+            raise ProducerError(
+                f"the source {source!r} holds {{{name}}}, and the run's value of it is not known here; "
+                "name the source with mark_updated(...) inside the run"
+            )
+        value = parameters[name]
+        values[name] = getattr(value, "value", value)  # an Enum stands for its value
+    return source.format(**values) if values else source
+
+
+# The declarations of this process ----------------------------------------------------------------------------------
+
+# By name, as written; the value says whose it was first.
+_declared: dict[str, str] = {}
+
+
+def register(declaration: Declaration, producer: str) -> None:
+    """Remember what a producer of this process declares: known before its first load."""
+    for source in declaration.sources:
+        _declared.setdefault(source, producer)
+
+
+def declared_sources() -> tuple[str, ...]:
+    """Return the names that the producers imported in this process declare, as written, patterns too."""
+    return tuple(_declared)
+
+
+@contextmanager
+def registered_meanwhile_forgotten() -> Iterator[None]:
+    """Within the block, declarations are registered as ever; after it, the register is what it was before."""
+    before = dict(_declared)
+    try:
+        yield
+    finally:
+        _declared.clear()
+        _declared.update(before)
