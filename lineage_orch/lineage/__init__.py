@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from lineage_orch.lineage.graph import Lineage
+from lineage_orch.lineage.identity import Relation, changed_parts, overlay_vars
 from lineage_orch.lineage.policy import Policy
 from lineage_orch.lineage.records import BuiltGraph, ManifestWarning, Node, SourceTable
 
-__all__ = ["BuiltGraph", "Lineage", "ManifestWarning", "Node", "Policy", "SourceTable"]
+__all__ = [
+    "BuiltGraph",
+    "Lineage",
+    "ManifestWarning",
+    "Node",
+    "Policy",
+    "Relation",
+    "SourceTable",
+    "changed_parts",
+    "overlay_vars",
+]

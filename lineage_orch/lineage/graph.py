@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from lineage_orch.errors import LineageError
 from lineage_orch.lineage import names
+from lineage_orch.lineage.details import read_details
+from lineage_orch.lineage.identity import Identity, Relation, digest, read_identities
 from lineage_orch.lineage.manifest import Manifest, collector_off, read_manifest
 from lineage_orch.lineage.records import (
+    PASTED_TYPES,
     TEST_TYPES,
     BuiltGraph,
     Node,
@@ -32,8 +35,15 @@ class Lineage:
     project of fifty thousand models is walked in milliseconds; the public methods speak unique_ids.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        source: str | os.PathLike[str] | Mapping[str, Any],
+        variables: Mapping[str, Any],
+    ) -> None:
         self._manifest = manifest
+        self._source = source
+        self._variables = variables
         self.where: str = manifest.where
         metadata = manifest.metadata
         self.project_name: str | None = metadata.project_name if metadata else None
@@ -44,10 +54,19 @@ class Lineage:
         self._index = resources.numbers
         self._source_count = resources.source_count
         self._children = resources.children
+        self._digests: dict[str, str] = {}
 
     @classmethod
-    def from_manifest(cls, source: str | os.PathLike[str] | Mapping[str, Any]) -> Lineage:
+    def from_manifest(
+        cls, source: str | os.PathLike[str] | Mapping[str, Any], *, vars: Mapping[str, Any] | None = None
+    ) -> Lineage:
         """Read the lineage from a ``manifest.json``, or from the dict that ``json.load`` made of one.
+
+        Args:
+            source: the file, or the dict; neither should change while the lineage is in use.
+            vars: the values of dbt's vars, for the identity of the nodes that read them: ``vars`` of dbt_project.yml
+                (those of one package as a mapping under its name) with the given ones over them, see
+                :func:`~lineage_orch.lineage.identity.overlay_vars`. The manifest does not hold them.
 
         Warns:
             ManifestWarning: once, with their number, if edges lead to unknown nodes (dbt itself writes them
@@ -57,7 +76,7 @@ class Lineage:
             ManifestError: the file is missing, empty, cut off, not JSON, or not a dbt manifest.
         """
         with collector_off():
-            lineage = cls(read_manifest(source))
+            lineage = cls(read_manifest(source), source, dict(vars or {}))
             # Its edges are known now: a tenth of the memory, and many lists for the collector to look through.
             lineage._manifest.child_map = None
         return lineage
@@ -194,12 +213,16 @@ class Lineage:
 
     def ephemeral_above(self, unique_id: str) -> list[str]:
         """Return the ephemeral models that a node is made of."""
-        found: list[int] = []
+        return [each for each in self._seen_through(unique_id) if each.startswith("model.")]
+
+    def _seen_through(self, unique_id: str) -> list[str]:
+        """Return what stands between a node and the built ones that it reads: ephemeral models, functions."""
+        found: dict[int, None] = {}
         stack = [self._index[unique_id]]
         while stack:
             for parent in self._parents[stack.pop()]:
-                if self._types[parent] == "model" and not self._is_built(parent) and parent not in found:
-                    found.append(parent)
+                if parent not in found and self._types[parent] in PASTED_TYPES and not self._is_built(parent):
+                    found[parent] = None
                     stack.append(parent)
         return [self._ids[each] for each in found]
 
@@ -261,6 +284,53 @@ class Lineage:
     def _is_built(self, each: int) -> bool:
         """Whether this is a source or something that dbt builds."""
         return each < self._source_count or self._ids[each] in self.nodes
+
+    # Identity ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _identities(self) -> Mapping[str, Identity]:
+        checksums = {node.unique_id: node.checksum for node in self.nodes.values()}
+        details = read_details(self._source, self.where, checksums)
+        return read_identities(
+            details,
+            self.built_graph,
+            self.sources,
+            self._seen_through,
+            self._variables,
+            self.adapter_type,
+            self.project_name,
+        )
+
+    def identity(self, node_id: str) -> str:
+        """Return one fingerprint of all that a node is made of; see :mod:`lineage_orch.lineage.identity`.
+
+        It is the same for each parse of the same project, in any folder and on any machine, and differs when a part
+        of the node does. At the first call the manifest is read again, for what most questions do not ask for; so
+        ask before dbt runs, which rewrites it.
+
+        Raises:
+            KeyError: no node with this unique_id.
+            ManifestError: the file cannot be read any more, or is of other code by now.
+        """
+        if node_id not in self._digests:
+            self._digests[node_id] = digest(self._identities[node_id].parts)
+        return self._digests[node_id]
+
+    def identity_parts(self, node_id: str) -> dict[str, str]:
+        """Return the parts of a node's identity by name, each a fingerprint or a plain value.
+
+        Raises:
+            KeyError, ManifestError: as :meth:`identity`.
+        """
+        return dict(self._identities[node_id].parts)
+
+    def relation(self, node_id: str) -> Relation:
+        """Return where a node is in the warehouse; what the manifest does not say is None.
+
+        Raises:
+            KeyError, ManifestError: as :meth:`identity`.
+        """
+        return self._identities[node_id].relation
 
     # What dbt builds --------------------------------------------------------------------------------------
 

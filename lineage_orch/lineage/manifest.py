@@ -21,7 +21,7 @@ import msgspec
 from lineage_orch.errors import ManifestError
 
 
-class _Record(msgspec.Struct, gc=False):
+class Record(msgspec.Struct, gc=False):
     """A record of the manifest.
 
     ``gc=False``: the records hold no cycles, and letting the collector track some hundred thousand of them
@@ -30,13 +30,13 @@ class _Record(msgspec.Struct, gc=False):
     """
 
 
-class DependsOn(_Record):
+class DependsOn(Record):
     """``depends_on`` of a resource: the unique_ids of its parents."""
 
     nodes: tuple[str, ...] | None = None
 
 
-class Config(_Record):
+class Config(Record):
     """The resolved config of a resource; ``freshness`` and ``state`` are kept as plain values."""
 
     enabled: Any = True
@@ -45,13 +45,13 @@ class Config(_Record):
     state: Any = None
 
 
-class Checksum(_Record):
+class Checksum(Record):
     """The checksum that dbt keeps of a node's file."""
 
     checksum: str | None = None
 
 
-class Node(_Record):
+class Node(Record):
     """An entry of ``nodes`` (model, seed, snapshot, test, analysis, operation).
 
     Its type and package are in its unique_id, which dbt makes of them: two strings less for each of so many.
@@ -66,13 +66,13 @@ class Node(_Record):
     depends_on: DependsOn | None = None
 
 
-class SourceConfig(_Record):
+class SourceConfig(Record):
     """The config of a source table."""
 
     enabled: Any = True
 
 
-class Source(_Record):
+class Source(Record):
     """An entry of ``sources``: one source table."""
 
     name: str = ""
@@ -82,14 +82,14 @@ class Source(_Record):
     config: SourceConfig | None = None
 
 
-class Leaf(_Record):
+class Leaf(Record):
     """An exposure, metric, semantic model, saved query, unit test or function."""
 
     config: SourceConfig | None = None
     depends_on: DependsOn | None = None
 
 
-class Metadata(_Record):
+class Metadata(Record):
     """The header of the manifest."""
 
     dbt_schema_version: str | None = None

@@ -13,6 +13,8 @@ from lineage_orch.lineage.manifest import DependsOn, Manifest
 # What dbt builds into the warehouse. Everything else that can stand between a source and one of these (an ephemeral
 # model, a function, a metric of an old release) is seen through: its parents count as those of what reads it.
 BUILT_TYPES = frozenset({"model", "snapshot", "seed"})
+# What a node is made of though dbt builds nothing of it, or nothing that is read: its code is part of the node's own.
+PASTED_TYPES = frozenset({"model", "function"})
 TEST_TYPES = frozenset({"test", "unit_test"})
 
 

@@ -1,0 +1,118 @@
+"""What the manifest says of nodes and macros beyond their edges: read when the identity of a node is first asked for.
+
+Most questions never ask for it, and code, configs and columns are most of a manifest. So the file is read a second
+time, and what is not looked at stays the bytes that it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lineage_orch.errors import ManifestError
+from lineage_orch.lineage.manifest import Checksum, Record, collector_off
+
+
+class CalledMacros(Record):
+    """``depends_on`` of a resource: the unique_ids of the macros that it calls."""
+
+    macros: tuple[str, ...] | None = None
+
+
+class NodeDetails(Record):
+    """An entry of ``nodes`` or ``functions``; what is rarely looked at is kept as bytes of JSON."""
+
+    name: str | None = None
+    database: Any = None
+    schema: Any = None
+    alias: Any = None
+    relation_name: str | None = None
+    checksum: Checksum | None = None
+    raw_code: str | None = None
+    raw_sql: str | None = None
+    """The same, up to dbt 1.2."""
+    config: msgspec.Raw = msgspec.Raw()
+    columns: msgspec.Raw = msgspec.Raw()
+    constraints: msgspec.Raw = msgspec.Raw()
+    depends_on: CalledMacros | None = None
+
+    @property
+    def code(self) -> str:
+        """Its code, as it was written."""
+        return self.raw_code or self.raw_sql or ""
+
+
+class Macro(Record):
+    """An entry of ``macros``."""
+
+    macro_sql: str | None = None
+    depends_on: CalledMacros | None = None
+
+
+class Details(msgspec.Struct):
+    """What identities need of a manifest, by unique_id. ``functions`` are merged into ``nodes`` when it is read."""
+
+    nodes: dict[str, NodeDetails] = {}
+    functions: dict[str, NodeDetails] | None = None
+    macros: dict[str, Macro] | None = None
+
+
+_decoder = msgspec.json.Decoder(Details)
+
+
+def read_details(
+    source: str | os.PathLike[str] | Mapping[str, Any], where: str, checksums: Mapping[str, str | None]
+) -> Details:
+    """Read the details of a manifest whose edges were read before.
+
+    Args:
+        source: the file, or the dict that ``json.load`` made of one.
+        where: how messages name it.
+        checksums: of the nodes, as they were read before. dbt rewrites the file with each command; what it says now
+            is taken only if it is of the same code.
+
+    Raises:
+        ManifestError: the file cannot be read any more, or is of other code by now.
+    """
+    with collector_off():
+        if isinstance(source, Mapping):
+            details = _of_mapping(source, where)
+        else:
+            try:
+                data = Path(source).read_bytes()
+            except OSError as error:
+                raise ManifestError(f"{where} cannot be read again: {error.strerror or error}") from error
+            details = _of_bytes(data, where)
+    details.nodes.update(details.functions or {})
+    for unique_id, checksum in checksums.items():
+        node = details.nodes.get(unique_id)
+        if node is None or (node.checksum.checksum if node.checksum else None) != checksum:
+            raise ManifestError(f"{where} was written anew since it was read, and {unique_id} changed; read it again")
+    return details
+
+
+def _of_bytes(data: bytes, where: str) -> Details:
+    try:
+        return _decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise ManifestError(f"{where} is no dbt manifest: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # What strict JSON refuses but Python's own reader takes (NaN, a BOM).
+        try:
+            return _of_mapping(json.loads(data.decode("utf-8-sig", "surrogatepass")), where)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ManifestError(f"{where} was cut off since it was read: {error}; read it again") from None
+
+
+def _of_mapping(data: Mapping[str, Any], where: str) -> Details:
+    # Written and read as JSON, so that there is one way to read it.
+    sections = {name: data.get(name) for name in ("nodes", "functions", "macros")}
+    try:
+        return _decoder.decode(msgspec.json.encode(sections, enc_hook=str))
+    except (msgspec.ValidationError, msgspec.EncodeError) as error:
+        raise ManifestError(f"{where} is no dbt manifest: {error}") from None
