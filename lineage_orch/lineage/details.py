@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from lineage_orch.errors import ManifestError
-from lineage_orch.lineage.manifest import Checksum, Record, collector_off
+from lineage_orch.lineage.manifest import Checksum, Record, collector_off, not_a_manifest
 
 
 class CalledMacros(Record):
@@ -100,13 +100,13 @@ def _of_bytes(data: bytes, where: str) -> Details:
     try:
         return _decoder.decode(data)
     except msgspec.ValidationError as error:
-        raise ManifestError(f"{where} is no dbt manifest: {error}") from None
+        raise not_a_manifest(where, str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         # What strict JSON refuses but Python's own reader takes (NaN, a BOM).
         try:
             return _of_mapping(json.loads(data.decode("utf-8-sig", "surrogatepass")), where)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ManifestError(f"{where} was cut off since it was read: {error}; read it again") from None
+            raise ManifestError(f"{where} cannot be read again: {error}") from None
 
 
 def _of_mapping(data: Mapping[str, Any], where: str) -> Details:
@@ -115,4 +115,4 @@ def _of_mapping(data: Mapping[str, Any], where: str) -> Details:
     try:
         return _decoder.decode(msgspec.json.encode(sections, enc_hook=str))
     except (msgspec.ValidationError, msgspec.EncodeError) as error:
-        raise ManifestError(f"{where} is no dbt manifest: {error}") from None
+        raise not_a_manifest(where, str(error)) from None

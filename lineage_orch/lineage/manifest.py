@@ -277,7 +277,7 @@ def _decode(data: bytes, where: str) -> Manifest:
     try:
         return _check(_decoder.decode(data), where)
     except msgspec.ValidationError as error:
-        raise _not_a_manifest(where, str(error)) from None
+        raise not_a_manifest(where, str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return _decode_leniently(data, where, error)
 
@@ -303,22 +303,23 @@ def _diagnose(data: bytes, error: Exception) -> str:
 
 def _from_mapping(data: Any, where: str = "the manifest that was passed in") -> Manifest:
     if not isinstance(data, Mapping):
-        raise _not_a_manifest(where, f"it holds a JSON {type(data).__name__}, not an object")
+        raise not_a_manifest(where, f"it holds a JSON {type(data).__name__}, not an object")
     try:
         return _check(msgspec.convert(data, Manifest), where)
     except msgspec.ValidationError as error:
-        raise _not_a_manifest(where, str(error)) from None
+        raise not_a_manifest(where, str(error)) from None
 
 
 def _check(manifest: Manifest, where: str) -> Manifest:
     schema = (manifest.metadata and manifest.metadata.dbt_schema_version) or ""
     for artifact in _OTHER_ARTIFACTS:
         if f"/{artifact}/" in schema:
-            raise _not_a_manifest(where, f"its schema is {schema}")
+            raise not_a_manifest(where, f"its schema is {schema}")
     if manifest.sources is None and not manifest.metadata:
-        raise _not_a_manifest(where, "it has neither `metadata` nor `sources`")
+        raise not_a_manifest(where, "it has neither `metadata` nor `sources`")
     return manifest
 
 
-def _not_a_manifest(where: str, why: str) -> ManifestError:
+def not_a_manifest(where: str, why: str) -> ManifestError:
+    """Return the error for what is JSON and no manifest."""
     return ManifestError(f"{where} is no dbt manifest: {why}; point to target/manifest.json of the dbt project")

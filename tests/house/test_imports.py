@@ -51,7 +51,6 @@ KNOWN = {
     ("lineage_orch.deployed.build", "lineage_orch.triggers"),
     ("lineage_orch.deployed.launch", "lineage_orch.triggers"),
     ("lineage_orch.deployed.reconcile", "lineage_orch.triggers"),
-    ("lineage_orch.lineage.graph", "lineage_orch.plan.graph"),
     ("lineage_orch.loads.discovery", "lineage_orch.producers"),
     ("lineage_orch.loads.tags", "lineage_orch.producers"),
     ("lineage_orch.triggers.in_process", "lineage_orch.producers"),
