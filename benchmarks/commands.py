@@ -42,10 +42,10 @@ def commands(options: Options) -> list[Outcome]:
         share_cpu = ratio(mine, theirs, lambda run: run.whole_cpu)
         out.append(
             Outcome(
-                f"`lineage-orch {command} --json` with{'' if ledger else 'out'} a ledger: at most 1/20",
+                f"`lineage-orch {command} --json` with{'' if ledger else 'out'} a ledger: at most 1/10",
                 f"1/{1 / share:.1f} (CPU 1/{1 / share_cpu:.1f}): {seconds(median(mine))} against "
                 f"{seconds(median(theirs))}",
-                share <= 1 / 20,
+                share <= 1 / 10,
             )
         )
     return out
