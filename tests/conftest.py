@@ -7,6 +7,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,11 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     DBT_SEND_ANONYMOUS_USAGE_STATS="false",
 )
+
+# In the background of a script SIGINT is ignored, and what a process ignores its children ignore too: those that a test
+# interrupts would go on.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests rewrite modules within the same second, which bytecode would not notice.
 sys.dont_write_bytecode = True

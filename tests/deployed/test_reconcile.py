@@ -1,0 +1,163 @@
+"""Which loads of Prefect's history are whose: a history in memory stands in for the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Completed
+
+from lineage_orch import Ledger, SourceUpdate
+from lineage_orch.deployed.reconcile import Reconciliation, reconcile
+from lineage_orch.errors import DbtError, UnknownSourceError
+from lineage_orch.loads.tags import NOTHING_NEW, load_tags
+
+IN_PROCESS = "triggers:in-process"
+
+
+class History:
+    """A Prefect server with flow runs that completed a moment ago, each found by its tags."""
+
+    def __init__(self) -> None:
+        self.runs: list[FlowRun] = []
+
+    def add(self, name: str, tags: list[str], **parameters: Any) -> FlowRun:
+        at = datetime.now(UTC) - timedelta(minutes=1)
+        state = Completed(timestamp=at)  # type: ignore[arg-type]
+        run = FlowRun(
+            id=uuid4(),
+            name=name,
+            flow_id=uuid4(),
+            tags=tags,
+            parameters=parameters,
+            state=state,
+            state_type=state.type,
+            end_time=at,
+        )
+        self.runs.append(run)
+        return run
+
+    def read_flow_runs(self, *, flow_run_filter: Any, offset: int, **_: Any) -> list[FlowRun]:
+        wanted = set(flow_run_filter.tags.all_ or ()) if flow_run_filter.tags else {"none is running"}
+        return [] if offset or not wanted else [run for run in self.runs if wanted <= set(run.tags)]
+
+    def read_task_runs(self, **_: Any) -> list[Any]:
+        return []
+
+    def read_flow(self, _: Any) -> Any:
+        return SimpleNamespace(name="load")
+
+
+class Project:
+    """What reconcile needs of an orchestrator: it knows crm.orders and crm.customers."""
+
+    def __init__(self, name: str = "shop") -> None:
+        self.project = SimpleNamespace(name=name)
+        self.settings = SimpleNamespace(deployment=None)
+        self.ledger = Ledger("sqlite://", project=name, target="dev")
+        self.recorded: list[SourceUpdate] = []
+        self.parses = True
+
+    def record(self, updates: list[SourceUpdate]) -> None:
+        self.recorded += updates
+        self.ledger.record_updates(
+            [SourceUpdate(f"source.x.{each.source}", each.update_id, each.loaded_at) for each in updates]
+        )
+
+    @property
+    def lineage(self) -> Any:
+        if not self.parses:
+            raise DbtError("it does not parse")
+        return self
+
+    def resolve_sources(self, name: str) -> tuple[str, ...]:
+        if name not in ("crm.orders", "crm.customers"):
+            raise UnknownSourceError(name)
+        return (name,)
+
+    def reconcile(self, history: History) -> Reconciliation:
+        return reconcile(self, client=history)  # type: ignore[arg-type]
+
+    @property
+    def sources(self) -> list[str]:
+        return [update.source for update in self.recorded]
+
+
+@pytest.fixture
+def history() -> History:
+    return History()
+
+
+@pytest.fixture
+def shop() -> Iterator[Project]:
+    project = Project()
+    yield project
+    project.ledger.close()
+
+
+def test_two_dbt_projects_on_one_server_are_apart(history: History, shop: Project) -> None:
+    history.add("mine", load_tags(["crm.orders"], None, "shop"))
+    history.add("theirs", load_tags(["crm.orders"], None, "other"))
+    other = Project("other")
+    assert [each.run_name for each in shop.reconcile(history).found] == ["mine"]
+    assert [each.run_name for each in other.reconcile(history).found] == ["theirs"]
+    assert shop.reconcile(history).found == ()
+    other.ledger.close()
+
+
+def test_a_source_that_the_manifest_does_not_know_yet_is_kept_as_named(history: History, shop: Project) -> None:
+    history.add("new", load_tags(["crm.of_tomorrow"], None, "shop"))
+    found = shop.reconcile(history)
+    assert shop.sources == ["crm.of_tomorrow"]
+    assert found.unknown is None
+
+
+def test_of_loads_that_name_no_project_those_of_its_sources_are_taken(history: History, shop: Project) -> None:
+    history.add("of 0.1.0", [IN_PROCESS, "source:crm.orders"])
+    history.add("elsewhere", [IN_PROCESS, "source:hr.people"])
+    history.add("of a deployment", [IN_PROCESS, f"{IN_PROCESS}:other", "source:crm.customers"])
+    found = shop.reconcile(history)
+    assert [each.run_name for each in found.found] == ["of 0.1.0"]
+    assert shop.sources == ["crm.orders"]
+    assert found.unknown is not None
+    assert "elsewhere" in found.unknown
+    assert "hr.people" in found.unknown
+    assert "of a deployment" not in found.unknown
+
+
+def test_whose_they_are_is_asked_again_when_the_project_parses(history: History, shop: Project) -> None:
+    history.add("of 0.1.0", [IN_PROCESS, "source:crm.orders"])
+    history.add("mine", load_tags(["crm.customers"], None, "shop"))
+    shop.parses = False
+    found = shop.reconcile(history)
+    assert shop.sources == ["crm.customers"]  # which needs no manifest
+    assert found.unknown is not None
+    assert "it does not parse" in found.unknown
+    shop.parses = True
+    assert [each.run_name for each in shop.reconcile(history).found] == ["of 0.1.0"]
+
+
+def test_a_template_of_the_deployments_tags_is_no_load_of_its_own(history: History, shop: Project) -> None:
+    of_deployment = load_tags(["crm.{table}"], None, "shop")
+    history.add("tagged", [*of_deployment, "source:crm.orders"], table="orders")
+    history.add("killed before it was tagged", of_deployment, table="customers")
+    history.add("with a default", of_deployment)
+    shop.reconcile(history)
+    assert sorted(shop.sources) == ["crm.customers", "crm.orders"]
+
+
+def test_a_load_without_news_is_passed_over(history: History, shop: Project) -> None:
+    history.add("nothing new", [*load_tags(["crm.orders"], None, "shop"), NOTHING_NEW])
+    assert shop.reconcile(history).found == ()
+
+
+def test_what_was_found_is_said_in_a_line_each(history: History, shop: Project) -> None:
+    history.add("mine", load_tags(["crm.orders"], None, "shop"))
+    [line] = shop.reconcile(history).lines()
+    assert line.startswith("The load 'mine' completed at ")
+    assert line.endswith("UTC and was not reported: crm.orders recorded as loaded.")
