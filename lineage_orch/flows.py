@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
+from prefect.logging import get_logger
 from prefect.states import Completed, Failed
 
 from lineage_orch.errors import LineageError, LineageOrchError
@@ -43,7 +46,8 @@ def build_affected(
     """
     logger = get_run_logger()
     try:
-        report = _record_and_build(updates or [], producers or [], settings, logger)
+        with _node_failures_in_one_line():
+            report = _record_and_build(updates or [], producers or [], settings, logger)
     except LineageOrchError as error:
         # As a state, and not raised: Prefect logs what a flow raises with its traceback, forty lines before the one
         # that says what is wrong. Whoever calls this flow gets the error raised all the same.
@@ -52,6 +56,34 @@ def build_affected(
         return failed
     logger.info("%s", report.summary())
     return Completed(name="HandedOver" if report.busy else "Completed", message=report.summary(), data=report)
+
+
+class _NodeFailures(logging.Filter):
+    """Takes the traceback from what Prefect logs of a dbt node that failed: twenty lines of prefect-dbt's own frames.
+
+    The line itself stays, and at debug level the traceback too.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and _OF_A_NODE.match(str(error)) and not _TASK_RUNS.isEnabledFor(logging.DEBUG):
+            record.exc_info = None
+        return True
+
+
+_TASK_RUNS = get_logger("task_runs")
+# As prefect_dbt.core.runner raises it in the task that stands for the node.
+_OF_A_NODE = re.compile(r"Node \S+ finished with status ")
+
+
+@contextmanager
+def _node_failures_in_one_line() -> Iterator[None]:
+    shorten = _NodeFailures()
+    _TASK_RUNS.addFilter(shorten)
+    try:
+        yield
+    finally:
+        _TASK_RUNS.removeFilter(shorten)
 
 
 def _record_and_build(

@@ -31,6 +31,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from lineage_orch import InProcessTrigger, Orchestrator, produces_source
 from lineage_orch.dbt.in_process import DbtRunner
+from lineage_orch.deployed.reconcile import reconcile
 from lineage_orch.triggers import in_process
 from tests.shop_project import Shop
 
@@ -205,6 +206,7 @@ def test_a_model_that_fails_fails_the_build_by_name_and_never_the_load(
     assert "a lot" in build.state.message
     assert "The load is complete, but the build that it set off failed" in errors(caplog)
     assert "model.shop.stg_orders" in errors(caplog)
+    assert tracebacks(caplog) == []
     assert built_shop.built_at("revenue") == before
     # Mended, the next load of anything builds what is owed.
     built_shop.write_orders((1, 1, "5"))
@@ -537,8 +539,61 @@ def test_loads_that_find_no_manifest_at_the_same_time_parse_once(
     assert len(parses) == 1
 
 
-def test_a_project_that_does_not_parse_is_told_by_its_place_and_reason(shop: Shop, caplog: pytest.LogCaptureFixture):
-    shop.edit("models/marts/revenue.sql", "ref('stg_customers')", "ref('no_such_model')")
-    assert load_orders(return_state=True).is_completed()
-    assert str(shop.folder) in errors(caplog)
-    assert "no_such_model" in errors(caplog)
+def test_a_project_that_does_not_parse_is_told_by_its_place_and_reason(
+    built_shop: Shop, builds: Builds, caplog: pytest.LogCaptureFixture
+):
+    built_shop.edit("models/marts/revenue.sql", "ref('stg_customers')", "ref('no_such_model')")
+    built_shop.write_orders((7, 1, "70"))
+    with caplog.at_level(logging.INFO):
+        assert load_orders(return_state=True).is_completed()
+    [of_load] = [each for each in errors(caplog).splitlines() if "The load is complete" in each]
+    assert str(built_shop.folder) in of_load
+    assert "no_such_model" in of_load
+    assert tracebacks(caplog) == []
+    (build,) = builds()
+    assert build.state.is_failed()
+    # The load is in the ledger: when the project parses again, anyone's next build takes it up.
+    built_shop.edit("models/marts/revenue.sql", "ref('no_such_model')", "ref('stg_customers')")
+    with Orchestrator() as orchestrator:
+        assert "model.shop.stg_orders" in orchestrator.plan().build
+        assert orchestrator.build().ok
+    assert built_shop.query("select order_id from stg_orders") == [(7,)]
+
+
+def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged with a traceback, other than for whoever asks for debug."""
+    return [each.getMessage() for each in caplog.records if each.exc_info and each.levelno >= logging.INFO]
+
+
+def test_a_load_is_in_the_ledger_before_prefect_is_asked_for_its_build(
+    built_shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def no_build(*_: object, **__: object) -> None:
+        raise RuntimeError("Failed to reach API")
+
+    monkeypatch.setattr("lineage_orch.flows.build_affected", no_build)
+    state = load_orders(return_state=True)
+    assert "The load is in the ledger" in errors(caplog)
+    with Orchestrator() as orchestrator:
+        assert orchestrator.ledger.known_updates([str(state.id)])
+
+
+def test_a_load_far_from_the_project_says_what_is_missing_and_what_takes_it_up(
+    built_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.delenv("LINEAGE_ORCH_PROJECT_DIR")
+    with caplog.at_level(logging.INFO):
+        state = load_orders(return_state=True)
+    [line] = [each for each in errors(caplog).splitlines() if "The load is complete" in each]
+    assert "LINEAGE_ORCH_PROJECT_DIR" in line
+    assert str(tmp_path / "elsewhere") in line
+    assert "`lineage-orch reconcile`, run in the dbt project" in line
+    assert tracebacks(caplog) == []
+    # And so it is.
+    with Orchestrator(project_dir=built_shop.folder) as orchestrator:
+        assert orchestrator.plan().is_empty
+        found = reconcile(orchestrator)
+        assert str(state.state_details.flow_run_id) in [each.run_id for each in found.found]
+        assert "model.shop.stg_orders" in orchestrator.plan().build
