@@ -1,4 +1,4 @@
-"""What hangs together: dbt's manifest as records, names, a graph, selectors and policies."""
+"""What depends on what: dbt's manifest as records, names, a graph, identities, selectors and policies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When an out-of-date node may build: dbt's own freshness configs.
+"""When a stale node may build: dbt's own freshness configs.
 
 Read from the places where dbt reads them: ``config.freshness.build_after`` (dbt docs, "freshness") and
 ``config.state`` (dbt docs, "lag_tolerance" and "require_fresh_data_from"). Where both name the same thing,
@@ -34,7 +34,7 @@ _DURATION = re.compile(r"\s*(\d+)\s*([a-z]+)\s*")
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """When an out-of-date node may build.
+    """When a stale node may build.
 
     ``updates_on``: whether one fresh parent is enough, or all that move must be fresh. ``build_after``: the
     least time since the node's last good build. ``lag_tolerance``: the least time since data for it began to
@@ -118,6 +118,6 @@ def _times(node_id: str, key: str, count: int, unit: timedelta) -> timedelta:
 
 def _unreadable(node_id: str, key: str, value: object, expected: str) -> PolicyError:
     return PolicyError(
-        f"config.{key} of {node_id} is {value!r}; it must be {expected}. Mend it in the model, its "
+        f"config.{key} of {node_id} is {value!r}; it must be {expected}. Correct it in the model, its "
         "properties file or dbt_project.yml"
     )

@@ -648,7 +648,7 @@ PRODUCED: dict[str, Callable[[], Any]] = {
     "is no dbt manifest": lambda: manifest_of('{"results": []}'),
     "no … … in …": lambda: Lineage.from_manifest(MANIFEST).resolve_source("external_sources.raw_product"),
     "means all tables": lambda: Lineage.from_manifest(MANIFEST).resolve_source("external_sources.*"),
-    "Mend it in the model": policy_that_cannot_be_read,
+    "Correct it in the model": policy_that_cannot_be_read,
     "has no flow name": deployment_without_a_flow,
     "the ledger's url cannot be read": lambda: ledger("ledger.db"),
     "is not supported": lambda: ledger("mysql://host/db"),

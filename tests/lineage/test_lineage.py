@@ -1,4 +1,4 @@
-"""The graph: what hangs on a source, under which names, and in what order."""
+"""The graph: what is downstream of a source, under which names, and in what order."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def shop() -> Lineage:
         node("colours", kind="seed"),
         node("stg_orders", "raw.orders"),
         node("stg_users", "raw.users"),
-        node("glass", "stg_orders", "seed.shop.colours", materialized="ephemeral"),
-        node("mart", "glass", "stg_users"),
+        node("inner", "stg_orders", "seed.shop.colours", materialized="ephemeral"),
+        node("mart", "inner", "stg_users"),
         node("history", "stg_orders", kind="snapshot"),
         node("unique_mart", "mart", kind="test"),
         leaf("unit_test", "adds_up", "mart"),
@@ -53,11 +53,11 @@ BELOW_USERS = {
 }
 
 
-def test_downstream_is_all_that_hangs_on_a_source_of_every_type(shop: Lineage) -> None:
+def test_downstream_is_everything_below_a_source_of_every_type(shop: Lineage) -> None:
     assert shop.downstream("raw.users") == BELOW_USERS
     assert shop.downstream("raw.orders") == BELOW_USERS - {"model.shop.stg_users"} | {
         "model.shop.stg_orders",
-        "model.shop.glass",
+        "model.shop.inner",
         "snapshot.shop.history",
     }
 
@@ -77,7 +77,7 @@ def test_a_source_with_nothing_below_it(shop: Lineage) -> None:
 
 def test_source_map_lists_models_parents_first(shop: Lineage) -> None:
     assert shop.source_map() == {
-        "source.shop.raw.orders": ("model.shop.stg_orders", "model.shop.glass", "model.shop.mart"),
+        "source.shop.raw.orders": ("model.shop.stg_orders", "model.shop.inner", "model.shop.mart"),
         "source.shop.raw.users": ("model.shop.stg_users", "model.shop.mart"),
         "source.shop.crm.people": (),
         "source.shop.raw.unused": (),
@@ -93,7 +93,7 @@ def test_selection_takes_every_form_of_name_once(shop: Lineage) -> None:
 
 def test_graph_is_a_digraph_to_walk(shop: Lineage) -> None:
     assert networkx.descendants(shop.graph, "source.shop.raw.users") == BELOW_USERS
-    assert shop.graph.nodes["model.shop.glass"]["resource_type"] == "model"
+    assert shop.graph.nodes["model.shop.inner"]["resource_type"] == "model"
     shop.graph.remove_node("model.shop.mart")
     assert "model.shop.mart" in shop.downstream("raw.users")
 
@@ -121,8 +121,8 @@ def test_a_hub_with_many_children_lists_each_once() -> None:
 def test_a_chain_of_5000_nodes_is_walked_without_recursion() -> None:
     chain = [node("n0", "raw.orders")]
     for number in range(1, 5000):
-        glass = "ephemeral" if number % 2 else None
-        chain.append(node(f"n{number}", f"n{number - 1}", materialized=glass))
+        materialized = "ephemeral" if number % 2 else None
+        chain.append(node(f"n{number}", f"n{number - 1}", materialized=materialized))
     lineage = lineage_of(*reversed(chain), source("raw.orders"))
     assert len(lineage.downstream("raw.orders")) == 5000
     assert lineage.source_map()["source.shop.raw.orders"][-1] == "model.shop.n4999"
@@ -264,10 +264,10 @@ def test_the_plan_graph_sees_through_ephemeral_models(shop: Lineage) -> None:
         "seed.shop.colours",
         "model.shop.stg_users",
     }
-    assert "model.shop.glass" not in plan_graph(shop).index
+    assert "model.shop.inner" not in plan_graph(shop).index
 
 
-def test_the_plan_graph_sees_through_chains_of_glass_once() -> None:
+def test_the_plan_graph_sees_through_chains_of_ephemeral_models_once() -> None:
     lineage = lineage_of(
         node("mart", "g2", "g3", "stage"),
         node("g3", "g1", "stage", materialized="ephemeral"),

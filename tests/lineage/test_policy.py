@@ -1,4 +1,4 @@
-"""dbt's freshness and state configs -> when an out-of-date node may build."""
+"""dbt's freshness and state configs -> when a stale node may build."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_names_that_one_wildcard_would_confuse_are_kept_apart() -> None:
         assert selector.count(".") == 2
 
 
-def test_sources_that_no_selector_tells_apart_are_an_error_with_the_mend() -> None:
+def test_sources_that_no_selector_tells_apart_are_an_error_with_the_fix() -> None:
     lineage = lineage_of(source("raw/a\nb"), source("raw/a\tb"))
     with pytest.raises(LineageError, match="rename the table"):
         lineage.selection("source.shop.raw.a\nb")
@@ -113,7 +113,7 @@ def test_a_model_and_a_snapshot_of_one_name_are_told_apart_by_type() -> None:
     assert node_selector("snapshot.shop.a", *both).endswith(",resource_type:snapshot")
 
 
-def test_nodes_that_no_selector_tells_apart_are_an_error_with_the_mend() -> None:
+def test_nodes_that_no_selector_tells_apart_are_an_error_with_the_fix() -> None:
     a_b, c = node("a b"), node("a b")
     c["unique_id"] = "model.shop.c"
     with pytest.raises(LineageError, match="rename one of them"):
