@@ -200,9 +200,9 @@ def _decode_in_pieces(path: Path) -> Manifest | None:
     own, and that works only if it is whole entries. What comes after ``nodes`` is decoded in one.
 
     What it saves, beside reading the whole file at once (medians of nine runs each, side by side, of the benchmark's
-    manifests of 22 MB and 214 MB): at 1,000 models an eighth of the time (0.029 s of CPU for 0.033 s) and a third of the
-    memory (29 MB at the peak of the process for 46 MB); at 10,000 a fifth (0.29 s for 0.36 s) and two thirds (85 MB for
-    274 MB).
+    manifests of 22 MB and 214 MB): at 1,000 models an eighth of the time (0.029 s of CPU for 0.033 s) and a third of
+    the memory (29 MB at the peak of the process for 46 MB); at 10,000 a fifth (0.29 s for 0.36 s) and two thirds (85 MB
+    for 274 MB).
 
     The answer is the same as for the whole file at once; None means to find out that way, also what is wrong with it.
     """
