@@ -20,6 +20,8 @@ import networkx  # noqa: F401
 import pytest
 import yaml
 
+import lineage_orch.producers  # noqa: F401
+
 # Imported here, in the outer run: what an inner one imports first is forgotten when it ends, and imported again.
 from lineage_orch.errors import DbtError
 from lineage_orch.settings import LineageOrchSettings
@@ -31,7 +33,8 @@ pytest_plugins = ["pytester"]
 # Hypothesis costs each inner run more than all else, and is used by none.
 # In one process: what was imported before is not rewritten anew, and pytest warns of it now and then.
 NOT_REWRITTEN = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
-QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-W", NOT_REWRITTEN)
+# The outer run takes warnings for errors, a user's run need not.
+QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-W", "default::UserWarning", "-W", NOT_REWRITTEN)
 SHOP = Path(__file__).parents[1] / "shop"
 INI = """
 [pytest]
