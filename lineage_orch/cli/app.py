@@ -30,7 +30,7 @@ app = App(
     name="lineage-orch",
     help="Build exactly the dbt models downstream of a source, when its load completes.",
     help_epilogue="Exit codes: 0 done (or left to the process that builds now); 1 something failed; 2 bad usage or "
-    "a bad project. All common options but --json can also be set as LINEAGE_ORCH_<NAME>, or in "
+    "a bad project. All common options but --json and --parse can also be set as LINEAGE_ORCH_<NAME>, or in "
     "[tool.lineage_orch] of pyproject.toml.",
     help_format="plaintext",
     version=__version__,
@@ -44,6 +44,7 @@ for command in (
     questions.sources,
     builds.record,
     builds.adopt,
+    builds.forget,
     check.check,
     check.stub_sources,
     production.reconcile,

@@ -1,16 +1,16 @@
-"""``lineage-orch build``, ``record`` and ``adopt``: what changes the ledger."""
+"""``lineage-orch build``, ``record``, ``adopt`` and ``forget``: what changes the ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from lineage_orch.cli.common import DEFAULTS, DONE, FAILED, Common, confirm, names_in, now, print_result, progress
 from lineage_orch.errors import SettingsError
-from lineage_orch.text import count
+from lineage_orch.text import count, few, listed
 
 if TYPE_CHECKING:
     from lineage_orch.reports.build_report import BuildReport
@@ -81,23 +81,72 @@ def record(
 
 
 def adopt(
-    *,
+    *select: Annotated[
+        str,
+        Parameter(
+            help="What to adopt: sources, with all that is downstream of them, or names and selectors of nodes as dbt "
+            "takes them. Default: the whole project."
+        ),
+    ],
+    forgive_failed: Annotated[
+        list[str] | None,
+        Parameter(
+            help="A node whose last build failed, to be counted as built all the same; may be given several times.",
+            negative="",
+        ),
+    ] = None,
     yes: Annotated[bool, Parameter(name=("--yes", "-y"), help="Do not ask.", negative="")] = False,
     common: Common = DEFAULTS,
 ) -> int:
-    """Declare the warehouse as it stands as loaded and built: nothing is stale any more.
+    """Declare the warehouse as it stands as loaded and built: nothing of it is stale any more.
 
-    For a warehouse that was built before lineage_orch came. Asks first.
+    For a warehouse that was built before lineage_orch came. Asks first. Nodes whose last build failed stay stale,
+    unless they are named with --forgive-failed; so does what is not in the warehouse.
     """
     with common.orchestrator() as orchestrator:
+        adopting: Any = orchestrator
         lineage, ledger = orchestrator.lineage, orchestrator.ledger
-        what = f"{count(lineage.sources, 'source')} as loaded and {count(lineage.nodes, 'node')} as built"
+        names = names_in(orchestrator)
+        failures = [each for each in ledger.snapshot(history_of=()).failures if each in lineage.nodes]
+        forgiven = {lineage.resolve_node(each) for each in forgive_failed or ()}
+        kept = sorted(names[each] for each in failures if each not in forgiven)
+        if kept:
+            progress(f"Failed in their last build, and stay stale unless named with --forgive-failed: {few(kept)}.")
+        if forgiven:
+            progress(f"Forgiven, although their last build may have failed: {few(names[each] for each in forgiven)}.")
+        whole = f"{count(lineage.sources, 'source')} as loaded and {count(lineage.nodes, 'node')} as built"
+        what = f"{listed(select)} as loaded and built" if select else whole
         if not yes and not confirm(f"Declare {what} in {ledger.project}, target {ledger.target}?"):
             progress("Nothing was changed.")
             return FAILED
-        tick = orchestrator.adopt()
-    data = {"tick": tick, "sources": len(lineage.sources), "nodes": len(lineage.nodes)}
-    print_result(common, data, [f"Declared {what}, at tick {tick}. Nothing is stale."])
+        options: dict[str, Any] = {"select": select} if select else {}
+        options |= {"forgive_failed": sorted(forgiven)} if forgiven else {}
+        tick = adopting.adopt(**options)
+        adopted = [each for each, fact in ledger.snapshot(history_of=()).nodes.items() if fact.tick == tick]
+    if select:
+        said = f"Declared {listed(select)} as loaded and built: {count(adopted, 'node')}, at tick {tick}."
+    else:
+        loaded = count(lineage.sources, "source")
+        said = f"Declared {loaded} as loaded and {count(adopted, 'node')} as built, at tick {tick}."
+        said += "" if len(adopted) < len(lineage.nodes) else " Nothing is stale."
+    print_result(common, {"tick": tick, "nodes": len(adopted), "stay_stale": kept}, [said])
+    return DONE
+
+
+def forget(
+    *name: Annotated[str, Parameter(help="A source or node, named as elsewhere, or by its unique_id once it is gone.")],
+    common: Common = DEFAULTS,
+) -> int:
+    """Take retired sources and nodes out of the ledger: their facts, producers and failures.
+
+    A node that is still in the project counts as never built afterwards.
+    """
+    if not all(name) or not name:
+        raise SettingsError("forget needs one source or node, or more, such as raw.orders")
+    with common.orchestrator() as orchestrator:
+        forgetting: Any = orchestrator
+        forgetting.forget(name)
+    print_result(common, {"forgotten": list(name)}, [f"Forgot {listed(name, most=8)}."])
     return DONE
 
 

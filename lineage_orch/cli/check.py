@@ -81,9 +81,13 @@ def stub_sources(*, producers: Producers = None, common: Common = DEFAULTS) -> i
 def _read(common: Common, producers: Sequence[str] | None) -> Project:
     from lineage_orch.check.project import read_project
 
+    lineage = None
+    if common.parse:
+        with common.orchestrator(ledger="sqlite://") as orchestrator:
+            lineage = orchestrator.lineage
     # What dbt and the imported modules print is not the answer.
     with redirect_stdout(sys.stderr):
-        return read_project(common.settings(producers=tuple(producers) if producers else None))
+        return read_project(common.settings(producers=tuple(producers) if producers else None), lineage=lineage)
 
 
 def _parts(found: Sequence[Finding], errors: Sequence[Finding], project: Project) -> Parts:

@@ -45,6 +45,9 @@ class Common:
         str | None, Parameter(help="The ledger's SQLAlchemy url. Default: a SQLite file beside dbt_project.yml.")
     ] = None
     vars: Annotated[str | None, Parameter(help="dbt's --vars, as YAML or JSON.", allow_leading_hyphen=True)] = None
+    parse: Annotated[bool, Parameter(help="Parse the dbt project anew, however new its manifest is.", negative="")] = (
+        False
+    )
     json: Annotated[bool, Parameter(help="Print JSON for programs.", negative="")] = False
 
     def settings(self, **more: Any) -> LineageOrchSettings:
@@ -53,14 +56,26 @@ class Common:
 
         names = ("project_dir", "profiles_dir", "target", "manifest", "ledger", "vars")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return LineageOrchSettings(**given, **{name: value for name, value in more.items() if value is not None})
+        return LineageOrchSettings(**given | {name: value for name, value in more.items() if value is not None})
 
     @contextmanager
     def orchestrator(self, **more: Any) -> Iterator[Orchestrator]:
-        """Open the project; while it is open, what others print to stdout (dbt does) goes to stderr."""
+        """Open the project; while it is open, what others print to stdout (dbt does) goes to stderr.
+
+        Raises:
+            SettingsError: there is no project, or ``--parse`` is given although a manifest is to be used as it is.
+        """
         from lineage_orch.orchestrator import Orchestrator
 
         with redirect_stdout(sys.stderr), Orchestrator(self.settings(**more)) as orchestrator:
+            if self.parse:
+                if orchestrator.settings.manifest is not None:
+                    raise SettingsError(
+                        "--parse has dbt write the project's own manifest, and the setting manifest "
+                        f"({orchestrator.settings.place('manifest')}) names another to use as it is: leave out one"
+                    )
+                parsing: Any = orchestrator
+                parsing.parse()
             yield orchestrator
 
 

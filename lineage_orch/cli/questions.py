@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -18,12 +18,22 @@ if TYPE_CHECKING:
     from lineage_orch.settings import LineageOrchSettings
 
 
-def plan(*, common: Common = DEFAULTS) -> int:
+def plan(
+    *,
+    check_relations: Annotated[
+        bool,
+        Parameter(
+            help="Ask the warehouse too whether each table and view is still there, as a build does.", negative=""
+        ),
+    ] = False,
+    common: Common = DEFAULTS,
+) -> int:
     """Show what a build would do now (a dry run): what would build and for which sources, what is held and why."""
     from lineage_orch.reports import tables
 
     with common.orchestrator() as orchestrator:
-        plan = orchestrator.plan()
+        asked: Any = orchestrator
+        plan = asked.plan(check_relations=True) if check_relations else orchestrator.plan()
         names = names_in(orchestrator)
         data = tables.plan_to_dict(plan)
         parts = tables.plan_parts(plan, names, now(), orchestrator.settings.dbt_command)
@@ -91,14 +101,14 @@ def _sources_of(common: Common, places: list[str] | None) -> tuple[Lineage, dict
     """
     from lineage_orch.lineage import Lineage
 
-    if common.manifest is not None and common.ledger is None and places is None:
+    if common.manifest is not None and common.ledger is None and places is None and not common.parse:
         return Lineage.from_manifest(common.manifest), None
 
     from lineage_orch.dbt.project import DbtProject
 
     settings = common.settings(producers=places)
     project = DbtProject.find(settings)
-    lineage = _lineage_of(settings, project)
+    lineage = _lineage_of(common, settings, project)
     known: dict[str, list[str]] = {}
     # A question makes no ledger.
     if settings.ledger is not None or (project.state_dir / "ledger.db").exists():
@@ -110,19 +120,17 @@ def _sources_of(common: Common, places: list[str] | None) -> tuple[Lineage, dict
     return lineage, _add_found(known, lineage, settings.producers)
 
 
-def _lineage_of(settings: LineageOrchSettings, project: DbtProject) -> Lineage:
+def _lineage_of(common: Common, settings: LineageOrchSettings, project: DbtProject) -> Lineage:
     """Read the manifest; the orchestrator, and all that it brings, only if dbt must write it first or writes it now."""
     from lineage_orch.lineage import Lineage
 
-    if settings.manifest is not None:
-        return Lineage.from_manifest(settings.manifest)
-    with suppress(ManifestError):
-        if not project.manifest_is_stale():
-            return Lineage.from_manifest(project.manifest_path)
-
-    from lineage_orch.orchestrator import Orchestrator
-
-    with redirect_stdout(sys.stderr), Orchestrator(settings) as orchestrator:
+    if not common.parse:
+        if settings.manifest is not None:
+            return Lineage.from_manifest(settings.manifest)
+        with suppress(ManifestError):
+            if not project.manifest_is_stale():
+                return Lineage.from_manifest(project.manifest_path)
+    with common.orchestrator() as orchestrator:
         return orchestrator.lineage
 
 

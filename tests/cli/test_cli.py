@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ import pytest
 
 from lineage_orch.cli.app import main
 from lineage_orch.dbt.engine import OnResult, Outcome, Result
+from lineage_orch.ledger import Ledger, LedgerSnapshot
+from lineage_orch.ledger.snapshot import Failure
 from lineage_orch.lineage import Lineage
+from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.plan import plan_graph
 from tests.manifests import manifest, node, source
 
+NOW = datetime(2026, 10, 16, tzinfo=UTC)
 HOURLY = {"freshness": {"build_after": {"count": 1, "period": "hour"}}}
 MANIFEST = manifest(
     source("raw.orders"),
@@ -299,6 +304,48 @@ def test_adopt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Nothing is stale." in good(run("adopt"))
     assert "Nodes: 4 up to date." in good(run("status"))
     assert data(run("adopt", "--yes", "--json"))["nodes"] == 4
+
+
+def test_adopt_says_what_failed_and_forgives_it_by_name(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders, users = "model.shop.stg_orders", "model.shop.stg_users"
+    asked: list[dict[str, Any]] = []
+    failures = {each: Failure(1, NOW, NOW, 1, None, "no") for each in (orders, users)}
+    monkeypatch.setattr(Ledger, "snapshot", lambda *_, **__: LedgerSnapshot(failures=failures))
+    monkeypatch.setattr(Orchestrator, "adopt", lambda _, **options: asked.append(options) or 1)
+
+    code, out, err = run("adopt", "raw.orders", "--forgive-failed", "stg_orders", "--yes", "--json")
+    assert code == 0, err
+    assert asked == [{"select": ("raw.orders",), "forgive_failed": [orders]}]
+    assert "stay stale unless named with --forgive-failed: stg_users." in err
+    assert json.loads(out) == {"tick": 1, "nodes": 0, "stay_stale": ["stg_users"]}
+
+
+def test_forget(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(Orchestrator, "forget", lambda _, names: asked.append(tuple(names)), raising=False)
+    assert good(run("forget", "raw.orders", "mart")) == "Forgot raw.orders and mart.\n"
+    assert data(run("forget", "mart", "--json")) == {"forgotten": ["mart"]}
+    assert asked == [("raw.orders", "mart"), ("mart",)]
+    assert "forget needs one source or node" in error(run("forget"))
+
+
+def test_plan_asks_the_warehouse_where_it_is_told_to(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Orchestrator.plan
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(Orchestrator, "plan", lambda self, **options: asked.append(options) or plan(self))
+    good(run("plan", "--check-relations"))
+    assert asked == [{"check_relations": True}]
+
+
+def test_parse(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    parsed: list[Orchestrator] = []
+    monkeypatch.setattr(Orchestrator, "parse", lambda self: parsed.append(self), raising=False)
+    assert "names another to use as it is" in error(run("plan", "--parse"))
+    (project / "target").mkdir()
+    (project / "target" / "manifest.json").write_text(json.dumps(MANIFEST))
+    for command in ("plan", "status", "sources", "build", "check"):
+        assert main([command, "--parse"]) == 0, capsys.readouterr().err
+    assert len(parsed) == 5
 
 
 def test_adopt_without_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
