@@ -59,6 +59,13 @@ class Moment(NamedTuple):
     at: datetime
 
 
+class Holder(NamedTuple):
+    """Who took the build lock last, in words for people, and since when (UTC)."""
+
+    who: str
+    since: datetime
+
+
 @dataclass(frozen=True)
 class LedgerSnapshot:
     """The ledger of one scope at one instant of its logical clock.

@@ -2,88 +2,142 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from lineage_orch.errors import LedgerError
-from lineage_orch.ledger import sql
-from lineage_orch.ledger.reading import (
-    CLOCK,
-    EPOCH,
-    PRODUCERS,
-    Holder,
-    Select,
-    file_of,
-    read_clock,
-    read_file,
-    read_holder,
-    read_known_updates,
-    read_mark,
-    read_producers,
-    read_snapshot,
-    read_updates,
+from lineage_orch.ledger.database import Database
+from lineage_orch.ledger.lock import BuildLock
+from lineage_orch.ledger.schema import (
+    builds,
+    debts,
+    failures,
+    holders,
+    identities,
+    marks,
+    nodes,
+    producers,
+    runs,
+    scopes,
+    sources,
+    updates,
 )
-from lineage_orch.ledger.snapshot import LedgerSnapshot
+from lineage_orch.ledger.snapshot import Failure, Holder, LedgerSnapshot, Moment, NodeFact
 from lineage_orch.updates import SourceUpdate
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from lineage_orch.ledger.database import Database
-    from lineage_orch.ledger.lock import BuildLock
 
 T = TypeVar("T")
 
-_MICROSECOND = timedelta(microseconds=1)
 _PRUNE_EVERY = timedelta(days=1)
 # In the marks table, beside the marks of users.
-_PRUNED = "lineage_orch.pruned_at"
+_PRUNED = "lineage_orch.pruned"
 # How many of the newest updates are looked at for the names of producers.
 _PRODUCERS_OF = 10_000
+# How many ids go into one IN (...): far below the limits of the engines.
+_CHUNK = 1000
+# How many runs an object knows the random ids of; one is under way at a time.
+_RUNS_REMEMBERED = 100
+# What is kept of a failure's message, in characters: it is shown in one line.
+_MESSAGE = 2000
+
+_BUILD_COLUMNS = ("changed_tick", "built_at", "checksum", "identity", "seconds", "row_count")
+
+
+class _Scope:
+    """The clock of a ledger within one transaction; id 0: nothing was written to it yet."""
+
+    def __init__(self, connection: Connection, scope_id: int, tick: int) -> None:
+        self.connection = connection
+        self.id = scope_id
+        self.tick = tick
+
+    def next_tick(self) -> int:
+        """Take the next tick; whoever opened the transaction to write keeps it."""
+        self.tick += 1
+        return self.tick
+
+    def chunks(self, query: Select[Any], column: Column[Any], ids: Iterable[str] | None) -> Iterator[Row[Any]]:
+        """Yield the rows of a query for these ids in a column, some ids at a time; without a condition for None."""
+        if ids is None:
+            yield from self.connection.execute(query)
+            return
+        for some in _some(ids):
+            yield from self.connection.execute(query.where(column.in_(some)))
+
+    def delete(self, table: Table, column: Column[Any], ids: Iterable[str], *also: ColumnElement[bool]) -> set[str]:
+        """Delete the rows with these ids in a column; return the ids that had any."""
+        found: set[str] = set()
+        for some in _some(ids):
+            mine = and_(table.c.scope_id == self.id, column.in_(some), *also)
+            found.update(self.connection.execute(select(column).where(mine)).scalars())
+            self.connection.execute(delete(table).where(mine))
+        return found
 
 
 class Ledger:
-    """What was loaded and built in one dbt project and target, ordered by a logical clock of its own.
+    """What was loaded and built in one scope (dbt project, target and place), ordered by a clock of its own.
 
     Every method is one transaction: all of it is on the disk when it returns, or none of it ever is. Methods
     may be called from any thread and process. Constructing does no I/O; the first use creates what is missing.
+
+    A ledger with a place that finds facts of its project and target without a place, and none of its own, takes
+    them over with its first write: 0.1.0 knew no places.
 
     Args:
         url: ``sqlite:///folder/ledger.db`` (its folder is created), ``sqlite://`` (in memory, this object's
             own), or ``postgresql+psycopg://user:password@host/database``.
         project: The dbt project's name.
-        target: The dbt target's name. Each (project, target) has its own clock, facts and lock.
+        target: The dbt target's name.
+        place: Where the target builds, as ``database.schema``: two people whose targets have one name and two
+            schemas do not mark each other's nodes as built.
         keep_days: History older than this many days may be pruned; newest facts are kept for ever.
 
     Raises:
         LedgerUnavailableError: the url cannot be read, here; from every method, that the ledger cannot be
-            reached, read or written. The same object works again after the mend.
+            reached, read or written. The same object works again once that is repaired.
         LedgerSchemaError: from every method, that a newer release wrote the ledger.
         ValueError: an empty project or target, or a ``keep_days`` below 1.
     """
 
-    def __init__(self, url: str, *, project: str, target: str, keep_days: int = 90) -> None:
+    def __init__(self, url: str, *, project: str, target: str, place: str = "", keep_days: int = 90) -> None:
         if not project or not target:
             raise ValueError(f"a ledger needs a project and a target, got {project!r} and {target!r}")
         if keep_days < 1:
             raise ValueError(f"keep_days must be 1 or more, got {keep_days!r}")
         self.project = project
         self.target = target
+        self.place = place
         self.keep_days = keep_days
-        self._file = file_of(url)
-        self._url = url if self._file is None else f"sqlite:///{self._file}"
-        if self._file is None:
-            _ = self._database  # a url that cannot be read is told here
-        self._scope: dict[str, Any] = {"project": project, "target": target}
-        self._memory_lock = threading.Lock()
+        self._database = Database(url)
+        self._runs: dict[int, str] = {}
+        self._runs_mutex = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"Ledger({self._database.shown!r}, project={self.project!r}, target={self.target!r})"
+        place = f", place={self.place!r}" if self.place else ""
+        return f"Ledger({self._database.shown!r}, project={self.project!r}, target={self.target!r}{place})"
 
     def __enter__(self) -> Ledger:
         return self
@@ -93,13 +147,6 @@ class Ledger:
     ) -> None:
         self.close()
 
-    @cached_property
-    def _database(self) -> Database:
-        # SQLAlchemy is imported only where read_file is not enough.
-        from lineage_orch.ledger.database import Database
-
-        return Database(self._url)
-
     @property
     def url(self) -> str:
         """The url, with its password hidden."""
@@ -107,90 +154,200 @@ class Ledger:
 
     def close(self) -> None:
         """Close all connections; a later use opens them again. A ledger in memory is then empty."""
-        if "_database" in vars(self):
-            self._database.close()
+        self._database.close()
 
     # -- loads ----------------------------------------------------------------------------------------------
 
-    def record_updates(self, updates: Iterable[SourceUpdate], *, now: datetime | None = None) -> int:
+    def record_updates(
+        self, given: Iterable[SourceUpdate], *, now: datetime | None = None, baseline: bool = False
+    ) -> int:
         """Record loads, each at the next tick, in the order given: all of them or none.
 
         The same ``(source, update_id)`` twice, in one call or at any time later, is one update and keeps its
-        first tick and times.
+        first tick and times. A source that is no unique_id is kept as it was given, as ``snapshot.unresolved``
+        shows, until :meth:`resolve_names` says what it means: recording needs no manifest.
 
         Args:
-            updates: Loads whose ``source`` is a unique_id, as ``source.package.source_name.table``.
+            given: The loads.
             now: When they are recorded (aware); ``prune`` counts from it. Default: the clock on the wall.
+            baseline: They only declare what stands in the warehouse, and do not show that a source moves.
 
         Returns:
             The tick of the last update given (its first tick, if it was known); the clock's reading if none
             was given.
 
         Raises:
-            LedgerError: a source is no unique_id.
             ValueError: a time without time zone.
         """
-        recorded_at = _micros(_now(now), "now")
-        rows: list[dict[str, Any]] = [
+        recorded_at = _utc(now, "now")
+        rows = [
             {
-                "source": _source_id(update.source),
-                "update_id": update.update_id,
-                "loaded_at": _micros(update.loaded_at, f"loaded_at of the update of {update.source!r}"),
+                "source": each.source,
+                "update_id": each.update_id,
+                "loaded_at": _utc(each.loaded_at, f"loaded_at of the update of {each.source!r}"),
                 "recorded_at": recorded_at,
-                "flow_run_id": update.flow_run_id,
-                "producer": update.producer,
+                "flow_run_id": each.flow_run_id,
+                "producer": each.producer,
+                "given": None if _is_source(each.source) else each.source,
+                "baseline": baseline,
             }
-            for update in updates
+            for each in given
         ]
         if not rows:
-            return self._read(lambda _, __, tick: tick)
-        with self._write(ticks=len(rows)) as (connection, clock, reserved):
-            tick = last = reserved - len(rows)
-            newest: dict[str, int] = {}
-            for row in rows:
-                row |= {"clock": clock, "tick": tick + 1}
-                if self._database.run(connection, sql.ADD_UPDATE, row).rowcount:
-                    last = tick = tick + 1
-                    newest[row["source"]] = tick
-                else:
-                    known = {"clock": clock, "source": row["source"], "update_id": row["update_id"]}
-                    last = int(self._database.run(connection, sql.TICK_OF_UPDATE, known).fetchone()[0])
-            for source, at in newest.items():
-                self._database.run(connection, sql.SET_SOURCE, {"clock": clock, "source": source, "tick": at})
-            if tick != reserved:
-                # Duplicates take no tick; nobody saw the clock meanwhile.
-                self._database.run(connection, sql.SET_CLOCK, {"clock": clock, "tick": tick})
-            return last
+            return self._read(lambda scope: scope.tick)
+        with self._write() as scope:
+            return self._add_updates(scope, rows)
 
-    def register_producers(self, sources: Iterable[str]) -> None:
-        """Note that something loads these sources (unique_ids), so that they count as moving.
+    def _add_updates(self, scope: _Scope, rows: Sequence[dict[str, Any]]) -> int:
+        """Add updates at the next ticks, but those that are known; return the tick of the last."""
+        known = {
+            (row.update_id, row.source): row.tick
+            for row in scope.chunks(
+                select(updates.c.update_id, updates.c.source, updates.c.tick).where(updates.c.scope_id == scope.id),
+                updates.c.update_id,
+                {row["update_id"] for row in rows},
+            )
+        }
+        last = scope.tick
+        added: list[dict[str, Any]] = []
+        for row in rows:
+            key = (row["update_id"], row["source"])
+            if key not in known:
+                known[key] = scope.next_tick()
+                added.append({"scope_id": scope.id, "tick": known[key], **row})
+            last = known[key]
+        if not added:
+            return last
+        scope.connection.execute(insert(updates), added)
+        moving = {row["source"] for row in added if not row["baseline"]}
+        newest = {
+            row["source"]: {name: row[name] for name in ("scope_id", "source", "tick", "loaded_at")}
+            | {"baseline": row["source"] not in moving}
+            for row in added
+        }
+        for moves, columns in ((True, ("tick", "loaded_at", "baseline")), (False, ("tick", "loaded_at"))):
+            # A baseline does not make a source rest that moved before.
+            some = [row for source, row in newest.items() if (source in moving) is moves]
+            self._upsert(scope, sources, some, *columns)
+        return last
+
+    def resolve_names(self, meanings: Mapping[str, Sequence[str]], *, now: datetime | None = None) -> None:
+        """Say which sources a name means under which updates were recorded: they become updates of these.
+
+        Each takes a tick of its own and keeps its times; one whose ``(source, update_id)`` is known already is
+        dropped. The name is then no longer in ``snapshot.unresolved``, and an update under it and a known
+        update_id, that comes once more, is still the one that was.
+
+        Args:
+            meanings: Name, as it was given, to unique_ids of sources; an empty list leaves the name as it is.
+            now: When this happens (aware). Default: the clock on the wall.
+
+        Raises:
+            LedgerError: a meaning is no unique_id of a source.
+        """
+        recorded_at = _utc(now, "now")
+        wanted = {name: list(dict.fromkeys(meaning)) for name, meaning in meanings.items() if meaning}
+        for name, meaning in wanted.items():
+            for source in meaning:
+                if not _is_source(source):
+                    raise LedgerError(
+                        f"{name!r} cannot mean {source!r}, which is no unique_id of a source "
+                        "(source.package.source_name.table)"
+                    )
+        wanted = {name: meaning for name, meaning in wanted.items() if not _is_source(name)}
+        if not wanted:
+            return
+        columns = [
+            each.name for each in updates.c if each.name not in ("scope_id", "tick", "recorded_at", "resolved_tick")
+        ]
+        with self._write() as scope:
+            waiting = and_(updates.c.scope_id == scope.id, updates.c.resolved_tick.is_(None))
+            rows = sorted(
+                scope.chunks(
+                    select(updates.c.tick, *(updates.c[name] for name in columns)).where(waiting),
+                    updates.c.source,
+                    wanted,
+                ),
+                key=lambda row: row.tick,
+            )
+            self._add_updates(
+                scope,
+                [
+                    {name: getattr(row, name) for name in columns} | {"source": source, "recorded_at": recorded_at}
+                    for row in rows
+                    for source in wanted[row.source]
+                ],
+            )
+            for some in _some(wanted):
+                scope.connection.execute(
+                    update(updates).where(waiting, updates.c.source.in_(some)).values(resolved_tick=scope.tick)
+                )
+            scope.delete(sources, sources.c.source, wanted)
+
+    def register_producers(self, names: Iterable[str]) -> None:
+        """Note that something loads these sources, so that they count as moving.
 
         Known ones change nothing and cost one read.
 
-        Raises:
-            LedgerError: a source is no unique_id.
+        Args:
+            names: unique_ids of sources; or wildcards, templates and other names, which are kept as given
+                (``snapshot.producer_patterns``).
         """
-        wanted = {_source_id(source) for source in sources}
+        wanted = set(names)
         if not wanted:
             return
-        wanted -= self._read(
-            lambda select, clock, _: {row[0] for row in select(PRODUCERS, {"clock": clock})},
-        )
+        wanted -= self._read(lambda scope: set(scope.connection.execute(_names_of_producers(scope.id)).scalars()))
         if wanted:
-            with self._write() as (connection, clock, _):
-                rows = [{"clock": clock, "source": each} for each in sorted(wanted)]
-                self._database.run(connection, sql.ADD_PRODUCER, rows)
+            with self._write() as scope:
+                scope.connection.execute(
+                    self._database.backend.insert_new(producers),
+                    [{"scope_id": scope.id, "source": each} for each in sorted(wanted)],
+                )
 
     def producers(self) -> dict[str, list[str]]:
         """Return the sources that have a producer, with the names of those that loaded them of late, newest first.
 
-        A producer that was registered and never loaded has no name here.
+        A producer that was registered and never loaded has no name here. What is no unique_id stands as given.
         """
-        return self._read(lambda select, clock, _: read_producers(select, clock, _PRODUCERS_OF))
+
+        def question(scope: _Scope) -> dict[str, list[str]]:
+            registered = scope.connection.execute(_names_of_producers(scope.id)).scalars()
+            found: dict[str, list[str]] = {each: [] for each in sorted(registered)}
+            recent = (
+                select(updates.c.source, updates.c.producer, updates.c.tick)
+                .where(updates.c.scope_id == scope.id, updates.c.resolved_tick.is_(None))
+                .order_by(updates.c.tick.desc())
+                .limit(_PRODUCERS_OF)
+                .subquery()
+            )
+            for source, producer in scope.connection.execute(
+                select(recent.c.source, recent.c.producer)
+                .where(recent.c.producer.is_not(None))
+                .group_by(recent.c.source, recent.c.producer)
+                .order_by(func.max(recent.c.tick).desc())
+            ):
+                found.setdefault(source, []).append(producer)
+            return found
+
+        return self._read(question)
 
     def updates_since(self, tick: int, *, limit: int = 100) -> list[tuple[int, SourceUpdate]]:
-        """Return up to ``limit`` updates with a higher tick than this, newest first, each with its tick."""
-        return self._read(lambda select, clock, _: read_updates(select, clock, tick, limit))
+        """Return up to ``limit`` updates with a higher tick than this, newest first, each with its tick.
+
+        One whose name was resolved since stands under its sources, at their ticks.
+        """
+
+        def question(scope: _Scope) -> list[tuple[int, SourceUpdate]]:
+            columns = (updates.c[name] for name in ("source", "update_id", "loaded_at", "flow_run_id", "producer"))
+            rows = scope.connection.execute(
+                select(updates.c.tick, *columns)
+                .where(updates.c.scope_id == scope.id, updates.c.tick > tick, updates.c.resolved_tick.is_(None))
+                .order_by(updates.c.tick.desc())
+                .limit(limit)
+            )
+            return [(at, SourceUpdate(*rest)) for at, *rest in rows]
+
+        return self._read(question)
 
     def recent_updates(self, limit: int = 20) -> list[tuple[int, SourceUpdate]]:
         """Return the last ``limit`` updates that are still kept, newest first, each with its tick."""
@@ -198,41 +355,57 @@ class Ledger:
 
     def known_updates(self, update_ids: Iterable[str]) -> frozenset[str]:
         """Return those of these ids under which an update is kept, of any source."""
-        wanted = frozenset(update_ids)
-        return self._read(lambda select, clock, _: read_known_updates(select, clock, wanted))
+        query = select(updates.c.update_id).distinct()
+
+        def question(scope: _Scope) -> frozenset[str]:
+            mine = query.where(updates.c.scope_id == scope.id)
+            return frozenset(row.update_id for row in scope.chunks(mine, updates.c.update_id, update_ids))
+
+        return self._read(question)
 
     # -- builds ---------------------------------------------------------------------------------------------
 
     def begin_build(
-        self, *, now: datetime | None = None, history_of: Collection[str] | None = None
+        self, *, now: datetime | None = None, history_of: Collection[str] | None = None, who: str | None = None
     ) -> tuple[int, LedgerSnapshot]:
-        """Take the next tick for a build run, and the ledger as it is at that tick.
+        """Take the next tick for a run of builds, and the ledger as it is at that tick.
 
-        The snapshot holds every update with a lower tick and none with a higher one: what lands later stays
-        owed. Once a day this also prunes.
+        The snapshot holds every update with a lower tick and none with a higher one: what lands later makes
+        nodes stale again. A random id of the run is written beside the tick, and this object shows it when it
+        records at that tick; another one must be given it (``snapshot.run_id``). Once a day this also prunes.
 
         Args:
-            now: Decides only whether to prune, and what. Default: the clock on the wall.
+            now: When it begins (aware); decides whether to prune, and what. Default: the clock on the wall.
             history_of: See :meth:`snapshot`.
+            who: Names the run for people.
 
         Returns:
             ``(R, snapshot)`` with ``snapshot.tick == R``; record what was built well at R.
         """
-        moment = _now(now)
-        at = _micros(moment, "now")
-        with self._write(ticks=1) as (connection, clock, tick):
-            pruned = read_mark(self._selecting(connection), clock, _PRUNED)
-            if pruned is None or at - int(pruned) >= _PRUNE_EVERY // _MICROSECOND:
-                self._prune(connection, clock, moment)
-            return tick, read_snapshot(self._selecting(connection), clock, tick, history_of)
+        moment = _utc(now, "now")
+        run_id = uuid.uuid4().hex
+        with self._write() as scope:
+            pruned = _mark(scope, _PRUNED)
+            if pruned is None or moment - datetime.fromisoformat(pruned) >= _PRUNE_EVERY:
+                self._prune(scope, moment)
+            tick = scope.next_tick()
+            row = {"scope_id": scope.id, "tick": tick, "run_id": run_id, "begun_at": moment, "who": who}
+            scope.connection.execute(insert(runs), [row])
+            snapshot = _snapshot(scope, history_of, run_id)
+        with self._runs_mutex:
+            self._runs[tick] = run_id
+            while len(self._runs) > _RUNS_REMEMBERED:
+                del self._runs[next(iter(self._runs))]
+        return tick, snapshot
 
     def snapshot(self, *, history_of: Collection[str] | None = None) -> LedgerSnapshot:
         """Return the ledger at one instant; the clock does not move.
 
         Args:
-            history_of: The source and node ids whose history to load; ``None`` loads all that is kept.
+            history_of: The source and node ids whose history to load; ``None`` loads all that is kept, ``()``
+                reads newest facts alone, however long the history is.
         """
-        return self._read(lambda select, clock, tick: read_snapshot(select, clock, tick, history_of))
+        return self._read(lambda scope: _snapshot(scope, history_of, None))
 
     def record_built(
         self,
@@ -240,77 +413,358 @@ class Ledger:
         node_ids: Iterable[str],
         *,
         built_at: datetime,
+        identities: Mapping[str, Mapping[str, str]] | None = None,
         checksums: Mapping[str, str] | None = None,
+        unchanged: Collection[str] = (),
+        seconds: Mapping[str, float] | None = None,
+        rows: Mapping[str, int] | None = None,
+        run_id: str | None = None,
     ) -> None:
         """Record nodes that were built well in the run of this tick.
 
-        A node's tick never falls: if a later run recorded it already, this one goes into the history only.
+        A node's tick never falls: if a later run recorded it already, this one goes into the history only. Its
+        failures are over, and what was asked for until this run is done.
 
         Args:
             tick: The R of :meth:`begin_build`.
             node_ids: unique_ids of models, snapshots and seeds.
             built_at: When they were done (aware).
-            checksums: Node id to the checksum of the code it ran; ``None`` is stored for the others.
+            identities: Node to the parts of what it was built from; not known for the others.
+            checksums: Node to the checksum of its file, as 0.1.0 kept it.
+            unchanged: Those that came out as they were: they are built, and nothing below them is stale for it.
+            seconds: Node to how long it took.
+            rows: Node to how many rows it wrote.
+            run_id: The id of the run, if another object began it.
 
         Raises:
-            LedgerError: the clock never gave out this tick; a higher one would hide updates to come.
+            LedgerError: this ledger knows no such run: it began in a history that is lost (the ledger was
+                restored, replaced, or is a replica that is behind). A tick of it would hide updates to come.
             ValueError: ``built_at`` has no time zone.
         """
-        if isinstance(node_ids, str):
-            raise TypeError(f"node_ids must be a list of ids, got the one string {node_ids!r}")
-        at = _micros(built_at, "built_at")
-        known = checksums or {}
-        nodes = sorted(set(node_ids))
-        if not nodes:
+        names = _list_of(node_ids)
+        at = _utc(built_at, "built_at")
+        if not names:
             return
-        with self._write() as (connection, clock, now):
-            if not 1 <= tick <= now:
-                raise LedgerError(
-                    f"the ledger {self.url} never gave out tick {tick} for {self.project}/{self.target} (its "
-                    f"clock is at {now}): use the tick of begin_build; if the ledger was deleted or replaced "
-                    "while the build ran, build again"
+        with self._write() as scope:
+            self._check_run(scope, tick, run_id)
+            digests = self._keep_identities(scope, identities or {})
+            earlier = {
+                row.node: row.changed_tick
+                for row in scope.chunks(
+                    select(builds.c.node, func.max(builds.c.changed_tick).label("changed_tick"))
+                    .where(builds.c.scope_id == scope.id, builds.c.tick < tick)
+                    .group_by(builds.c.node),
+                    builds.c.node,
+                    set(names) & set(unchanged),
                 )
-            rows = [
-                {"clock": clock, "node": node, "tick": tick, "built_at": at, "checksum": known.get(node)}
-                for node in nodes
+            }
+            done = [
+                {
+                    "scope_id": scope.id,
+                    "node": node,
+                    "tick": tick,
+                    "changed_tick": earlier.get(node, tick),
+                    "built_at": at,
+                    "checksum": (checksums or {}).get(node),
+                    "identity": digests.get(node),
+                    "seconds": (seconds or {}).get(node),
+                    "row_count": (rows or {}).get(node),
+                }
+                for node in names
             ]
-            self._database.run(connection, sql.ADD_BUILD, rows)
-            self._database.run(connection, sql.SET_NODE, rows)
+            self._upsert(scope, builds, done, *_BUILD_COLUMNS)
+            later = {
+                row.node: row
+                for row in scope.chunks(
+                    select(nodes).where(nodes.c.scope_id == scope.id, nodes.c.tick > tick), nodes.c.node, names
+                )
+            }
+            newest = [row for row in done if row["node"] not in later]
+            for row in done:
+                if (fact := later.get(row["node"])) is not None and row["changed_tick"] > fact.changed_tick:
+                    # The later run found it unchanged since before this one.
+                    newest.append({**fact._mapping, "changed_tick": row["changed_tick"]})
+            self._upsert(scope, nodes, newest, "tick", *_BUILD_COLUMNS)
+            scope.delete(debts, debts.c.node, names, debts.c.tick <= tick)
+            for some in _some(names):
+                scope.connection.execute(
+                    update(failures)
+                    .where(failures.c.scope_id == scope.id, failures.c.node.in_(some), failures.c.tick <= tick)
+                    .where(failures.c.cleared_tick.is_(None))
+                    .values(cleared_tick=tick)
+                )
+
+    def take_back(self, tick: int, node_ids: Iterable[str], *, run_id: str | None = None) -> None:
+        """Take back what was recorded at this tick and proved bad later in the run.
+
+        The nodes are as they were before that build, failures included, and a debt at this tick says that they
+        are to be built. A node that was not recorded at this tick stays as it is.
+
+        Args:
+            tick: The R of :meth:`begin_build`.
+            node_ids: unique_ids of models, snapshots and seeds.
+            run_id: The id of the run, if another object began it.
+
+        Raises:
+            LedgerError: this ledger knows no such run.
+        """
+        names = _list_of(node_ids)
+        if not names:
+            return
+        with self._write() as scope:
+            self._check_run(scope, tick, run_id)
+            wrong = sorted(scope.delete(builds, builds.c.node, names, builds.c.tick == tick))
+            scope.delete(nodes, nodes.c.node, wrong, nodes.c.tick == tick)
+            latest = (
+                select(builds.c.node, func.max(builds.c.tick).label("tick"))
+                .where(builds.c.scope_id == scope.id)
+                .group_by(builds.c.node)
+                .subquery()
+            )
+            before = list(
+                scope.chunks(
+                    select(builds)
+                    .join(latest, and_(builds.c.node == latest.c.node, builds.c.tick == latest.c.tick))
+                    .where(builds.c.scope_id == scope.id),
+                    builds.c.node,
+                    wrong,
+                )
+            )
+            self._upsert(scope, nodes, [dict(row._mapping) for row in before], "tick", *_BUILD_COLUMNS)
+            self._add_debts(scope, wrong, tick, "what was built did not hold")
+            for some in _some(wrong):
+                scope.connection.execute(
+                    update(failures)
+                    .where(failures.c.scope_id == scope.id, failures.c.node.in_(some))
+                    .where(failures.c.cleared_tick == tick)
+                    .values(cleared_tick=None)
+                )
+
+    def record_failed(
+        self,
+        tick: int,
+        messages: Mapping[str, str],
+        *,
+        failed_at: datetime,
+        identities: Mapping[str, Mapping[str, str]] | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        """Count one more failure in a row of each of these nodes; one run counts once.
+
+        Args:
+            tick: The R of :meth:`begin_build`.
+            messages: Node to what went wrong, as dbt said it.
+            failed_at: When (aware).
+            identities: Node to the parts of what it was built from.
+            run_id: The id of the run, if another object began it.
+
+        Raises:
+            LedgerError: this ledger knows no such run.
+            ValueError: ``failed_at`` has no time zone.
+        """
+        at = _utc(failed_at, "failed_at")
+        if not messages:
+            return
+        with self._write() as scope:
+            self._check_run(scope, tick, run_id)
+            digests = self._keep_identities(scope, identities or {})
+            before = {
+                row.node: row
+                for row in scope.chunks(
+                    select(failures).where(failures.c.scope_id == scope.id), failures.c.node, messages
+                )
+            }
+            rows = []
+            for node, message in sorted(messages.items()):
+                row = {
+                    "scope_id": scope.id,
+                    "node": node,
+                    "times": 1,
+                    "since": at,
+                    "last_at": at,
+                    "tick": tick,
+                    "identity": digests.get(node),
+                    "message": message[:_MESSAGE],
+                    "cleared_tick": None,
+                }
+                known = before.get(node)
+                if known is not None and known.cleared_tick in (None, tick):
+                    if known.tick > tick:
+                        continue  # a later run knows better
+                    row |= {"times": known.times + (known.tick != tick), "since": known.since}
+                rows.append(row)
+            changing = ("times", "since", "last_at", "tick", "identity", "message", "cleared_tick")
+            self._upsert(scope, failures, rows, *changing)
+
+    def take_identities(self, parts: Mapping[str, Mapping[str, str]]) -> None:
+        """Give the last good builds of 0.1.0, which knew no identities, theirs: nothing is built for it.
+
+        Args:
+            parts: Node to the parts of its identity; a node that has an identity, or was never built, stays as
+                it is.
+        """
+        if not parts:
+            return
+        with self._write() as scope:
+            unknown = {
+                row.node: row.tick
+                for row in scope.chunks(
+                    select(nodes.c.node, nodes.c.tick).where(nodes.c.scope_id == scope.id, nodes.c.identity.is_(None)),
+                    nodes.c.node,
+                    parts,
+                )
+            }
+            digests = self._keep_identities(scope, {node: parts[node] for node in sorted(unknown)})
+            rows = [{"its": node, "at": tick, "digest": digests[node]} for node, tick in unknown.items()]
+            for table in (nodes, builds):
+                if rows:
+                    scope.connection.execute(
+                        update(table)
+                        .where(table.c.scope_id == scope.id, table.c.node == bindparam("its"))
+                        .where(table.c.tick == bindparam("at"))
+                        .values(identity=bindparam("digest")),
+                        rows,
+                    )
+
+    def identity_parts(self, node_id: str) -> Mapping[str, str] | None:
+        """Return the parts of a node's identity at its last good build; ``None`` if they are not known."""
+
+        def question(scope: _Scope) -> Mapping[str, str] | None:
+            found = scope.connection.execute(
+                select(identities.c.parts)
+                .join(nodes, and_(nodes.c.scope_id == identities.c.scope_id, nodes.c.identity == identities.c.digest))
+                .where(nodes.c.scope_id == scope.id, nodes.c.node == node_id)
+            ).scalar()
+            return None if found is None else dict(json.loads(found))
+
+        return self._read(question)
+
+    def ask_for(self, node_ids: Iterable[str], *, reason: str) -> int:
+        """Ask for nodes to be built, whatever else is known of them; due until a later run built them.
+
+        Args:
+            node_ids: unique_ids of models, snapshots and seeds.
+            reason: Why, in words for people.
+
+        Returns:
+            The tick at which they were asked for; the clock's reading if none was given.
+        """
+        names = _list_of(node_ids)
+        if not names:
+            return self._read(lambda scope: scope.tick)
+        with self._write() as scope:
+            tick = scope.next_tick()
+            self._add_debts(scope, names, tick, reason)
+            return tick
+
+    def clear_failures(self, node_ids: Iterable[str]) -> None:
+        """Forget that these nodes failed, so that they are tried again at once."""
+        names = _list_of(node_ids)
+        if names:
+            with self._write() as scope:
+                scope.delete(failures, failures.c.node, names)
+
+    def forget(self, names: Iterable[str]) -> frozenset[str]:
+        """Forget what is known of sources, of names as they were given, and of nodes: they are no more.
+
+        The history of loads stays, so that a load that is reported once more is not new.
+
+        Returns:
+            Those of them of which anything was known.
+        """
+        wanted = _list_of(names)
+        if not wanted:
+            return frozenset()
+        with self._write() as scope:
+            found: set[str] = set()
+            for table, column in (
+                (sources, sources.c.source),
+                (producers, producers.c.source),
+                (nodes, nodes.c.node),
+                (builds, builds.c.node),
+                (debts, debts.c.node),
+                (failures, failures.c.node),
+            ):
+                found |= scope.delete(table, column, wanted)
+            for some in _some(wanted):
+                scope.connection.execute(
+                    update(updates)
+                    .where(updates.c.scope_id == scope.id, updates.c.source.in_(some))
+                    .where(updates.c.given == updates.c.source, updates.c.resolved_tick.is_(None))
+                    .values(resolved_tick=scope.tick)
+                )
+            return frozenset(found)
 
     def prune(self, *, now: datetime) -> int:
         """Remove updates and builds older than ``keep_days`` before ``now``; return how many.
 
-        The newest update of a source and the newest build of a node always stay. A pruned ``update_id`` that
-        comes once more is a new update: one build too many, never one too few.
+        The newest update of a source stays, and so does, of a node, the build that was its last good one
+        ``keep_days`` ago. A pruned ``update_id`` that comes once more is a new update: one build too many, never
+        one too few.
         """
-        with self._write() as (connection, clock, _):
-            return self._prune(connection, clock, now)
+        moment = _utc(now, "now")
+        with self._write() as scope:
+            return self._prune(scope, moment)
 
-    def _prune(self, connection: Connection, clock: int, now: datetime) -> int:
-        before = {"clock": clock, "before": _micros(now - timedelta(days=self.keep_days), "now")}
-        removed = sum(
-            self._database.run(connection, each, before).rowcount for each in (sql.PRUNE_UPDATES, sql.PRUNE_BUILDS)
-        )
-        mark = {"clock": clock, "name": _PRUNED, "value": str(_micros(now, "now"))}
-        self._database.run(connection, sql.SET_MARK, mark)
+    def _prune(self, scope: _Scope, now: datetime) -> int:
+        before = now - timedelta(days=self.keep_days)
+        later = builds.alias("later")
+        removed = 0
+        for table, old in (
+            (
+                updates,
+                and_(
+                    updates.c.recorded_at < before,
+                    updates.c.tick.not_in(select(sources.c.tick).where(sources.c.scope_id == scope.id)),
+                ),
+            ),
+            (
+                builds,
+                and_(
+                    builds.c.built_at < before,
+                    exists().where(
+                        later.c.scope_id == scope.id,
+                        later.c.node == builds.c.node,
+                        later.c.tick > builds.c.tick,
+                        later.c.built_at < before,
+                    ),
+                ),
+            ),
+        ):
+            removed += scope.connection.execute(delete(table).where(table.c.scope_id == scope.id, old)).rowcount
+        named = [
+            select(table.c.identity).where(table.c.scope_id == scope.id, table.c.identity.is_not(None))
+            for table in (nodes, builds, failures)
+        ]
+        for table, old in (
+            (runs, runs.c.begun_at < before),
+            (failures, and_(failures.c.cleared_tick.is_not(None), failures.c.last_at < before)),
+            (identities, and_(*(identities.c.digest.not_in(each) for each in named))),
+        ):
+            scope.connection.execute(delete(table).where(table.c.scope_id == scope.id, old))
+        self._set_mark(scope, _PRUNED, now.isoformat())
         return removed
 
     # -- marks ----------------------------------------------------------------------------------------------
 
     def mark(self, name: str) -> str | None:
-        """Return the value of a mark of this (project, target), such as a watermark; ``None`` if never set."""
-        return self._read(lambda select, clock, _: read_mark(select, clock, name))
+        """Return the value of a mark of this scope, such as a watermark; ``None`` if never set."""
+        return self._read(lambda scope: _mark(scope, name))
 
     def set_mark(self, name: str, value: str) -> None:
-        """Set a mark of this (project, target)."""
-        with self._write() as (connection, clock, _):
-            self._database.run(connection, sql.SET_MARK, {"clock": clock, "name": name, "value": value})
+        """Set a mark of this scope."""
+        with self._write() as scope:
+            self._set_mark(scope, name, value)
+
+    def _set_mark(self, scope: _Scope, name: str, value: str) -> None:
+        row = {"scope_id": scope.id, "name": name, "value": value}
+        scope.connection.execute(self._database.backend.upsert(marks, "value"), [row])
 
     # -- the build lock -------------------------------------------------------------------------------------
 
     @contextmanager
     def build_lock(self, who: str) -> Iterator[BuildLock]:
-        """Hold the one build lock of this (project, target), or find at once that another has it.
+        """Hold the one build lock of this scope, or find at once that another has it.
 
         ::
 
@@ -319,7 +773,8 @@ class Ledger:
                     print("taken by", ledger.holder())
                     return
                 ...
-                held.check()  # in a long build, now and then
+                held.check_now_and_then()  # before each record
+                held.check()  # before each round
 
         Processes, threads and Ledger objects all exclude each other; the same thread does not get it twice.
         When its holder dies, however that happens, the lock is free. In memory, it is this object's own.
@@ -327,21 +782,19 @@ class Ledger:
         Args:
             who: Names the holder for people that find it taken.
         """
-        from lineage_orch.ledger.lock import BuildLock, take_lock
-
-        held = BuildLock(take_lock(self._database, self._lock_scope(), self._memory_lock))
+        held = BuildLock(self._database.take_lock(self._lock_scope()))
         try:
             if held:
-                with self._write() as (connection, clock, _):
-                    since = _micros(datetime.now(UTC), "since")
-                    self._database.run(connection, sql.SET_HOLDER, {"clock": clock, "who": who, "since": since})
+                with self._write() as scope:
+                    row = {"scope_id": scope.id, "who": who, "since": datetime.now(UTC)}
+                    self._upsert(scope, holders, [row], "who", "since")
             yield held
         finally:
             if held:
                 try:
                     # A name that stays behind does no harm: it is read only when the lock is taken.
-                    with suppress(LedgerError), self._write() as (connection, clock, _):
-                        self._database.run(connection, sql.DROP_HOLDER, {"clock": clock})
+                    with suppress(LedgerError), self._write() as scope:
+                        scope.connection.execute(delete(holders).where(holders.c.scope_id == scope.id))
                 finally:
                     held.release()
 
@@ -350,69 +803,201 @@ class Ledger:
 
         Ask it after the lock was found taken: a holder that was killed is still named here.
         """
-        return self._read(lambda select, clock, _: read_holder(select, clock))
+
+        def question(scope: _Scope) -> Holder | None:
+            query = select(holders.c.who, holders.c.since).where(holders.c.scope_id == scope.id)
+            row = scope.connection.execute(query).first()
+            return None if row is None else Holder(row.who, row.since)
+
+        return self._read(question)
 
     def _lock_scope(self) -> str:
         # Lengths keep ("a", "b.c") and ("a.b", "c") apart.
-        return f"lineage_orch {len(self.project)} {self.project} {self.target}"
+        parts = (self.project, self.target, *([self.place] if self.place else []))
+        return "lineage_orch " + " ".join(f"{len(each)} {each}" for each in parts)
 
     # -- the clock ------------------------------------------------------------------------------------------
 
-    def _read(self, question: Callable[[Select, int, int], T]) -> T:
-        """Ask ``question(select, clock id, tick)`` in one read transaction of this scope."""
+    def _clock(self, place: str) -> ColumnElement[bool]:
+        return and_(scopes.c.project == self.project, scopes.c.target == self.target, scopes.c.place == place)
 
-        def work(select: Select) -> T:
-            return question(select, *read_clock(select, self._scope))
-
-        # A ledger that was written to, or that the short way could not read, has its connections open.
-        if self._file is not None and "_database" not in vars(self):
-            answer = read_file(self._file, work)
-            if answer is not None:
-                return answer[0]
+    def _read(self, question: Callable[[_Scope], T]) -> T:
+        """Ask about this scope in one read transaction."""
+        query = select(scopes.c.id, scopes.c.tick)
         with self._database.read() as connection:
-            return work(self._selecting(connection))
-
-    def _selecting(self, connection: Connection) -> Select:
-        return lambda statement, values: self._database.run(connection, statement, dict(values)).fetchall()
+            row = connection.execute(query.where(self._clock(self.place))).first()
+            if row is None and self.place:
+                # The facts that the first write will take over.
+                row = connection.execute(query.where(self._clock(""))).first()
+            return question(_Scope(connection, *(row or (0, 0))))
 
     @contextmanager
-    def _write(self, *, ticks: int = 0) -> Iterator[tuple[Connection, int, int]]:
-        """One write transaction of this scope, taking so many ticks: (connection, clock id, the last tick).
+    def _write(self) -> Iterator[_Scope]:
+        """One write transaction of this scope.
 
-        Every writer locks the clock's row first, so the writes of one scope run one after the other: ticks
-        come in commit order, ``begin_build`` reads one state, and no two writers can deadlock.
+        Every writer locks the clock's row first, until it commits, so the writes of one scope run one after the
+        other: ticks come in commit order, ``begin_build`` reads one state, and no two writers can deadlock.
         """
-        if ticks:
-            lock, scope = sql.ADVANCE_CLOCK, self._scope | {"count": ticks}
-        else:
-            # BEGIN IMMEDIATE locked the whole file on SQLite, which has no FOR UPDATE.
-            lock, scope = (CLOCK if self._database.is_sqlite else sql.LOCK_CLOCK), self._scope
+        lock = select(scopes.c.id, scopes.c.tick).where(self._clock(self.place)).with_for_update()
         with self._database.write() as connection:
-            row = self._database.run(connection, lock, scope).fetchone()
+            row = connection.execute(lock).first()
             if row is None:
-                self._database.run(connection, sql.NEW_CLOCK, self._scope)
-                row = self._database.run(connection, lock, scope).fetchone()
-            yield connection, row[0], row[1]
+                if self.place:
+                    connection.execute(update(scopes).where(self._clock("")).values(place=self.place))
+                new = {"project": self.project, "target": self.target, "place": self.place, "tick": 0}
+                connection.execute(self._database.backend.insert_new(scopes), [new])
+                row = connection.execute(lock).one()
+            scope = _Scope(connection, row.id, row.tick)
+            yield scope
+            if scope.tick != row.tick:
+                connection.execute(update(scopes).where(scopes.c.id == row.id).values(tick=scope.tick))
 
+    def _upsert(self, scope: _Scope, table: Table, rows: Sequence[Mapping[str, Any]], *columns: str) -> None:
+        """Insert rows, or set these columns of those that are there."""
+        if rows:
+            scope.connection.execute(self._database.backend.upsert(table, *columns), rows)
 
-def _source_id(name: str) -> str:
-    if not name.startswith("source."):
+    def _add_debts(self, scope: _Scope, names: Sequence[str], tick: int, reason: str) -> None:
+        """Note that these nodes were asked for at a tick; one that was asked for later stays as it is."""
+        scope.delete(debts, debts.c.node, names, debts.c.tick <= tick)
+        rows = [{"scope_id": scope.id, "node": node, "tick": tick, "reason": reason} for node in names]
+        if rows:
+            scope.connection.execute(self._database.backend.insert_new(debts), rows)
+
+    def _keep_identities(self, scope: _Scope, parts: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+        """Keep the parts of identities; return node to digest."""
+        digests: dict[str, str] = {}
+        rows: dict[str, dict[str, Any]] = {}
+        for node, of_node in parts.items():
+            digest = digests[node] = digest_of(of_node)
+            written = json.dumps(dict(of_node), sort_keys=True, separators=(",", ":"))
+            rows[digest] = {"scope_id": scope.id, "digest": digest, "parts": written}
+        if rows:
+            scope.connection.execute(self._database.backend.insert_new(identities), list(rows.values()))
+        return digests
+
+    def _check_run(self, scope: _Scope, tick: int, run_id: str | None) -> None:
+        """Make sure that the run that took this tick took it in this history of the ledger."""
+        query = select(runs.c.run_id).where(runs.c.scope_id == scope.id, runs.c.tick == tick)
+        written = scope.connection.execute(query).scalar()
+        shown = run_id or self._runs.get(tick)
+        if written is not None and written == shown:
+            return
+        if written is None:
+            what = f"knows no run that began at tick {tick}"
+        elif shown is None:
+            what = f"cannot tell whether this is the run that began at its tick {tick} (give run_id)"
+        else:
+            what = f"has another run at tick {tick}"
         raise LedgerError(
-            f"the ledger takes sources by their unique_id (source.package.source_name.table), got {name!r}; "
-            "resolve it first with Lineage.resolve_source"
+            f"the ledger {self.url} {what} of {self.project}/{self.target} (its clock is at {scope.tick}): "
+            "nothing is recorded; use the tick of begin_build; if the ledger was restored, deleted or replaced "
+            "while the build ran, build again"
         )
-    return name
 
 
-def _now(now: datetime | None) -> datetime:
-    return datetime.now(UTC) if now is None else now
+# -- what is read -----------------------------------------------------------------------------------------------
 
 
-def _micros(moment: datetime, what: str) -> int:
-    """Exact microseconds since 1970, UTC."""
+def _snapshot(scope: _Scope, history_of: Collection[str] | None, run_id: str | None) -> LedgerSnapshot:
+    """Return all facts of a scope; the history of these ids only, or of all for None."""
+    ask = scope.connection.execute
+    newest = ask(
+        select(sources.c.source, sources.c.tick, sources.c.loaded_at, sources.c.baseline).where(
+            sources.c.scope_id == scope.id
+        )
+    ).all()
+    facts = ask(
+        select(
+            nodes.c.node, nodes.c.tick, nodes.c.built_at, nodes.c.checksum, nodes.c.changed_tick, nodes.c.identity
+        ).where(nodes.c.scope_id == scope.id)
+    )
+    declared = ask(_names_of_producers(scope.id)).scalars().all()
+    return LedgerSnapshot(
+        tick=scope.tick,
+        sources={source: tick for source, tick, _, _ in newest if _is_source(source)},
+        nodes={
+            node: NodeFact(tick, built_at, checksum, None if changed == tick else changed, identity)
+            for node, tick, built_at, checksum, changed, identity in facts
+        },
+        producers=frozenset(each for each in declared if _is_source(each)),
+        source_history=_history(
+            scope, select(updates.c.source, updates.c.tick, updates.c.loaded_at), updates, "source", history_of
+        ),
+        node_history=_history(
+            scope,
+            select(builds.c.node, builds.c.tick, builds.c.built_at).where(builds.c.changed_tick == builds.c.tick),
+            builds,
+            "node",
+            history_of,
+        ),
+        run_id=run_id,
+        baselines=frozenset(source for source, _, _, baseline in newest if baseline and _is_source(source)),
+        debts={row.node: row.tick for row in ask(select(debts).where(debts.c.scope_id == scope.id))},
+        failures={
+            row.node: Failure(row.times, row.since, row.last_at, row.tick, row.identity, row.message)
+            for row in ask(select(failures).where(failures.c.scope_id == scope.id, failures.c.cleared_tick.is_(None)))
+        },
+        producer_patterns=frozenset(each for each in declared if not _is_source(each)),
+        unresolved={source: tick for source, tick, _, _ in newest if not _is_source(source)},
+        loaded_at={source: at for source, _, at, _ in newest if _is_source(source)},
+    )
+
+
+def _history(
+    scope: _Scope, query: Select[Any], table: Table, column: str, history_of: Collection[str] | None
+) -> dict[str, list[Moment]]:
+    history: dict[str, list[Moment]] = {}
+    query = query.where(table.c.scope_id == scope.id).order_by(table.c.tick)
+    for name, tick, at in scope.chunks(query, table.c[column], history_of):
+        if table is builds or _is_source(name):
+            history.setdefault(name, []).append(Moment(tick, at))
+    return history
+
+
+def _names_of_producers(scope_id: int) -> Select[Any]:
+    return select(producers.c.source).where(producers.c.scope_id == scope_id)
+
+
+def _mark(scope: _Scope, name: str) -> str | None:
+    query = select(marks.c.value).where(marks.c.scope_id == scope.id, marks.c.name == name)
+    return scope.connection.execute(query).scalar()
+
+
+# -- values -----------------------------------------------------------------------------------------------------
+
+
+def digest_of(parts: Mapping[str, str]) -> str:
+    """Return the digest of an identity's parts, as ``Lineage.identity`` makes it: 32 hex digits."""
+    lines = "\0".join(f"{name}\0{value}" for name, value in sorted(parts.items()))
+    return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _is_source(name: str) -> bool:
+    """Whether a name is a unique_id, as ``source.package.source_name.table``, and no template or wildcard of one."""
+    return name.startswith("source.") and name.count(".") >= 3 and "{" not in name and "*" not in name
+
+
+def _some(ids: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the ids, each once, some at a time."""
+    each_once = sorted(set(ids))
+    for start in range(0, len(each_once), _CHUNK):
+        yield each_once[start : start + _CHUNK]
+
+
+def _list_of(ids: Iterable[str]) -> list[str]:
+    if isinstance(ids, str):
+        raise TypeError(f"node_ids must be a list of ids, got the one string {ids!r}")
+    return sorted(set(ids))
+
+
+def _utc(moment: datetime | None, what: str) -> datetime:
+    """Return an aware time as a plain datetime in UTC; the clock on the wall for None."""
+    if moment is None:
+        return datetime.now(UTC)
     if moment.utcoffset() is None:
         raise ValueError(f"{what} has no time zone: {moment!r}; use datetime.now(UTC)")
     if type(moment) is not datetime:
         # Prefect's times are pendulum's, which subtract in a way of their own.
         moment = datetime.fromisoformat(moment.isoformat())
-    return (moment - EPOCH) // _MICROSECOND
+    return moment.astimezone(UTC)

@@ -11,8 +11,7 @@ from lineage_orch.plan import plan_graph
 from lineage_orch.reports.build_report import held_to_dict
 
 if TYPE_CHECKING:
-    from lineage_orch.ledger import LedgerSnapshot
-    from lineage_orch.ledger.reading import Holder
+    from lineage_orch.ledger import Holder, LedgerSnapshot
     from lineage_orch.lineage import Lineage
     from lineage_orch.plan import BuildPlan, Held
 

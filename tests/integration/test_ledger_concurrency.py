@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from lineage_orch.errors import LedgerError, LedgerSchemaError, LedgerUnavailableError
-from lineage_orch.ledger import Ledger, LedgerSnapshot, Moment, NodeFact, database
+from lineage_orch.ledger import Ledger, LedgerSnapshot, Moment, NodeFact, engines
 from lineage_orch.updates import SourceUpdate
 
 pytestmark = pytest.mark.integration
@@ -338,7 +338,7 @@ def test_a_user_without_rights_is_told_what_to_grant(postgres_database: str) -> 
 
 
 def test_postgres_that_is_locked_for_too_long(postgres_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(engines, "BUSY_SECONDS", 0.2)
     ledger = Ledger(postgres_database, project="shop", target="prod")
     ledger.record_updates([load()])
     with (

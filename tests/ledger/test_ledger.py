@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.pool import Pool
 
 from lineage_orch.errors import LedgerError, LedgerSchemaError, LedgerUnavailableError
-from lineage_orch.ledger import Ledger, LedgerSnapshot, Moment, NodeFact, database
-from lineage_orch.ledger import reading as ledger_reading
-from lineage_orch.ledger import schema as ledger_schema
+from lineage_orch.ledger import Ledger, LedgerSnapshot, Moment, NodeFact, engines
 from lineage_orch.updates import SourceUpdate
 
 NOW = datetime(2026, 5, 17, 12, 30, 0, 123457, tzinfo=UTC)
@@ -89,8 +91,6 @@ def test_the_same_id_of_two_sources_is_two_updates(ledger: Ledger) -> None:
 
 
 def test_all_updates_of_a_call_are_recorded_or_none(ledger: Ledger) -> None:
-    with pytest.raises(LedgerError, match=r"'raw\.orders'.*Lineage\.resolve_source"):
-        ledger.record_updates([load(ITEMS), load("raw.orders")])
     with pytest.raises(LedgerError, match="cannot store a value"):
         ledger.record_updates([load(ITEMS), load(ORDERS, "half \ud800")])
     assert ledger.snapshot() == LedgerSnapshot()
@@ -138,8 +138,6 @@ def test_producers_are_registered_once_and_known_ones_write_nothing(path: Path) 
     ledger.register_producers([])
     other.close()
     assert ledger.snapshot().producers == {ORDERS, ITEMS}
-    with pytest.raises(LedgerError, match="resolve_source"):
-        ledger.register_producers(["raw.orders"])
 
 
 # -- builds ---------------------------------------------------------------------------------------------------
@@ -156,7 +154,11 @@ def test_a_build_takes_a_tick_and_sees_exactly_what_came_before(ledger: Ledger) 
         sources={ORDERS: 1},
         producers=frozenset({ITEMS}),
         source_history={ORDERS: [Moment(1, NOW)]},
+        run_id=snapshot.run_id,
+        loaded_at={ORDERS: NOW},
     )
+    assert snapshot.run_id
+    assert ledger.snapshot().run_id is None, "a question is no run"
 
 
 def test_nodes_are_recorded_with_their_tick_time_and_checksum(ledger: Ledger) -> None:
@@ -180,7 +182,7 @@ def test_a_late_writer_never_lowers_a_node(ledger: Ledger) -> None:
 @pytest.mark.parametrize("tick", [-1, 0, 2])
 def test_a_tick_that_was_never_given_out_is_refused(ledger: Ledger, tick: int) -> None:
     ledger.begin_build()
-    with pytest.raises(LedgerError, match=f"never gave out tick {tick} .*begin_build"):
+    with pytest.raises(LedgerError, match=f"knows no run that began at tick {tick} .*begin_build"):
         ledger.record_built(tick, [MART], built_at=NOW)
     assert ledger.snapshot().nodes == {}
 
@@ -279,26 +281,33 @@ class LedgerMachine(RuleBasedStateMachine):
     """Any order of calls leaves the ledger as a few dictionaries would."""
 
     sources = st.sampled_from([ORDERS, ITEMS, SHOPS])
-    node_sets = st.sets(st.sampled_from([MART, STAGE, "seed.shop.s"]), max_size=3)
+    all_nodes = st.sampled_from([MART, STAGE, "seed.shop.s"])
+    node_sets = st.sets(all_nodes, max_size=3)
     times = st.datetimes(min_value=datetime(2000, 1, 1), timezones=st.just(UTC))
 
     def __init__(self) -> None:
         super().__init__()
         self.ledger = Ledger("sqlite://", project="shop", target="prod")
         self.tick = 0
+        self.runs: list[int] = []
         self.updates: dict[tuple[str, str], Moment] = {}
+        self.moved: set[str] = set()
         self.builds: dict[str, dict[int, NodeFact]] = {}
         self.producers: set[str] = set()
+        self.debts: dict[str, int] = {}
+        self.failed: dict[str, list[tuple[int, datetime]]] = {}
 
-    @rule(given=st.lists(st.tuples(sources, st.sampled_from("abcdef"), times), max_size=5))
-    def record(self, given: list[tuple[str, str, datetime]]) -> None:
+    @rule(given=st.lists(st.tuples(sources, st.sampled_from("abcdef"), times), max_size=5), baseline=st.booleans())
+    def record(self, given: list[tuple[str, str, datetime]], baseline: bool) -> None:
         last = self.tick
         for source, update_id, at in given:
             if (source, update_id) not in self.updates:
                 self.tick += 1
                 self.updates[source, update_id] = Moment(self.tick, at)
+                if not baseline:
+                    self.moved.add(source)
             last = self.updates[source, update_id].tick
-        assert self.ledger.record_updates([SourceUpdate(*each) for each in given]) == last
+        assert self.ledger.record_updates([SourceUpdate(*each) for each in given], baseline=baseline) == last
 
     @rule()
     def begin(self) -> None:
@@ -306,17 +315,48 @@ class LedgerMachine(RuleBasedStateMachine):
         # At a time when nothing is old enough to be pruned.
         tick, snapshot = self.ledger.begin_build(now=datetime(2000, 1, 1, tzinfo=UTC))
         assert tick == snapshot.tick == self.tick
-        assert snapshot == self.ledger.snapshot()
+        assert replace(snapshot, run_id=None) == self.ledger.snapshot()
+        self.runs.append(tick)
 
-    @rule(back=st.integers(0, 3), nodes=node_sets, at=times, checksum=st.none() | st.text("ab", max_size=2))
-    def built(self, back: int, nodes: set[str], at: datetime, checksum: str | None) -> None:
-        tick = self.tick - back
-        if tick < 1:
+    @rule(
+        back=st.integers(0, 2),
+        nodes=node_sets,
+        unchanged=node_sets,
+        at=times,
+        checksum=st.none() | st.text("ab", max_size=2),
+    )
+    def built(self, back: int, nodes: set[str], unchanged: set[str], at: datetime, checksum: str | None) -> None:
+        if back >= len(self.runs):
             return
+        tick = self.runs[-1 - back]
         checksums = None if checksum is None else dict.fromkeys(nodes, checksum)
-        self.ledger.record_built(tick, nodes, built_at=at, checksums=checksums)
+        self.ledger.record_built(tick, nodes, built_at=at, checksums=checksums, unchanged=unchanged)
         for node in nodes:
-            self.builds.setdefault(node, {})[tick] = NodeFact(tick, at, checksum)
+            of_node = self.builds.setdefault(node, {})
+            before = [fact.changed_tick for other, fact in of_node.items() if other < tick]
+            changed = max(before, default=tick) if node in unchanged else tick
+            of_node[tick] = NodeFact(tick, at, checksum, None if changed == tick else changed)
+            if self.debts.get(node, tick + 1) <= tick:
+                del self.debts[node]
+            if tick >= max((run for run, _ in self.failed.get(node, [])), default=0):
+                self.failed.pop(node, None)
+
+    @rule(nodes=node_sets)
+    def ask(self, nodes: set[str]) -> None:
+        self.tick += bool(nodes)
+        assert self.ledger.ask_for(nodes, reason="a test") == self.tick
+        self.debts |= dict.fromkeys(nodes, self.tick)
+
+    @rule(nodes=node_sets, at=times)
+    def fail(self, nodes: set[str], at: datetime) -> None:
+        if not self.runs:
+            return
+        tick = self.runs[-1]
+        self.ledger.record_failed(tick, {node: f"{node} at {tick}" for node in nodes}, failed_at=at)
+        for node in nodes:
+            earlier = [each for each in self.failed.get(node, []) if each[0] != tick]
+            first = [each for each in self.failed.get(node, []) if each[0] == tick][:1]
+            self.failed[node] = [*earlier, (tick, at)] if not first or earlier else [(tick, first[0][1])]
 
     @rule(which=st.sets(sources))
     def register(self, which: set[str]) -> None:
@@ -328,16 +368,29 @@ class LedgerMachine(RuleBasedStateMachine):
         histories: dict[str, list[Moment]] = {}
         for (source, _), moment in self.updates.items():
             histories.setdefault(source, []).append(moment)
-        assert self.ledger.snapshot() == LedgerSnapshot(
+        facts = {}
+        for node, of_node in self.builds.items():
+            newest = of_node[max(of_node)]
+            changed = max(fact.changed_tick for fact in of_node.values())
+            facts[node] = newest._replace(changed=None if changed == newest.tick else changed)
+        snapshot = self.ledger.snapshot()
+        assert {node: (failure.count, failure.since, failure.tick) for node, failure in snapshot.failures.items()} == {
+            node: (len(runs), runs[0][1], runs[-1][0]) for node, runs in self.failed.items()
+        }
+        assert replace(snapshot, failures={}) == LedgerSnapshot(
             tick=self.tick,
             sources={source: history[-1].tick for source, history in histories.items()},
-            nodes={node: builds[max(builds)] for node, builds in self.builds.items()},
+            nodes=facts,
             producers=frozenset(self.producers),
             source_history=histories,
             node_history={
-                node: [Moment(tick, builds[tick].built_at) for tick in sorted(builds)]
+                node: history
                 for node, builds in self.builds.items()
+                if (history := [Moment(n, builds[n].built_at) for n in sorted(builds) if builds[n].changed is None])
             },
+            baselines=frozenset(histories.keys() - self.moved),
+            debts=self.debts,
+            loaded_at={source: history[-1].at for source, history in histories.items()},
         )
 
     def teardown(self) -> None:
@@ -418,122 +471,83 @@ def test_many_first_uses_at_once_make_one_schema(path: Path) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert sorted(threads.map(first_use, range(8))) == list(range(1, 9))
-    assert execute(path, "SELECT version FROM lineage_orch_meta") == [(1,)]
-
-
-def test_an_older_ledger_is_brought_forward_and_keeps_its_facts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    open_file(path).record_updates([load()])
-
-    def version_2(connection: Connection) -> None:
-        connection.execute(text("ALTER TABLE lineage_orch_sources ADD COLUMN note TEXT"))
-
-    monkeypatch.setattr(ledger_schema, "MIGRATIONS", [*ledger_schema.MIGRATIONS, version_2])
-    monkeypatch.setattr(ledger_reading, "SCHEMA_VERSION", 2)
-    for _ in range(2):
-        assert open_file(path).snapshot().sources == {ORDERS: 1}
-    assert execute(path, "SELECT version FROM lineage_orch_meta") == [(2,)]
-    assert execute(path, "SELECT note FROM lineage_orch_sources") == [(None,)]
-
-
-@pytest.mark.parametrize("used", [True, False])
-def test_a_migration_that_fails_leaves_the_ledger_as_it_was_and_is_tried_again(
-    path: Path, monkeypatch: pytest.MonkeyPatch, used: bool
-) -> None:
-    if used:
-        open_file(path).record_updates([load()])
-
-    def version_2(connection: Connection) -> None:
-        connection.execute(text("CREATE TABLE lineage_orch_new (x INTEGER)"))
-        if broken:
-            connection.execute(text("INSERT INTO lineage_orch_missing VALUES (1)"))
-
-    broken = True
-    monkeypatch.setattr(ledger_schema, "MIGRATIONS", [*ledger_schema.MIGRATIONS, version_2])
-    monkeypatch.setattr(ledger_reading, "SCHEMA_VERSION", 2)
-    ledger = open_file(path)
-    tables = "SELECT count(*) FROM sqlite_master WHERE name LIKE 'lineage_orch_%'"
-    before = execute(path, tables)
-    with pytest.raises(LedgerUnavailableError, match="lineage_orch_missing"):
-        ledger.snapshot()
-    assert execute(path, tables) == before
-    broken = False
-    assert ledger.snapshot().tick == int(used)
     assert execute(path, "SELECT version FROM lineage_orch_meta") == [(2,)]
 
 
-def test_a_newer_ledger_is_refused_with_both_versions_and_the_mend(path: Path) -> None:
+def test_a_newer_ledger_is_refused_with_both_versions_and_what_to_do(path: Path) -> None:
     open_file(path).snapshot()
     execute(path, "UPDATE lineage_orch_meta SET version = 7")
     ledger = open_file(path)
     for _ in range(2):
-        with pytest.raises(LedgerSchemaError, match=r"version 7.*up to 1; .*pip install --upgrade lineage_orch"):
+        with pytest.raises(
+            LedgerSchemaError, match=r"version 7.*up to 2; .*pip install --upgrade lineage_orch"
+        ) as told:
             ledger.record_updates([load()])
-    execute(path, "UPDATE lineage_orch_meta SET version = 1")
+    assert "no way back: to stay on this release, restore a backup" in str(told.value)
+    execute(path, "UPDATE lineage_orch_meta SET version = 2")
     assert ledger.record_updates([load()]) == 1
 
 
-# -- reading without SQLAlchemy -------------------------------------------------------------------------------
-
-
-def everything(ledger: Ledger) -> list[object]:
-    return [
-        ledger.snapshot(),
-        ledger.snapshot(history_of=()),
-        ledger.snapshot(history_of=[ORDERS, MART, *map(str, range(2500))]),
-        ledger.recent_updates(2),
-        ledger.updates_since(1),
-        ledger.known_updates(["1", "2", "no", *(f"n{number}" for number in range(2500))]),
-        ledger.known_updates([]),
-        ledger.producers(),
-        ledger.mark("watermark"),
-        ledger.mark("none"),
-        ledger.holder(),
-        ledger.record_updates([]),
-    ]
-
-
-def test_both_ways_of_reading_a_file_read_the_same(path: Path) -> None:
-    ledger = open_file(path)
-    open_file(path, target="dev").record_updates([load(ITEMS)])
-    ledger.record_updates([load(ORDERS), load(ITEMS), load(ORDERS, "2")])
-    tick, _ = ledger.begin_build()
-    ledger.record_built(tick, [MART, STAGE], built_at=NOW, checksums={MART: "abc"})
-    ledger.register_producers([SHOPS])
-    ledger.set_mark("watermark", "7")
-    for scope in ("prod", "never used"):
-        short, long = open_file(path, target=scope), open_file(path, target=scope)
-        _ = long._database
+def test_a_file_and_its_folder_are_for_their_user_alone(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "ledger.db"
+    before = os.umask(0o022)
+    try:
+        ledger = open_file(path)
         with ledger.build_lock("me"):
-            assert everything(short) == everything(long)
-        assert "_database" not in vars(short), "SQLAlchemy was not needed"
-        assert "_database" in vars(long)
+            ledger.record_updates([load()])
+            modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert len(modes) == 4, "the file, its -wal and -shm, and the lock"
+    assert set(modes.values()) == {0o600}, modes
 
 
-def test_only_asking_a_file_imports_no_sqlalchemy(path: Path) -> None:
-    open_file(path).record_updates([load()])
-    code = (
-        "import sys; from lineage_orch import Ledger; "
-        "ledger = Ledger('sqlite:///' + sys.argv[1], project='shop', target='prod'); "
-        "print(ledger.snapshot().tick, ledger.producers(), 'sqlalchemy' in sys.modules); ledger.close()"
-    )
-    command = [sys.executable, "-c", code, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout.strip() == f"1 {{'{ORDERS}': ['export']}} False", done.stderr
+def test_the_lock_of_a_shared_file_is_shared_as_well(path: Path) -> None:
+    open_file(path).snapshot()
+    path.chmod(0o660)
+    with open_file(path).build_lock("me"):
+        (lock,) = path.parent.glob("*.lock")
+        assert stat.S_IMODE(lock.stat().st_mode) == 0o660
 
 
 @pytest.mark.parametrize("name", ["a b.db", "per%20cent.db", "#hash.db", "ü.db"])
-def test_files_of_any_name_are_read_both_ways(tmp_path: Path, name: str) -> None:
+def test_files_of_any_name(tmp_path: Path, name: str) -> None:
     open_file(tmp_path / name).record_updates([load()])
-    short = open_file(tmp_path / name)
-    assert short.snapshot().sources == {ORDERS: 1}
-    assert "_database" not in vars(short)
+    assert (tmp_path / name).exists()
+    assert open_file(tmp_path / name).snapshot().sources == {ORDERS: 1}
 
 
-def test_asking_a_ledger_that_is_not_there_makes_it(path: Path) -> None:
+def test_an_empty_file_is_an_empty_ledger(path: Path) -> None:
     path.touch()
     assert open_file(path).snapshot() == LedgerSnapshot()
-    assert execute(path, "SELECT version FROM lineage_orch_meta") == [(ledger_reading.SCHEMA_VERSION,)]
-    assert len(ledger_schema.MIGRATIONS) == ledger_reading.SCHEMA_VERSION
+    assert execute(path, "SELECT version FROM lineage_orch_meta") == [(2,)]
+
+
+def test_a_snapshot_needs_no_database() -> None:
+    code = (
+        "import sys; import lineage_orch; import lineage_orch.ledger.snapshot; "
+        "from lineage_orch.ledger import NodeFact; print('sqlalchemy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_newest_facts_are_read_without_the_history(ledger: Ledger) -> None:
+    ledger.record_updates([load(ORDERS, str(number)) for number in range(10)])
+    ledger.record_built(ledger.begin_build()[0], [MART], built_at=NOW)
+    asked: list[str] = []
+
+    def note(*args: Any) -> None:
+        asked.append(args[2])
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        assert ledger.snapshot(history_of=()).sources == {ORDERS: 10}
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert asked
+    assert not [each for each in asked if "lineage_orch_updates" in each or "lineage_orch_builds" in each]
 
 
 def test_producers_are_named_newest_first(ledger: Ledger) -> None:
@@ -545,11 +559,11 @@ def test_producers_are_named_newest_first(ledger: Ledger) -> None:
     assert ledger.producers() == {SHOPS: [], ORDERS: ["newest", "old", "new"]}
 
 
-# -- failures, and life after the mend ------------------------------------------------------------------------
+# -- failures, and life after them ------------------------------------------------------------------------
 
 
-def assert_unavailable(ledger: Ledger, mend: str) -> None:
-    with pytest.raises(LedgerUnavailableError, match=mend) as caught:
+def assert_unavailable(ledger: Ledger, hint: str) -> None:
+    with pytest.raises(LedgerUnavailableError, match=hint) as caught:
         ledger.record_updates([load(SHOPS, "again")])
     assert ledger.url in str(caught.value)
     assert "[SQL" not in str(caught.value)
@@ -600,7 +614,7 @@ def test_a_file_that_can_only_be_read(path: Path) -> None:
 def test_a_folder_without_permission(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
-        "from lineage_orch.ledger import database\n"  # nobody may not be allowed to import it
+        "import lineage_orch.ledger.engines\n"  # another user may not be allowed to import it
         "from lineage_orch.ledger.store import Ledger\n"
         "from lineage_orch.errors import LedgerUnavailableError\n"
         "ledger = Ledger('sqlite:///' + sys.argv[1], project='p', target='t')\n"
@@ -633,7 +647,7 @@ def test_a_full_disk(path: Path) -> None:
 
 
 def test_a_file_that_is_locked_for_too_long(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(engines, "BUSY_SECONDS", 0.2)
     ledger = open_file(path)
     ledger.record_updates([load()])
     other = sqlite3.connect(path, isolation_level=None)
