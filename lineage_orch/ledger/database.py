@@ -17,6 +17,7 @@ from lineage_orch.errors import LedgerError, LedgerSchemaError, LedgerUnavailabl
 from lineage_orch.ledger import schema
 from lineage_orch.ledger.engines import backend_of
 from lineage_orch.ledger.lock import LockHandle
+from lineage_orch.text import one_line
 
 
 class _Opened(NamedTuple):
@@ -156,9 +157,8 @@ class Database:
         except (SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
             self._recover()
             cause = getattr(error, "orig", None) or error
-            what = " ".join(str(cause).split()) or type(cause).__name__
             raise LedgerUnavailableError(
-                f"the ledger {self.shown} cannot be used: {what.rstrip('.')}; {self.backend.hint(cause)}"
+                f"the ledger {self.shown} cannot be used: {one_line(cause).rstrip('.')}; {self.backend.hint(cause)}"
             ) from error
 
     def _recover(self) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from lineage_orch.errors import LedgerUnavailableError
+from lineage_orch.text import one_line
 
 CHECK_SECONDS = 1.0
 """How often, at most, a holder that records nodes as they finish asks whether it still has the lock."""
@@ -236,7 +237,7 @@ class _AdvisoryLock:
                     return
             except SQLAlchemyError as error:
                 cause = error
-        reason = " ".join(str(getattr(cause, "orig", None) or cause or "the session does not hold it").split())
+        reason = one_line(getattr(cause, "orig", None) or cause or "the session does not hold it")
         raise LedgerUnavailableError(
             f"the build lock of the ledger {self._shown} was lost: {reason}; stop this build, check "
             "the server and the network (a pooler between must pool sessions), and build again"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 import uuid
@@ -866,12 +865,15 @@ class Ledger:
 
     def _keep_identities(self, scope: _Scope, parts: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         """Keep the parts of identities; return node to digest."""
+        # Only builds need it: who records a load has no use for the reader of manifests.
+        from lineage_orch.lineage.identity import digest
+
         digests: dict[str, str] = {}
         rows: dict[str, dict[str, Any]] = {}
         for node, of_node in parts.items():
-            digest = digests[node] = digest_of(of_node)
+            name = digests[node] = digest(of_node)
             written = json.dumps(dict(of_node), sort_keys=True, separators=(",", ":"))
-            rows[digest] = {"scope_id": scope.id, "digest": digest, "parts": written}
+            rows[name] = {"scope_id": scope.id, "digest": name, "parts": written}
         if rows:
             scope.connection.execute(self._database.backend.insert_new(identities), list(rows.values()))
         return digests
@@ -884,15 +886,15 @@ class Ledger:
         if written is not None and written == shown:
             return
         if written is None:
-            what = f"knows no run that began at tick {tick}"
+            why = "it knows no run that began there"
         elif shown is None:
-            what = f"cannot tell whether this is the run that began at its tick {tick} (give run_id)"
+            why = "its run is of another ledger object, and its run_id was not given"
         else:
-            what = f"has another run at tick {tick}"
+            why = "another run began there"
         raise LedgerError(
-            f"the ledger {self.url} {what} of {self.project}/{self.target} (its clock is at {scope.tick}): "
-            "nothing is recorded; use the tick of begin_build; if the ledger was restored, deleted or replaced "
-            "while the build ran, build again"
+            f"the ledger {self.url} takes nothing at tick {tick} of {self.project}/{self.target}: {why} (its clock "
+            f"is at {scope.tick}); if it was restored, deleted or replaced while the build ran, build again; in "
+            "code of your own, use the tick of begin_build"
         )
 
 
@@ -965,12 +967,6 @@ def _mark(scope: _Scope, name: str) -> str | None:
 
 
 # -- values -----------------------------------------------------------------------------------------------------
-
-
-def digest_of(parts: Mapping[str, str]) -> str:
-    """Return the digest of an identity's parts, as ``Lineage.identity`` makes it: 32 hex digits."""
-    lines = "\0".join(f"{name}\0{value}" for name, value in sorted(parts.items()))
-    return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _is_source(name: str) -> bool:

@@ -13,11 +13,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Engine, create_engine, inspect, make_url, text
 
 from lineage_orch.errors import LedgerError, LedgerSchemaError, LedgerUnavailableError
-from lineage_orch.ledger import Ledger, LedgerSnapshot, Moment, NodeFact, engines
+from lineage_orch.ledger import Ledger, LedgerSnapshot, Moment, NodeFact, engines, schema
 from lineage_orch.updates import SourceUpdate
+from tests.ledger.schema_1 import make_ledger_1
+from tests.ledger.test_migration import check_taken_over
 
 pytestmark = pytest.mark.integration
 
@@ -231,13 +233,14 @@ def test_postgres_keeps_the_ledger_as_sqlite_does(ledger: Ledger) -> None:
         producers=frozenset({ORDERS}),
         source_history={ORDERS: [Moment(1, NOW), Moment(3, NOW)]},
         node_history={MART: [Moment(4, NOW), Moment(5, NOW)]},
+        loaded_at={ORDERS: NOW, ITEMS: NOW},
     )
     assert ledger.recent_updates(1) == [(3, load(ORDERS, "2"))]
     ledger.set_mark("seen", "1")
     ledger.set_mark("seen", "2")
     assert ledger.mark("seen") == "2"
     assert ledger.prune(now=datetime.now(UTC) + timedelta(days=91)) == 2
-    with pytest.raises(LedgerError, match="never gave out tick 6"):
+    with pytest.raises(LedgerError, match="takes nothing at tick 6"):
         ledger.record_built(6, [MART], built_at=NOW)
     with pytest.raises(LedgerError, match="cannot store a value"):
         ledger.record_updates([load(ITEMS, "2"), load(ORDERS, "with \0")])
@@ -283,6 +286,85 @@ def test_a_long_build_notices_that_postgres_dropped_its_lock(ledger: Ledger, pos
         assert held
 
 
+def test_a_lost_session_stops_what_is_recorded(
+    ledger: Ledger, postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    with ledger.build_lock("one") as held:
+        tick, _ = ledger.begin_build()
+
+        def record(node: str) -> None:
+            held.check_now_and_then()
+            ledger.record_built(tick, [node], built_at=NOW)
+
+        handle = held._handle
+        assert handle is not None
+        real = handle.check
+
+        def counted() -> None:
+            nonlocal asked
+            asked += 1
+            real()
+
+        monkeypatch.setattr(handle, "check", counted)
+        for number in range(50):
+            record(f"model.shop.m{number}")
+        assert asked <= 3, "at most once a second"
+        sql(postgres_database, KILL_OTHERS)
+        with Ledger(postgres_database, project="shop", target="prod").build_lock("two") as second:
+            assert second, "another build may run now"
+            time.sleep(1)
+            with pytest.raises(LedgerUnavailableError, match=r"was lost: .*stop this build"):
+                record(MART)
+            with pytest.raises(LedgerUnavailableError, match="was lost"):
+                record(STAGE)
+    assert not {MART, STAGE} & set(ledger.snapshot().nodes)
+
+
+def test_postgres_takes_a_ledger_of_0_1_0_over(postgres_database: str) -> None:
+    check_taken_over(postgres_database)
+
+
+def test_postgres_has_the_tables_that_are_described(postgres_database: str) -> None:
+    """A ledger that was brought forward is as one that is new: in each column, key and index."""
+    make_ledger_1(postgres_database)
+    Ledger(postgres_database, project="shop", target="prod").snapshot()
+    with admin(postgres_database) as engine:
+        inspector = inspect(engine)
+        for name, table in schema.METADATA.tables.items():
+            assert [each["name"] for each in inspector.get_columns(name)] == table.columns.keys()
+            assert set(inspector.get_pk_constraint(name)["constrained_columns"]) == set(
+                table.primary_key.columns.keys()
+            )
+
+
+def test_postgres_keeps_what_else_the_ledger_knows(ledger: Ledger, postgres_database: str) -> None:
+    gold = Ledger(postgres_database, project="shop", target="prod", place="db.gold")
+    ledger.record_updates([load("raw.*"), load("raw.*")], baseline=True)
+    assert gold.record_updates([load(ITEMS)]) == 2, "took over what knew no place"
+    assert gold.snapshot().unresolved == {"raw.*": 1}
+    gold.resolve_names({"raw.*": [ORDERS, ITEMS]})
+    first, _ = gold.begin_build(now=NOW)
+    gold.record_built(first, [MART], built_at=NOW, identities={MART: {"file": "a"}}, seconds={MART: 1.5})
+    gold.record_failed(first, {STAGE: "no"}, failed_at=NOW)
+    second, _ = gold.begin_build(now=NOW)
+    gold.record_built(second, [MART, STAGE], built_at=NOW, identities={MART: {"file": "b"}}, unchanged=[MART])
+    gold.record_failed(second, {STAGE: "no"}, failed_at=NOW)
+    gold.take_back(second, [STAGE])
+    snapshot = gold.snapshot()
+    assert (snapshot.sources, snapshot.unresolved, snapshot.baselines) == ({ORDERS: 3, ITEMS: 2}, {}, {ORDERS})
+    assert snapshot.nodes == {MART: NodeFact(second, NOW, None, first, snapshot.nodes[MART].identity)}
+    assert snapshot.debts == {STAGE: second}
+    assert snapshot.failures[STAGE].count == 2
+    assert gold.identity_parts(MART) == {"file": "b"}
+    assert gold.ask_for([MART], reason="by hand") == 6
+    gold.take_identities({MART: {"file": "c"}})
+    gold.clear_failures([STAGE])
+    assert gold.forget([MART, ORDERS]) == {MART, ORDERS}
+    assert gold.prune(now=NOW + timedelta(days=4000)) == 2
+    gold.close()
+
+
 def test_postgres_that_drops_idle_connections_is_not_noticed(ledger: Ledger, postgres_database: str) -> None:
     ledger.record_updates([load()])
     sql(postgres_database, KILL_OTHERS)
@@ -294,9 +376,10 @@ def test_postgres_that_goes_away_and_comes_back(ledger: Ledger, postgres_url: st
     name = make_url(postgres_database).database
 
     def lose_the_server_midway() -> None:
-        with ledger._write(ticks=1) as (connection, _, _):
+        with ledger._write() as scope:
+            scope.next_tick()
             sql(postgres_database, KILL_OTHERS)
-            connection.execute(text("SELECT 1"))
+            scope.connection.execute(text("SELECT 1"))
 
     with pytest.raises(LedgerUnavailableError, match=r"terminating connection|closed the connection"):
         lose_the_server_midway()
@@ -346,7 +429,7 @@ def test_postgres_that_is_locked_for_too_long(postgres_database: str, monkeypatc
         engine.connect().execution_options(isolation_level="READ COMMITTED") as other,
         other.begin(),
     ):
-        other.execute(text("SELECT * FROM lineage_orch_clocks FOR UPDATE"))
+        other.execute(text("SELECT * FROM lineage_orch_scopes FOR UPDATE"))
         with pytest.raises(LedgerUnavailableError, match="another process has held it"):
             ledger.record_updates([load(ITEMS)])
         assert ledger.snapshot().tick == 1, "reading does not wait for a writer"
@@ -357,5 +440,5 @@ def test_postgres_that_is_locked_for_too_long(postgres_database: str, monkeypatc
 def test_postgres_schema_of_a_newer_release(ledger: Ledger, postgres_database: str) -> None:
     ledger.snapshot()
     sql(postgres_database, "UPDATE lineage_orch_meta SET version = 7")
-    with pytest.raises(LedgerSchemaError, match=r"version 7.*up to 1"):
+    with pytest.raises(LedgerSchemaError, match=r"version 7.*up to 2"):
         Ledger(postgres_database, project="shop", target="prod").snapshot()

@@ -182,7 +182,7 @@ def test_a_late_writer_never_lowers_a_node(ledger: Ledger) -> None:
 @pytest.mark.parametrize("tick", [-1, 0, 2])
 def test_a_tick_that_was_never_given_out_is_refused(ledger: Ledger, tick: int) -> None:
     ledger.begin_build()
-    with pytest.raises(LedgerError, match=f"knows no run that began at tick {tick} .*begin_build"):
+    with pytest.raises(LedgerError, match=f"takes nothing at tick {tick} .*begin_build"):
         ledger.record_built(tick, [MART], built_at=NOW)
     assert ledger.snapshot().nodes == {}
 

@@ -53,7 +53,7 @@ def check_taken_over(url: str) -> None:
         assert ledger.known_updates(["first", "adopt:0123", "elsewhere"]) == {"first", "adopt:0123"}
         assert ledger.recent_updates(1) == [(5, SourceUpdate(ORDERS, "second", THEN + micros(7), producer="export"))]
         assert ledger.record_updates([SourceUpdate(ORDERS, "first", THEN)]) == 1, "known of before"
-        with pytest.raises(LedgerError, match="knows no run that began at tick 4"):
+        with pytest.raises(LedgerError, match="takes nothing at tick 4"):
             ledger.record_built(4, [MART], built_at=THEN)
         ledger.take_identities({MART: {"file": "abc"}, "model.shop.never_built": {"file": "x"}})
         assert ledger.identity_parts(MART) == {"file": "abc"}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
-from lineage_orch.ledger import LedgerSnapshot, Moment, NodeFact
-from lineage_orch.ledger.reading import Holder
+from lineage_orch.ledger import Holder, LedgerSnapshot, Moment, NodeFact
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import plan_builds
 from lineage_orch.reports.status import short_names, status
