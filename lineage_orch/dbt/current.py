@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +19,38 @@ class CurrentLineage:
     Args:
         project: the dbt project.
         manifest: a manifest to use as it is, in place of the project's own.
-        parse: has dbt write the project's manifest.
+        parse: has dbt write the project's manifest; see ``Dbt.parse``.
+        progress: takes a line for people when the project is parsed, which may take a while.
     """
 
-    def __init__(self, project: DbtProject, manifest: Path | None, parse: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        project: DbtProject,
+        manifest: Path | None,
+        parse: Callable[[], Any],
+        *,
+        progress: Callable[[str], Any] = lambda _: None,
+    ) -> None:
         self.path = manifest or project.manifest_path
         """The manifest that is used."""
+        self.progress = progress
         self._project = project
         self._is_given = manifest is not None
         self._parse = parse
         self._read: tuple[int, Lineage] | None = None
 
-    def now(self) -> Lineage:
-        """Return the lineage as of now; a manifest that is missing, or older than a file of the project, is made anew.
+    def now(self, *, parse: bool = False) -> Lineage:
+        """Return the lineage as of now; a manifest that is not what dbt would make now is made anew.
+
+        Args:
+            parse: make it anew in any case, unless it was given.
 
         Raises:
             ManifestError: the manifest cannot be read.
             DbtError: the project does not parse.
         """
-        if not self._is_given and self._project.manifest_is_stale():
-            self._parse_once()
+        if not self._is_given and (reason := "asked for" if parse else self._project.stale_because()):
+            self._parse_once(reason, asked_for=parse)
         return self.as_read()
 
     def for_names(self) -> Lineage:
@@ -61,15 +74,23 @@ class CurrentLineage:
             return self._read[1]
         raise AssertionError("unreachable")
 
-    def _parse_once(self) -> None:
+    def _parse_once(self, reason: str, *, asked_for: bool) -> None:
         from filelock import FileLock
 
+        if self.path.exists() and find_spec("dbt") is None:
+            self.progress(f"The manifest {self.path} is used as it is ({reason}): there is no dbt here to parse with.")
+            return
         # Processes that find it stale at the same time parse one after the other, and all but the first find
         # that there is nothing left to do.
         self._project.state_dir.mkdir(exist_ok=True)
         with FileLock(self._project.state_dir / "parse.lock"):
-            if self._project.manifest_is_stale():
-                self._parse()
+            again = reason if asked_for else self._project.stale_because()
+            if again is None:
+                return
+            self.progress(f"Parsing the dbt project ({again}) ...")
+            inputs = self._project.inputs()
+            if self._parse() is None:
+                self._project.note_manifest(inputs)
 
     def _is_being_written(self) -> bool:
         try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from lineage_orch.lineage import Lineage
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,12 @@ class Outcome:
 class Dbt(Protocol):
     """What the orchestrator needs of dbt. ``lineage_orch.testing.FakeDbt`` is one that builds nothing."""
 
-    def parse(self) -> None:
-        """Write the project's manifest anew; raises DbtError if it does not parse."""
+    def parse(self) -> str | None:
+        """Write the project's manifest anew; raises DbtError if it does not parse.
+
+        Returns:
+            the id of the dbt invocation, if this engine noted by itself what the manifest was made from.
+        """
         ...
 
     def build(self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult) -> Outcome:
@@ -62,3 +69,17 @@ class Dbt(Protocol):
         could not run at all; a node or test that fails is a result, not an error.
         """
         ...
+
+
+@runtime_checkable
+class KnowsRelations(Protocol):
+    """A ``Dbt`` that can tell which relations are in the warehouse."""
+
+    def missing_relations(self, lineage: Lineage) -> frozenset[str] | None:
+        """Return the unique_ids of the nodes whose relation is not in the warehouse; None if it cannot be told now."""
+        ...
+
+
+def missing_relations(dbt: Dbt, lineage: Lineage) -> frozenset[str] | None:
+    """Return what ``KnowsRelations.missing_relations`` does; None of an engine that cannot tell."""
+    return dbt.missing_relations(lineage) if isinstance(dbt, KnowsRelations) else None

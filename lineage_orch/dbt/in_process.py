@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import atexit
 import json
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lineage_orch.dbt.compat import LOG, close_duckdb, listening_runner, settings_in_place
 from lineage_orch.dbt.engine import OnResult, Outcome, Result
+from lineage_orch.dbt.profile import profiles_for_dbt
 from lineage_orch.dbt.project import DbtProject
+from lineage_orch.dbt.relations import missing_from_cache
 from lineage_orch.errors import DbtError
+from lineage_orch.lineage import Lineage
 from lineage_orch.settings import LineageOrchSettings
+from lineage_orch.text import one_line
 
-if TYPE_CHECKING:
-    from prefect_dbt import PrefectDbtRunner, PrefectDbtSettings
-
+Listener = Callable[[Any], None]
+"""A callback for dbt's events (``EventMsg``), as ``dbtRunner`` takes them."""
 
 # Two dbt invocations at once in one process are not safe: dbt keeps its flags, adapters and working directory
 # in globals.
@@ -33,17 +34,17 @@ class DbtRunner:
         self._project = project
         self._settings = settings
 
-    def parse(self) -> None:
-        """Write the project's manifest anew."""
-        from dbt.cli.main import dbtRunner
-
-        with _one_at_a_time:
-            outcome = dbtRunner().invoke(["--quiet", "parse", *self._places(), *self._scope()])
-        if not outcome.success:
-            raise DbtError(
-                f"the dbt project in {self._project.directory} does not parse: {_why(outcome.exception)}. "
-                "Try `dbt parse` there"
-            )
+    def parse(self) -> str | None:
+        """Write the project's manifest anew; returns the id of the dbt invocation."""
+        self._start_from_shared_parse()
+        with _one_at_a_time, self._noting() as listen:
+            outcome = self._invoke_plain(["parse", *self._scope()], listen)
+            if not outcome.success:
+                raise DbtError(
+                    f"the dbt project in {self._project.directory} does not parse: {_why(outcome.exception)}. "
+                    "Try `dbt parse` there"
+                )
+        return listen.invocation_id
 
     def build(self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult) -> Outcome:
         """Build a selection."""
@@ -53,9 +54,10 @@ class DbtRunner:
         args += [*self._scope(), *self._settings.dbt_flags]
         with _one_at_a_time:
             try:
-                outcome = self._invoke(args, on_result)
+                with self._noting(_listener(on_result)) as listen:
+                    outcome = self._invoke(args, listen)
             finally:
-                _let_go_of_files()
+                close_duckdb()
         if outcome.exception is not None:
             raise DbtError(
                 f"`dbt {self._settings.dbt_command}` could not run in {self._project.directory}: "
@@ -64,48 +66,97 @@ class DbtRunner:
         results = getattr(outcome.result, "results", None) or ()
         return Outcome(tuple(map(_final, results)), cut_short=not outcome.success and _fails_fast())
 
+    def missing_relations(self, lineage: Lineage) -> frozenset[str] | None:
+        """Return the unique_ids of the nodes whose relation is not in the warehouse; None if dbt cannot tell.
+
+        dbt itself lists the schemas of the project, once each, into its cache of relations, which this reads: an
+        inline query of no tables is compiled, and nothing is run. A node that makes no relation, or one of another
+        kind than dbt's own materializations, is never missing.
+        """
+        with _one_at_a_time:
+            try:
+                outcome = self._invoke_plain(
+                    ["--log-level", "none", "--no-write-json", "compile", "--inline", "select 1", *self._scope()]
+                )
+                if not outcome.success:
+                    LOG.warning("Which relations are in the warehouse is not known: %s", _why(outcome.exception))
+                    return None
+                return missing_from_cache(lineage)
+            finally:
+                close_duckdb()
+
     def _scope(self) -> list[str]:
-        args = ["--target", self._project.target]
-        if self._settings.vars:
-            args += ["--vars", json.dumps(self._settings.vars, default=str)]
+        """What a user would pass too: dbt parses all anew when ``--target`` or ``--vars`` come or go."""
+        args = ["--target", self._project.passed_target] if self._project.passed_target else []
+        if self._project.vars:
+            args += ["--vars", json.dumps(self._project.vars, default=str)]
         return args
 
-    def _places(self) -> list[str]:
-        project = self._project
-        return [
-            "--project-dir",
-            str(project.directory),
-            "--profiles-dir",
-            str(project.profiles_dir),
-            "--target-path",
-            str(project.target_path),
-        ]
+    @contextmanager
+    def _noting(self, listen: Listener = lambda _: None) -> Iterator[_Heard]:
+        """Note, after dbt ran, that its manifest is made from what the project was when it began."""
+        inputs = self._project.inputs()
+        heard = _Heard(listen)
+        yield heard
+        if heard.invocation_id is not None:
+            self._project.note_manifest(inputs, made_by=heard.invocation_id)
 
-    def _invoke(self, args: list[str], on_result: OnResult) -> Any:
+    def _start_from_shared_parse(self) -> None:
+        """Where this target has a folder of its own, and it is new: begin with what others have parsed.
+
+        dbt looks whether it fits, and parses anew if not.
+        """
+        import shutil
+
+        name = "partial_parse.msgpack"
+        shared, own = self._project.shared_target_path / name, self._project.target_path / name
+        if own != shared and shared.is_file() and not own.exists():
+            own.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(shared, own)
+
+    def _invoke(self, args: list[str], listen: Listener) -> Any:
         from prefect.context import FlowRunContext
 
         if FlowRunContext.get() is not None:
-            return self._invoke_in_prefect(args, on_result)
+            return self._invoke_in_prefect(args, listen)
+        return self._invoke_plain(args, listen)
+
+    def _invoke_plain(self, args: list[str], listen: Listener | None = None) -> Any:
         from dbt.cli.main import dbtRunner
 
-        command, *rest = args
-        return dbtRunner(callbacks=[_listener(on_result)]).invoke(["--quiet", command, *self._places(), *rest])
+        project = self._project
+        with profiles_for_dbt(project.profiles_dir, project.directory) as profiles_dir:
+            places = ["--project-dir", str(project.directory), "--profiles-dir", str(profiles_dir)]
+            places += ["--target-path", str(project.target_path)]
+            return dbtRunner(callbacks=[listen] if listen else []).invoke(["--quiet", *args, *places])
 
-    def _invoke_in_prefect(self, args: list[str], on_result: OnResult) -> Any:
+    def _invoke_in_prefect(self, args: list[str], listen: Listener) -> Any:
         from dbt_common.events.base_types import EventLevel
         from prefect_dbt import PrefectDbtRunner, PrefectDbtSettings
 
-        settings = _in_place(PrefectDbtSettings)(
+        settings = settings_in_place(PrefectDbtSettings)(
             project_dir=self._project.directory,
             profiles_dir=self._project.profiles_dir,
             target_path=self._project.target_path,
             log_level=EventLevel(_log_level()),
         )
-        runner = _listening(PrefectDbtRunner, on_result)(settings=settings, raise_on_failure=False)
+        runner = listening_runner(PrefectDbtRunner, listen)(settings=settings, raise_on_failure=False)
         try:
             return runner.invoke(args)
         except ValueError as error:
             raise DbtError(f"dbt could not run in {self._project.directory}: {error}") from error
+
+
+class _Heard:
+    """A callback for dbt's events that keeps the id of the invocation, and hands each event on."""
+
+    def __init__(self, listen: Listener) -> None:
+        self.invocation_id: str | None = None
+        self._listen = listen
+
+    def __call__(self, event: Any) -> None:
+        self.invocation_id = event.info.invocation_id or self.invocation_id
+        self._listen(event)
 
 
 def _log_level() -> str:
@@ -127,47 +178,7 @@ def _log_level() -> str:
     return "info" if number >= logging.INFO else "debug"
 
 
-def _in_place(settings: type[PrefectDbtSettings]) -> type[PrefectDbtSettings]:
-    """Return PrefectDbtSettings that copy profiles.yml only where there is a Prefect block or variable to fill in.
-
-    From the copy, in another folder and new each time, a path that counts from the profile's own folder leads
-    nowhere, and dbt parses the whole project anew at each build.
-    """
-
-    class InPlace(settings):  # type: ignore[misc]
-        @contextmanager
-        def resolve_profiles_yml(self) -> Iterator[str]:
-            if "prefect." in (self.profiles_dir / "profiles.yml").read_text(encoding="utf-8"):
-                with super().resolve_profiles_yml() as folder:
-                    yield folder
-            else:
-                yield str(self.profiles_dir)
-
-    return InPlace
-
-
-def _listening(runner: type[PrefectDbtRunner], on_result: OnResult) -> type[PrefectDbtRunner]:
-    """Return a PrefectDbtRunner that also tells us of results, at once and in dbt's own thread.
-
-    Its hooks tell only of models, and later, from a queue. If this method of it should go one day, results are
-    still taken from the end of the command; what is lost is the record of what finished before a kill.
-    """
-
-    class Listening(runner):  # type: ignore[misc]
-        def _create_unified_callback(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
-            show = super()._create_unified_callback(*args, **kwargs)
-            listen = _listener(on_result)
-
-            def both(event: Any) -> None:
-                listen(event)
-                show(event)
-
-            return both
-
-    return Listening
-
-
-def _listener(on_result: OnResult) -> Callable[[Any], None]:
+def _listener(on_result: OnResult) -> Listener:
     """Return a callback for dbt's events that tells of each node once, when it has finished as a whole.
 
     A microbatch model is a node that runs others: dbt fires NodeStart and NodeFinished for the model, and in between
@@ -215,39 +226,5 @@ def _fails_fast() -> bool:
     return bool(getattr(get_flags(), "FAIL_FAST", False))
 
 
-def _let_go_of_files() -> None:
-    """Close a DuckDB file that dbt keeps open until the process ends.
-
-    DuckDB lets one process in at a time. A load that builds in its own process may live long after the build, and
-    the next load's build is another process.
-    """
-    connections = sys.modules.get("dbt.adapters.duckdb.connections")
-    if connections is not None:
-        manager = connections.DuckDBConnectionManager
-        environment = manager._ENV
-        if environment is not None and not str(environment.creds.path).startswith(":memory:"):
-            manager.close_all_connections()
-            environment.close()
-        _forget_duckdb_at_exit()
-
-
-@cache
-def _forget_duckdb_at_exit() -> None:
-    """Let nothing hold DuckDB's types when the interpreter ends, else its binding prints a page of "leaked".
-
-    Prefect's threads outlive the interpreter, and through Prefect's registry of blocks they hold prefect_dbt's,
-    which hold dbt and its adapters: the only ones here that hold DuckDB.
-    """
-
-    def forget() -> None:
-        for name, module in list(sys.modules.items()):
-            if name.startswith("dbt.adapters.duckdb"):
-                for each in [each for each in vars(module) if not each.startswith("__")]:
-                    setattr(module, each, None)
-
-    atexit.register(forget)
-
-
 def _why(exception: BaseException | None) -> str:
-    text = str(exception).strip() if exception is not None else "it gave no reason"
-    return " ".join(text.split())
+    return one_line(exception) if exception is not None else "it gave no reason"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from lineage_orch.dbt.command import check_flags
+from lineage_orch.dbt.compat import PARTIAL_PARSE, parsed_by_same_call
+from lineage_orch.dbt.inputs import OTHER_COMMAND, Inputs, Record, digest, files_of
+from lineage_orch.dbt.profile import Profile, load_yaml, render
 from lineage_orch.errors import DbtError, SettingsError
 from lineage_orch.settings import LineageOrchSettings
 
@@ -21,22 +27,56 @@ _RESOURCE_PATHS = {
     "macro-paths": ("macros",),
     "function-paths": ("functions",),
 }
-_PROJECT_FILES = ("dbt_project.yml", "packages.yml", "dependencies.yml", "package-lock.yml", "selectors.yml")
 
 
 @dataclass(frozen=True)
 class DbtProject:
     """A dbt project on disk, and the target that is built.
 
-    ``name`` and ``target`` together name the ledger's scope: one warehouse, one ledger.
+    ``name``, ``target`` and ``place`` together name the ledger's scope: one warehouse, one ledger.
+
+    Attributes:
+        directory: the folder of its dbt_project.yml.
+        name: as there.
+        profile: the target that is built.
+        target_path: where dbt writes its artifacts. Whoever sets neither a target nor vars shares the project's own
+            with those who type dbt commands: so they share its partial parse too, which dbt throws away when
+            ``--target`` or ``--vars`` come or go. Each other pair of the two has a folder of its own.
+        shared_target_path: the project's own, whoever uses it.
+        resource_paths: the folders of its models, seeds, and so on.
+        packages: the folder in which its packages are installed.
+        passed_target: the target to pass to dbt; None where dbt finds it by itself.
+        vars: to pass to dbt.
     """
 
     directory: Path
-    profiles_dir: Path
     name: str
-    target: str
+    profile: Profile = field(repr=False)
     target_path: Path
+    shared_target_path: Path
     resource_paths: tuple[Path, ...]
+    packages: Path
+    passed_target: str | None
+    vars: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def target(self) -> str:
+        """The name of the target that is built."""
+        return self.profile.target
+
+    @property
+    def profiles_dir(self) -> Path:
+        """The folder of profiles.yml."""
+        return self.profile.folder
+
+    @cached_property
+    def place(self) -> str:
+        """``database.schema`` of the target: two people whose targets have the same name build in different ones.
+
+        Raises:
+            DbtError: it cannot be rendered from the profile.
+        """
+        return self.profile.place
 
     @property
     def manifest_path(self) -> Path:
@@ -53,31 +93,69 @@ class DbtProject:
         """The default ledger."""
         return f"sqlite:///{self.state_dir / 'ledger.db'}"
 
-    def manifest_is_stale(self) -> bool:
-        """Whether the manifest is missing, or older than a file of the project."""
-        try:
-            made = self.manifest_path.stat().st_mtime_ns
-        except FileNotFoundError:
-            return True
-        return any(changed > made for changed in self._changes())
+    # The manifest -----------------------------------------------------------------------------------------
 
-    def _changes(self) -> Iterator[int]:
-        """Yield when each file, and each folder (for files that came or went), was last changed (ns)."""
-        for name in _PROJECT_FILES:
-            path = self.directory / name
-            if path.exists():
-                yield path.stat().st_mtime_ns
-        stack = [path for path in self.resource_paths if path.is_dir()]
-        while stack:
-            folder = stack.pop()
-            yield folder.stat().st_mtime_ns
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.is_dir():
-                        if entry.name != "__pycache__":
-                            stack.append(Path(entry.path))
-                    else:
-                        yield entry.stat().st_mtime_ns
+    def inputs(self) -> Inputs:
+        """Return what a manifest that is made now is made from."""
+        call = {
+            "the profile": digest([self.profile.name, self.profile.output]),
+            "the target": digest(self.target),
+            "the place of the target": digest(self._place_or_none()),
+            "vars": digest(self.vars),
+            "the version of dbt": _dbt_version(),
+        }
+        return Inputs(files_of(self.directory, self.resource_paths, self.packages), call)
+
+    def _place_or_none(self) -> str | None:
+        try:
+            return self.place
+        except DbtError:  # dbt says it better, should it ever be asked to parse
+            return None
+
+    def stale_because(self) -> str | None:
+        """Return why the manifest is not what dbt would make of the project now; None if it is."""
+        inputs = self.inputs()
+        reason = self._record.differs(inputs)
+        return None if reason == OTHER_COMMAND and self._is_made_as_ours(inputs) else reason
+
+    def _is_made_as_ours(self, inputs: Inputs) -> bool:
+        """Whether a manifest that another dbt command made is the one that ours would make.
+
+        Beside one there is dbt's partial parse, which tells what dbt was called with. A manifest alone was put there by
+        hand, or for a process without dbt, and is taken to be meant.
+        """
+        if not self._record.is_newer_than_all(inputs, self.directory, [self.profile.path]):
+            return False
+        if not self.manifest_path.with_name(PARTIAL_PARSE).exists():
+            return True
+        if "env_var" in json.dumps(self.profile.output, default=str):
+            return False  # what it was then cannot be told
+        return parsed_by_same_call(
+            self.manifest_path,
+            vars=self.vars,
+            profile=os.environ.get("DBT_PROFILE"),
+            target=self.passed_target or os.environ.get("DBT_TARGET"),
+            version=_dbt_version(),
+        )
+
+    def manifest_is_stale(self) -> bool:
+        """Whether the manifest is missing, or made from something else than what is there now."""
+        return self.stale_because() is not None
+
+    def note_manifest(self, inputs: Inputs | None = None, made_by: str | None = None) -> None:
+        """Note that the manifest, as it stands, was made from these inputs.
+
+        Args:
+            inputs: taken before it was made; by default those of now.
+            made_by: the id of the dbt invocation that made it, if known.
+        """
+        self._record.write(inputs or self.inputs(), self.directory, made_by)
+
+    @property
+    def _record(self) -> Record:
+        return Record(self.manifest_path)
+
+    # Finding it -------------------------------------------------------------------------------------------
 
     @classmethod
     def find(cls, settings: LineageOrchSettings) -> DbtProject:
@@ -90,19 +168,47 @@ class DbtProject:
         """
         check_flags(settings.dbt_flags)
         directory = _project_dir(settings)
-        config = _load_yaml(directory / "dbt_project.yml")
+        project_file = directory / "dbt_project.yml"
+        config = load_yaml(project_file)
         name = config.get("name")
         if not isinstance(name, str):
-            raise DbtError(f"{directory / 'dbt_project.yml'} has no `name`; give the project one")
-        profiles_dir = _profiles_dir(settings, directory)
-        target = settings.target or os.environ.get("DBT_TARGET")
-        profile = os.environ.get("DBT_PROFILE") or _render(config.get("profile"))
-        target = _target(profiles_dir / "profiles.yml", profile, target, directory)
-        target_path = os.environ.get("DBT_TARGET_PATH") or _render(config.get("target-path")) or "target"
+            raise DbtError(f"{project_file} has no `name`; give the project one")
+
+        def rendered(key: str) -> str | None:
+            return render(config.get(key), vars=settings.vars)
+
+        profile = Profile.find(
+            _profiles_dir(settings, directory),
+            os.environ.get("DBT_PROFILE") or rendered("profile"),
+            settings.target or os.environ.get("DBT_TARGET"),
+            project_file,
+            settings.vars,
+        )
+        shared = directory / (os.environ.get("DBT_TARGET_PATH") or rendered("target-path") or "target")
+        own = f"{profile.target}-{digest([profile.target, settings.vars])[:8]}"
+        is_plain = not settings.target and not settings.vars
         resource_paths = [
             directory / str(path) for key, default in _RESOURCE_PATHS.items() for path in config.get(key) or default
         ]
-        return cls(directory, profiles_dir, name, target, directory / target_path, tuple(dict.fromkeys(resource_paths)))
+        return cls(
+            directory=directory,
+            name=name,
+            profile=profile,
+            target_path=shared if is_plain else directory / ".lineage_orch" / "target" / own,
+            shared_target_path=shared,
+            resource_paths=tuple(dict.fromkeys(resource_paths)),
+            packages=directory / (rendered("packages-install-path") or "dbt_packages"),
+            passed_target=settings.target,
+            vars=settings.vars,
+        )
+
+
+def _dbt_version() -> str:
+    """Return the version of dbt in this environment; "" where there is none, which then makes no manifests."""
+    try:
+        return metadata.version("dbt-core")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _project_dir(settings: LineageOrchSettings) -> Path:
@@ -134,53 +240,3 @@ def _profiles_dir(settings: LineageOrchSettings, directory: Path) -> Path:
             return place
     looked = ", ".join(dict.fromkeys(map(str, places)))
     raise DbtError(f"no profiles.yml found (looked in {looked}); write one, or set profiles_dir")
-
-
-def _target(path: Path, profile: str | None, target: str | None, directory: Path) -> str:
-    profiles = _load_yaml(path)
-    if not profile:
-        raise DbtError(f"{directory / 'dbt_project.yml'} names no `profile`; name one of {path}")
-    block = profiles.get(profile)
-    if not isinstance(block, Mapping):
-        known = ", ".join(map(str, profiles.keys() - {"config"})) or "none"
-        raise DbtError(f"no profile {profile!r} (named in {directory / 'dbt_project.yml'}) in {path}; it has: {known}")
-    target = target or _render(block.get("target")) or "default"
-    outputs = block.get("outputs")
-    if not isinstance(outputs, Mapping) or target not in outputs:
-        known = ", ".join(map(str, outputs)) if isinstance(outputs, Mapping) else "none"
-        raise DbtError(f"profile {profile!r} in {path} has no target {target!r}; it has: {known}")
-    return target
-
-
-def _load_yaml(path: Path) -> Mapping[str, Any]:
-    import yaml
-
-    try:
-        # The loader in C, where PyYAML has it, is ten times as fast.
-        data = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DbtError(f"{path} cannot be read: {error}") from None
-    if not isinstance(data, Mapping):
-        raise DbtError(f"{path} holds no YAML mapping")
-    return data
-
-
-def _render(value: object) -> str | None:
-    """Render the only Jinja that dbt allows in these places and that we need: ``env_var``."""
-    if value is None:
-        return None
-    text = str(value)
-    if "{{" not in text:
-        return text
-    from jinja2 import Environment, TemplateError
-
-    def env_var(name: str, default: str | None = None) -> str:
-        found = os.environ.get(name, default)
-        if found is None:
-            raise DbtError(f"env_var {name!r} is not set, and {text!r} gives it no default")
-        return found
-
-    try:
-        return Environment().from_string(text).render(env_var=env_var)
-    except TemplateError as error:
-        raise DbtError(f"cannot render {text!r}: {error}") from None

@@ -50,7 +50,7 @@ def copy_project(settings: LineageOrchSettings, folder: Path, *, manifest: Path 
         SettingsError: there is no dbt project.
     """
     project = DbtProject.find(settings)
-    profile, output = _target(project)
+    profile, output = project.profile.name, dict(project.profile.output)
     if output.get("type") != "duckdb":
         raise DbtError(
             f"a throw-away copy can be made of a DuckDB target only, and target {project.target!r} of profile "
@@ -71,26 +71,12 @@ def copy_project(settings: LineageOrchSettings, folder: Path, *, manifest: Path 
         ledger=f"sqlite:///{folder / 'ledger.db'}",
         deployment=None,
     )
-    target = DbtProject.find(own).target_path
-    if not target.is_relative_to(folder):
-        raise DbtError(f"dbt's target path is set to {target} for all projects, a copy too; unset DBT_TARGET_PATH")
     if manifest is not None:
-        target.mkdir(parents=True, exist_ok=True)
-        # Not copy2: the copy is newer than the files beside it, which makes it a manifest of now.
-        shutil.copyfile(manifest, target / "manifest.json")
+        copied = DbtProject.find(own)
+        copied.target_path.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(manifest, copied.manifest_path)
+        copied.note_manifest()
     return ProjectCopy(copy, warehouse, own)
-
-
-def _target(project: DbtProject) -> tuple[str, dict[str, Any]]:
-    """Return the name of the profile in use, and its output, with the Jinja still in it."""
-    from lineage_orch.dbt.project import _load_yaml, _render
-
-    name = os.environ.get("DBT_PROFILE") or _render(_load_yaml(project.directory / "dbt_project.yml").get("profile"))
-    profiles = _load_yaml(project.profiles_dir / "profiles.yml")
-    output = profiles[str(name)]["outputs"][project.target]
-    if not isinstance(output, Mapping):
-        raise DbtError(f"target {project.target!r} in {project.profiles_dir / 'profiles.yml'} is no mapping")
-    return str(name), dict(output)
 
 
 def _write_profile(folder: Path, profile: str, project: DbtProject, output: Mapping[str, Any], warehouse: Path) -> None:

@@ -23,7 +23,7 @@ import yaml
 import lineage_orch.producers  # noqa: F401
 
 # Imported here, in the outer run: what an inner one imports first is forgotten when it ends, and imported again.
-from lineage_orch.errors import DbtError
+from lineage_orch.dbt.project import DbtProject
 from lineage_orch.settings import LineageOrchSettings
 from lineage_orch.testing.project_copy import copy_project
 from tests.manifests import manifest, node, source
@@ -523,10 +523,10 @@ def test_the_copy_reads_what_the_project_reads_and_writes_nowhere_else(repo: pyt
     assert not copy.warehouse.exists()
     assert copy.settings.ledger == f"sqlite:///{tmp_path / 'copy' / 'ledger.db'}"
     assert sorted(path.name for path in copy.project_dir.iterdir()) == [
+        ".lineage_orch",
         "dbt_project.yml",
         "models",
         "profiles.yml",
-        "target",
     ]
     assert copy.settings.profiles_dir is not None
     profiles = yaml.safe_load((copy.settings.profiles_dir / "profiles.yml").read_text())
@@ -547,13 +547,18 @@ def test_the_copy_reads_what_the_project_reads_and_writes_nowhere_else(repo: pyt
     }
 
 
-def test_a_target_path_for_all_projects_is_refused(
+def test_a_target_path_for_all_projects_is_not_that_of_a_copy(
     repo: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DBT_TARGET_PATH", str(tmp_path / "elsewhere"))
-    (tmp_path / "copy").mkdir()
-    with pytest.raises(DbtError, match="unset DBT_TARGET_PATH"):
-        copy_project(LineageOrchSettings(project_dir=repo.path / "dbt"), tmp_path / "copy")
+    copy = copy_project(
+        LineageOrchSettings(project_dir=repo.path / "dbt"),
+        tmp_path / "copy",
+        manifest=repo.path / "dbt" / "target" / "manifest.json",
+    )
+    project = DbtProject.find(copy.settings)
+    assert project.target_path.is_relative_to(copy.project_dir)
+    assert not project.manifest_is_stale()
 
 
 # With a real dbt, in processes of their own -----------------------------------------------------------------

@@ -1,0 +1,102 @@
+"""Which target is built, and where in the warehouse that is, read from profiles.yml without dbt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lineage_orch.dbt.profile import Profile, database_of_file, profiles_for_dbt, render
+from lineage_orch.dbt.project import DbtProject
+from lineage_orch.errors import DbtError
+from lineage_orch.settings import LineageOrchSettings
+
+
+def place(output: dict[str, Any], **vars: Any) -> str:
+    return Profile(Path("/profiles"), "p", "dev", output, vars).place
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ({"type": "duckdb", "path": "data/sales.duckdb"}, "sales.main"),
+        ({"type": "duckdb", "path": "md:my_db?token=x", "schema": "gold"}, "my_db.gold"),
+        ({"type": "duckdb"}, "memory.main"),
+        ({"type": "duckdb", "path": "a.duckdb", "database": "b"}, "b.main"),
+        ({"type": "postgres", "dbname": "dw", "schema": "ann"}, "dw.ann"),
+        ({"type": "snowflake", "database": "DW", "schema": "ANN", "account": "x"}, "DW.ANN"),
+        ({"type": "bigquery", "project": "acme", "dataset": "ann"}, "acme.ann"),
+        ({"type": "databricks", "catalog": "main", "schema": "ann"}, "main.ann"),
+        ({"type": "spark", "schema": "ann"}, "ann"),
+    ],
+)
+def test_the_place_of_a_target(output: dict[str, Any], expected: str) -> None:
+    assert place(output) == expected
+
+
+def test_two_developers_with_one_target_build_in_two_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = {"type": "duckdb", "path": "dw.duckdb", "schema": "{{ env_var('DEVELOPER', 'dev') | as_text }}"}
+    assert place(output) == "dw.dev"
+    monkeypatch.setenv("DEVELOPER", "ann")
+    assert place(output) == "dw.ann"
+
+
+def test_a_place_may_be_given_by_a_var() -> None:
+    output = {"type": "postgres", "dbname": "dw", "schema": "{{ var('schema', 'x') }}"}
+    assert (place(output), place(output, schema="ann")) == ("dw.x", "dw.ann")
+
+
+def test_a_password_that_is_not_set_here_is_not_needed() -> None:
+    output = {"type": "postgres", "dbname": "dw", "schema": "s", "password": "{{ env_var('NOT_SET_HERE') }}"}
+    assert place(output) == "dw.s"
+
+
+@pytest.mark.parametrize("path", ["", ":memory:"])
+def test_a_duckdb_without_a_file_is_called_memory(path: str) -> None:
+    assert database_of_file(path) == "memory"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ env_var('NOT_SET_HERE') }}", "env_var 'NOT_SET_HERE' is not set"),
+        ("{{ var('NOT_SET_HERE') }}", "var 'NOT_SET_HERE' is not set"),
+        ("{{ nothing }}", "cannot render"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ }", "cannot render"),
+        ("{{ env_var.__globals__['os'].system('touch pwned') }}", "cannot render"),
+        ("{{ cycler.__init__.__globals__.os.system('touch pwned') }}", "cannot render"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "cannot render"),
+        ("{% import 'os' as os %}", "cannot render"),
+    ],
+)
+def test_what_cannot_be_rendered_runs_no_code(template: str, said: str) -> None:
+    with pytest.raises(DbtError, match=said.replace("(", r"\(")):
+        render(template)
+    assert not Path("pwned").exists()
+
+
+def write(folder: Path, profile: str, profiles: Any) -> None:
+    (folder / "dbt_project.yml").write_text(yaml.safe_dump({"name": "shop", "profile": profile}))
+    (folder / "profiles.yml").write_text(yaml.safe_dump(profiles))
+
+
+def test_the_profile_in_a_project_file_runs_no_command(tmp_path: Path) -> None:
+    write(tmp_path, "{{ cycler.__init__.__globals__.os.system('touch pwned') }}", {"p": {}})
+    with pytest.raises(DbtError, match="cannot render"):
+        DbtProject.find(LineageOrchSettings(project_dir=tmp_path))
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_target_that_is_no_mapping(tmp_path: Path) -> None:
+    write(tmp_path, "p", {"p": {"target": "dev", "outputs": {"dev": "duckdb"}}})
+    with pytest.raises(DbtError, match=r"target 'dev' in .* is no mapping"):
+        DbtProject.find(LineageOrchSettings(project_dir=tmp_path))
+
+
+def test_a_profile_of_plain_yaml_is_read_where_it_lies(tmp_path: Path) -> None:
+    write(tmp_path, "p", {"p": {"target": "dev", "outputs": {"dev": {"type": "duckdb"}}}})
+    with profiles_for_dbt(tmp_path, tmp_path) as folder:
+        assert folder == tmp_path
