@@ -46,15 +46,8 @@ ROOMS = (
 )
 
 
-# Arrows that still run up; the list only gets shorter.
-KNOWN = {
-    ("lineage_orch.deployed.build", "lineage_orch.triggers"),
-    ("lineage_orch.deployed.launch", "lineage_orch.triggers"),
-    ("lineage_orch.deployed.reconcile", "lineage_orch.triggers"),
-    ("lineage_orch.loads.discovery", "lineage_orch.producers"),
-    ("lineage_orch.loads.tags", "lineage_orch.producers"),
-    ("lineage_orch.triggers.in_process", "lineage_orch.producers"),
-}
+# Circles that are still to be cut; the list only gets shorter.
+KNOWN = [["lineage_orch.reports.explain", "lineage_orch.reports.wording"]]
 
 
 @cache
@@ -111,16 +104,15 @@ def test_every_module_is_in_a_room() -> None:
 
 def test_no_import_runs_up() -> None:
     up = {(a, b) for a, b in edges() if ROOMS.index(room(b)) > ROOMS.index(room(a))}
-    assert sorted(up - KNOWN) == []
+    assert sorted(up) == []
 
 
-@pytest.mark.xfail(reason="the cuts are being made", strict=False)
 def test_no_circle() -> None:
     # A door hands on what its room has; the rooms' own modules do not go through it.
     doors = {each for each, path in modules().items() if path.name == "__init__.py"}
     graph = networkx.DiGraph((a, b) for a, b in edges() if not (b in doors and room(a) == room(b)))
     circles = [sorted(each) for each in networkx.strongly_connected_components(graph) if len(each) > 1]
-    assert circles == []
+    assert [each for each in circles if each not in KNOWN] == []
 
 
 def test_no_module_goes_through_the_door_of_its_own_room() -> None:
