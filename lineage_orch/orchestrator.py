@@ -42,6 +42,7 @@ class Orchestrator:
         dbt: what runs dbt; by default dbt itself, in this process.
         ledger: a ledger, or the url of one; by default the one that the settings name.
         clock: returns the time now (aware); only ``build_after`` and ``lag_tolerance`` look at it.
+        progress: takes a line for people when the project is parsed, which may take a while.
         overrides: single settings to replace.
 
     Raises:
@@ -56,6 +57,7 @@ class Orchestrator:
         dbt: Dbt | None = None,
         ledger: Ledger | str | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        progress: Callable[[str], Any] = lambda _: None,
         **overrides: Any,
     ) -> None:
         if isinstance(ledger, str):
@@ -71,7 +73,7 @@ class Orchestrator:
             keep_days=self.settings.keep_days,
         )
         self._clock = clock
-        self._current = CurrentLineage(self.project, self.settings.manifest, self._dbt.parse)
+        self._current = CurrentLineage(self.project, self.settings.manifest, self._dbt.parse, progress=progress)
 
     def __enter__(self) -> Self:
         return self
@@ -105,6 +107,15 @@ class Orchestrator:
             DbtError: the project does not parse.
         """
         return self._current.now()
+
+    def parse(self) -> Lineage:
+        """Have dbt parse the project anew, however new its manifest is; returns the lineage.
+
+        Raises:
+            ManifestError: the manifest cannot be read.
+            DbtError: the project does not parse.
+        """
+        return self._current.now(parse=True)
 
     # Updates ----------------------------------------------------------------------------------------------
 

@@ -67,15 +67,14 @@ class Common:
         """
         from lineage_orch.orchestrator import Orchestrator
 
-        with redirect_stdout(sys.stderr), Orchestrator(self.settings(**more)) as orchestrator:
+        with redirect_stdout(sys.stderr), Orchestrator(self.settings(**more), progress=progress) as orchestrator:
             if self.parse:
                 if orchestrator.settings.manifest is not None:
                     raise SettingsError(
                         "--parse has dbt write the project's own manifest, and the setting manifest "
                         f"({orchestrator.settings.place('manifest')}) names another to use as it is: leave out one"
                     )
-                parsing: Any = orchestrator
-                parsing.parse()
+                orchestrator.parse()
             yield orchestrator
 
 

@@ -339,13 +339,24 @@ def test_plan_asks_the_warehouse_where_it_is_told_to(run: Run, monkeypatch: pyte
 
 def test_parse(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     parsed: list[Orchestrator] = []
-    monkeypatch.setattr(Orchestrator, "parse", lambda self: parsed.append(self), raising=False)
+    monkeypatch.setattr(Orchestrator, "parse", lambda self: parsed.append(self))
     assert "names another to use as it is" in error(run("plan", "--parse"))
     (project / "target").mkdir()
     (project / "target" / "manifest.json").write_text(json.dumps(MANIFEST))
     for command in ("plan", "status", "sources", "build", "check"):
         assert main([command, "--parse"]) == 0, capsys.readouterr().err
     assert len(parsed) == 5
+
+
+def test_a_parse_is_told(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def parse(_: FakeDbt) -> None:
+        (project / "target").mkdir(exist_ok=True)
+        (project / "target" / "manifest.json").write_text(json.dumps(MANIFEST))
+
+    monkeypatch.setattr(FakeDbt, "parse", parse)
+    for args in (["plan"], ["plan", "--parse"]):
+        assert main([*args, "--project-dir", str(project)]) == 0
+        assert "Parsing the dbt project (" in capsys.readouterr().err
 
 
 def test_adopt_without_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
