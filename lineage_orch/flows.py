@@ -19,6 +19,7 @@ from lineage_orch.errors import LineageError, LineageOrchError
 from lineage_orch.loads.completion import Logger
 from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.reports.build_report import BuildReport
+from lineage_orch.settings import LineageOrchSettings
 from lineage_orch.updates import SourceUpdate
 
 
@@ -58,6 +59,22 @@ def build_affected(
     return Completed(name="HandedOver" if report.busy else "Completed", message=report.summary(), data=report)
 
 
+# A deployment that was stored by an earlier release still hands these in.
+_RETIRED = ("hold_until_first_load",)
+
+
+def _known(settings: Mapping[str, Any], logger: Logger) -> dict[str, Any]:
+    """Return the stored settings without those that are none any more, which is said."""
+    retired = [name for name in _RETIRED if name in settings and name not in LineageOrchSettings.model_fields]
+    if retired:
+        logger.warning(
+            "The parameters of this deployment hold %s, which is no setting any more and is passed over; "
+            "deploy it again to be rid of this line.",
+            ", ".join(retired),
+        )
+    return {name: value for name, value in settings.items() if name not in retired}
+
+
 class _NodeFailures(logging.Filter):
     """Takes the traceback from what Prefect logs of a dbt node that failed: twenty lines of prefect-dbt's own frames.
 
@@ -92,7 +109,7 @@ def _record_and_build(
     context = FlowRunContext.get()
     flow_run = context.flow_run if context else None
     who = f"flow run {flow_run.name!r}" if flow_run else "a flow run"
-    with Orchestrator(**(settings or {})) as orchestrator:
+    with Orchestrator(**_known(settings or {}, logger)) as orchestrator:
         loads = [SourceUpdate.from_dict(each) for each in updates]
         unknown: LineageError | None = None
         try:

@@ -152,6 +152,10 @@ class DeployedBuild:
             deployment = self._client.read_deployment(self._deployment_id)
             flow = self._client.read_flow(deployment.flow_id)
             name = f"{flow.name}/{deployment.name}"
+            found = reconcile(orchestrator, deployment=name, grace=HOOK_GRACE, client=self._client)
+            self._late, self._look_again = found.late, found.look_again
+            for line in found.lines():
+                self._logger.warning("%s", line)
             loads = self._client.read_deployments(
                 deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[trigger_tag(name)]))
             )
@@ -159,10 +163,6 @@ class DeployedBuild:
                 orchestrator.register_producers({source for load in loads for source in sources_in(load.tags)})
             except LineageError as error:
                 self._logger.warning("A load's deployment names a source that is not in the manifest: %s", error)
-            found = reconcile(orchestrator, deployment=name, grace=HOOK_GRACE, client=self._client)
-            self._late, self._look_again = found.late, found.look_again
-            for line in found.lines():
-                self._logger.warning("%s", line)
 
     def _wake_up(self, orchestrator: Orchestrator, report: BuildReport, wake_ups: list[WaitingRun]) -> None:
         # Whoever builds now may be no deployment, and leave no wake-up.
@@ -203,8 +203,8 @@ def _wait_for_what_is_nearly_due(report: BuildReport) -> bool:
 
 
 def _record_all(orchestrator: Orchestrator, runs: list[WaitingRun]) -> None:
-    orchestrator.register_producers({source for run in runs for source in run.producers})
     orchestrator.record([update for run in runs for update in run.updates])
+    orchestrator.register_producers({source for run in runs for source in run.producers})
 
 
 def _joined(first: BuildReport, then: BuildReport) -> BuildReport:

@@ -170,7 +170,7 @@ def test_a_load_that_was_killed_after_completed_is_reconciled_once(
 
     before, said = shop.built_at("stg_orders"), []
     with temporary_settings({PREFECT_API_URL: server.url}), Orchestrator(project_dir=shop.folder) as orchestrator:
-        reconcile_and_build(orchestrator, deployment=SHOP, say=said.append)
+        reconcile_and_build(orchestrator, deployment=SHOP, progress=said.append)
     assert said[0] == "No load was lost."
     build = server.settle(SHOP)[-1]
     assert repr(build["name"]) in said[1]
@@ -272,7 +272,7 @@ def test_a_load_needs_no_dbt_and_a_wrong_deployment_is_named(server: RealPrefect
     assert bare.wait(90) == 0, log.read_text()
     text = log.read_text()
     assert "Prefect has no deployment 'build-affected/shopp'; did you mean 'build-affected/shop'" in text
-    assert "will build what hangs on crm.orders" in text
+    assert "will build what is downstream of crm.orders" in text
 
 
 BARE_LOAD = """

@@ -57,7 +57,7 @@ def test_the_runner_and_its_build_are_killed_together(server: RealPrefect, tmp_p
             load = server.ended(server.launch("orders/orders"))
             said: list[str] = []
             with temporary_settings({PREFECT_API_URL: server.url}):
-                reconcile_and_build(orchestrator, deployment=SHOP, say=said.append)
+                reconcile_and_build(orchestrator, deployment=SHOP, progress=said.append)
             builds = [run for run in server.runs(SHOP) if run["id"] != killed]
             assert len(builds) == 2
             assert server.run(killed)["state_name"] == "Running"

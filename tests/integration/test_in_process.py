@@ -208,7 +208,7 @@ def test_a_model_that_fails_fails_the_build_by_name_and_never_the_load(
     assert "model.shop.stg_orders" in errors(caplog)
     assert tracebacks(caplog) == []
     assert built_shop.built_at("revenue") == before
-    # Mended, the next load of anything builds what is owed.
+    # Once fixed, the next load of anything builds what is stale.
     built_shop.write_orders((1, 1, "5"))
     load_unread()
     assert built_shop.query("select name, revenue from revenue") == [("Ada", 5.0)]
