@@ -203,7 +203,10 @@ class _Look:
         try:
             self._orchestrator.record([update for load in self.lost for update in load.updates(client)])
         except LineageError as error:
-            self.refused = f"A load in Prefect's history names a source that is not in the manifest: {error}"
+            self.refused = (
+                f"A load in Prefect's history names a source that the manifest does not know, and is kept as it names "
+                f"it: {error}"
+            )
         if known_until is None or until > datetime.fromisoformat(known_until):
             ledger.set_mark(watermark, until.isoformat())
 
