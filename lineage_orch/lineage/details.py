@@ -1,21 +1,21 @@
 """What the manifest says of nodes and macros beyond their edges: read when the identity of a node is first asked for.
 
 Most questions never ask for it, and code, configs and columns are most of a manifest. So the file is read a second
-time, and what is not looked at stays the bytes that it is.
+time, and of each node only what an identity needs is kept.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from lineage_orch.errors import ManifestError
-from lineage_orch.lineage.manifest import Checksum, Record, collector_off, not_a_manifest
+from lineage_orch.lineage.manifest import Checksum, Record, collector_off, decode_in_pieces, not_a_manifest
 
 
 class CalledMacros(Record):
@@ -42,6 +42,11 @@ class NodeDetails(Record):
     depends_on: CalledMacros | None = None
 
     @property
+    def file_checksum(self) -> str | None:
+        """dbt's checksum of its file."""
+        return self.checksum.checksum if self.checksum else None
+
+    @property
     def code(self) -> str:
         """Its code, as it was written."""
         return self.raw_code or self.raw_sql or ""
@@ -54,49 +59,73 @@ class Macro(Record):
     depends_on: CalledMacros | None = None
 
 
-class Details(msgspec.Struct):
-    """What identities need of a manifest, by unique_id. ``functions`` are merged into ``nodes`` when it is read."""
-
+class _Details(msgspec.Struct):
     nodes: dict[str, NodeDetails] = {}
     functions: dict[str, NodeDetails] | None = None
     macros: dict[str, Macro] | None = None
 
 
-_decoder = msgspec.json.Decoder(Details)
+_decoder = msgspec.json.Decoder(_Details)
+_node_decoder = msgspec.json.Decoder(dict[str, NodeDetails])
+_KINDS = ("model.", "snapshot.", "seed.", "function.")
+
+T = TypeVar("T")
 
 
 def read_details(
-    source: str | os.PathLike[str] | Mapping[str, Any], where: str, checksums: Mapping[str, str | None]
-) -> Details:
-    """Read the details of a manifest whose edges were read before.
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    where: str,
+    checksums: Mapping[str, str | None],
+    digest: Callable[[str, NodeDetails], T],
+) -> tuple[dict[str, T], dict[str, Macro]]:
+    """Return the details of models, snapshots, seeds and functions, digested, and the macros; all by unique_id.
 
     Args:
         source: the file, or the dict that ``json.load`` made of one.
         where: how messages name it.
         checksums: of the nodes, as they were read before. dbt rewrites the file with each command; what it says now
             is taken only if it is of the same code.
+        digest: makes of an entry what is to be kept of it. Code and configs are most of a manifest, and pass by.
 
     Raises:
         ManifestError: the file cannot be read any more, or is of other code by now.
     """
+    found: dict[str, T] = {}
+
+    def take(nodes: Mapping[str, NodeDetails]) -> None:
+        for unique_id, node in nodes.items():
+            if not unique_id.startswith(_KINDS):
+                continue
+            if unique_id in checksums and node.file_checksum != checksums[unique_id]:
+                raise _changed(where, unique_id)
+            found[unique_id] = digest(unique_id, node)
+
     with collector_off():
         if isinstance(source, Mapping):
-            details = _of_mapping(source, where)
+            last = _of_mapping(source, where)
         else:
             try:
-                data = Path(source).read_bytes()
+                pieces = decode_in_pieces(Path(source), _decoder, _node_decoder, take)
+                if pieces is None:
+                    found.clear()
+                    last = _of_bytes(Path(source).read_bytes(), where)
+                else:
+                    last = pieces[1]
             except OSError as error:
                 raise ManifestError(f"{where} cannot be read again: {error.strerror or error}") from error
-            details = _of_bytes(data, where)
-    details.nodes.update(details.functions or {})
-    for unique_id, checksum in checksums.items():
-        node = details.nodes.get(unique_id)
-        if node is None or (node.checksum.checksum if node.checksum else None) != checksum:
-            raise ManifestError(f"{where} was written anew since it was read, and {unique_id} changed; read it again")
-    return details
+        take(last.nodes)
+        take(last.functions or {})
+    for unique_id in checksums:
+        if unique_id not in found:
+            raise _changed(where, unique_id)
+    return found, last.macros or {}
 
 
-def _of_bytes(data: bytes, where: str) -> Details:
+def _changed(where: str, unique_id: str) -> ManifestError:
+    return ManifestError(f"{where} was written anew since it was read, and {unique_id} changed; read it again")
+
+
+def _of_bytes(data: bytes, where: str) -> _Details:
     try:
         return _decoder.decode(data)
     except msgspec.ValidationError as error:
@@ -109,7 +138,7 @@ def _of_bytes(data: bytes, where: str) -> Details:
             raise ManifestError(f"{where} cannot be read again: {error}") from None
 
 
-def _of_mapping(data: Mapping[str, Any], where: str) -> Details:
+def _of_mapping(data: Mapping[str, Any], where: str) -> _Details:
     # Written and read as JSON, so that there is one way to read it.
     sections = {name: data.get(name) for name in ("nodes", "functions", "macros")}
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lineage_orch.errors import LineageError
 from lineage_orch.lineage import names
 from lineage_orch.lineage.details import read_details
-from lineage_orch.lineage.identity import Identity, Relation, digest, read_identities
+from lineage_orch.lineage.identity import FactsReader, Identity, Relation, digest, read_identities
 from lineage_orch.lineage.manifest import Manifest, collector_off, read_manifest
 from lineage_orch.lineage.records import (
     PASTED_TYPES,
@@ -290,9 +290,10 @@ class Lineage:
     @cached_property
     def _identities(self) -> Mapping[str, Identity]:
         checksums = {node.unique_id: node.checksum for node in self.nodes.values()}
-        details = read_details(self._source, self.where, checksums)
+        facts, macros = read_details(self._source, self.where, checksums, FactsReader())
         return read_identities(
-            details,
+            facts,
+            macros,
             self.built_graph,
             self.sources,
             self._seen_through,

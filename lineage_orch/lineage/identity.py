@@ -45,7 +45,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from lineage_orch.lineage.details import Details, Macro, NodeDetails
+from lineage_orch.lineage.details import Macro, NodeDetails
 from lineage_orch.lineage.records import BuiltGraph, SourceTable, package_of
 
 NOT_OF_THE_RELATION = frozenset(
@@ -127,8 +127,82 @@ class Identity(NamedTuple):
     relation: Relation
 
 
+class _Config(NamedTuple):
+    """A config, its parts, and what the Jinja in it (that of hooks) asks for."""
+
+    values: Mapping[str, Any]
+    parts: Mapping[str, str]
+    reads: _Reads
+
+
+class NodeFacts(NamedTuple):
+    """What an identity needs of a node, made of its entry in the manifest.
+
+    Attributes:
+        relation: where it is in the warehouse.
+        file: a fingerprint of its file, or None where dbt keeps no checksum.
+        config: its config.
+        parts: the parts of its own that are not of its config.
+        macros: the unique_ids of the macros that it calls.
+        reads: what its code asks for.
+    """
+
+    relation: Relation = Relation(None, None, None)
+    file: str | None = None
+    config: _Config = _Config({}, {}, _READS_NOTHING)
+    parts: Mapping[str, str] = {}
+    macros: tuple[str, ...] = ()
+    reads: _Reads = _READS_NOTHING
+
+
+class FactsReader:
+    """Makes the facts of nodes; what many of them share is made once."""
+
+    def __init__(self) -> None:
+        self._configs: dict[bytes, _Config] = {}
+
+    def __call__(self, unique_id: str, node: NodeDetails) -> NodeFacts:
+        """Return the facts of a node."""
+        # Most nodes of a project have the config of many others, byte by byte.
+        raw = bytes(node.config)
+        config = self._configs.get(raw)
+        if config is None:
+            config = self._configs[raw] = _read_config(raw)
+        relation = Relation(_text(node.database), _text(node.schema), _text(node.alias) or node.name)
+        parts: dict[str, str] = {}
+        if contract := _contract(config.values, node):
+            parts["config contract"] = contract
+        if quotes := "".join(_QUOTES.findall(node.relation_name or "")):
+            parts["config quoting"] = fingerprint(quotes)
+        if file := _file(unique_id, node):
+            parts["file"] = file
+        if place := str(relation):
+            parts["relation"] = place
+        macros = node.depends_on.macros if node.depends_on else None
+        return NodeFacts(relation, file, config, parts, macros or (), _reads(node.code))
+
+
+def _read_config(raw: bytes) -> _Config:
+    values = msgspec.json.decode(raw) if raw else None
+    values = values if isinstance(values, dict) else {}
+    parts: dict[str, str] = {}
+    for key, value in values.items():
+        if key not in NOT_OF_THE_RELATION and value != _DEFAULTS.get(key):
+            kept = _pruned(value)
+            if kept is not None:
+                parts[f"config {key}"] = str(kept) if key == "materialized" else fingerprint(_stable(kept))
+    return _Config(values, parts, _reads(*_texts(values)))
+
+
+def _file(unique_id: str, node: NodeDetails) -> str | None:
+    if unique_id.startswith("snapshot.") and (code := node.code):
+        return fingerprint(code)
+    return fingerprint(node.file_checksum) if node.file_checksum else None
+
+
 def read_identities(
-    details: Details,
+    facts: Mapping[str, NodeFacts],
+    macros: Mapping[str, Macro],
     built: BuiltGraph,
     sources: Mapping[str, SourceTable],
     seen_through: Callable[[str], Iterable[str]],
@@ -138,10 +212,9 @@ def read_identities(
 ) -> dict[str, Identity]:
     """Return the identity of each node.
 
-    All at once: so the texts and configs of the manifest need not be kept.
-
     Args:
-        details: what the manifest says of nodes and macros beyond their edges.
+        facts: of the models (ephemeral ones too), snapshots, seeds and functions, by unique_id.
+        macros: the macros of the manifest, by unique_id.
         built: the sources and nodes, with what each reads.
         sources: the source tables, by unique_id.
         seen_through: for a node, what dbt pastes into it or it calls (ephemeral models, functions), of any depth.
@@ -149,20 +222,11 @@ def read_identities(
         adapter_type: dbt's name of the adapter, if the manifest has it.
         project_name: the dbt project itself, if the manifest has it: its macros take the place of dbt's own.
     """
-    macros = _Macros(details.macros or {}, adapter_type, project_name)
-    reader = _Reader(details.nodes, macros, built, sources, seen_through, variables)
+    reader = _Reader(facts, _Macros(macros, adapter_type, project_name), built, sources, seen_through, variables)
     return {
-        unique_id: Identity(reader.parts(unique_id), reader.relation(unique_id))
+        unique_id: Identity(reader.parts(unique_id), reader.facts(unique_id).relation)
         for unique_id in built.ids[built.source_count :]
     }
-
-
-class _Config(NamedTuple):
-    """A config, its parts, and what the Jinja in it (that of hooks) asks for."""
-
-    values: Mapping[str, Any]
-    parts: Mapping[str, str]
-    reads: _Reads
 
 
 class _Reader:
@@ -170,92 +234,54 @@ class _Reader:
 
     def __init__(
         self,
-        nodes: Mapping[str, NodeDetails],
+        facts: Mapping[str, NodeFacts],
         macros: _Macros,
         built: BuiltGraph,
         sources: Mapping[str, SourceTable],
         seen_through: Callable[[str], Iterable[str]],
         variables: Mapping[str, Any],
     ) -> None:
-        self._nodes = nodes
+        self._facts = facts
         self._macros = macros
         self._built = built
         self._sources = sources
         self._seen_through = seen_through
         self._variables = variables
-        self._configs: dict[bytes, _Config] = {}
         self._values: dict[tuple[str, str, str], str | None] = {}
-        self._reads: dict[str, _Reads] = {}
         self._as_parents: dict[str, str] = {}
 
-    def relation(self, unique_id: str) -> Relation:
-        """Return where a node is in the warehouse."""
-        node = self._node(unique_id)
-        return Relation(_text(node.database), _text(node.schema), _text(node.alias) or node.name)
+    def facts(self, unique_id: str) -> NodeFacts:
+        """Return the facts of a node; none are known where the manifest has none."""
+        return self._facts.get(unique_id, _NO_FACTS)
 
     def parts(self, unique_id: str) -> dict[str, str]:
         """Return the parts of a node and their values, sorted by name."""
-        own = self._node(unique_id)
-        config = self._config(own)
-        parts = dict(config.parts)
-        if contract := _contract(config.values, own):
-            parts["config contract"] = contract
-        if quotes := "".join(_QUOTES.findall(own.relation_name or "")):
-            parts["config quoting"] = fingerprint(quotes)
-        if file := self._file(unique_id, own):
-            parts["file"] = file
-        if relation := str(self.relation(unique_id)):
-            parts["relation"] = relation
-        if parents := self._parents(unique_id, config.values):
+        own = self.facts(unique_id)
+        parts = {**own.config.parts, **own.parts}
+        if parents := self._parents(unique_id, own.config.values):
             parts["parents"] = fingerprint(*parents)
 
-        made_of = [(unique_id, own)]
-        macros = self._macros.used_by(own, config.values)
+        made_of = {unique_id: own}
+        macros = self._macros.used_by(own.macros, own.config.values)
         for each in self._seen_through(unique_id):
-            other = self._node(each)
-            made_of.append((each, other))
-            macros |= self._macros.used_by(other, {})
+            made_of[each] = other = self.facts(each)
+            macros |= self._macros.used_by(other.macros, {})
             kind = "function" if each.startswith("function.") else "ephemeral"
-            inner = (f"{key}={value}" for key, value in sorted(self._config(other).parts.items()))
-            parts[f"{kind} {each}"] = fingerprint(self._file(each, other) or "", *inner)
+            inner = (f"{key}={value}" for key, value in sorted(other.config.parts.items()))
+            parts[f"{kind} {each}"] = fingerprint(other.file or "", *inner)
         for macro in macros:
             parts[f"macro {macro}"] = self._macros.fingerprint(macro)
 
         reads = [
-            *(self._reads_of(each, other) for each, other in made_of),
-            *(self._config(other).reads for _, other in made_of),
+            *(each.reads for each in made_of.values()),
+            *(each.config.reads for each in made_of.values()),
             *(self._macros.reads(macro) for macro in macros),
         ]
         if any(each is not _READS_NOTHING for each in reads):
-            parts.update(self._variable_parts(reads, {package_of(each) for each, _ in made_of}))
-            if config.values.get("meta") and any(each.meta for each in reads):
-                parts["config meta"] = fingerprint(_stable(config.values["meta"]))
+            parts.update(self._variable_parts(reads, {package_of(each) for each in made_of}))
+            if (meta := own.config.values.get("meta")) and any(each.meta for each in reads):
+                parts["config meta"] = fingerprint(_stable(meta))
         return dict(sorted(parts.items()))
-
-    def _node(self, unique_id: str) -> NodeDetails:
-        return self._nodes.get(unique_id, _NO_DETAILS)
-
-    def _config(self, node: NodeDetails) -> _Config:
-        # Most nodes of a project have the config of many others, byte by byte.
-        raw = bytes(node.config)
-        found = self._configs.get(raw)
-        if found is None:
-            values = msgspec.json.decode(raw) if raw else None
-            values = values if isinstance(values, dict) else {}
-            parts: dict[str, str] = {}
-            for key, value in values.items():
-                if key not in NOT_OF_THE_RELATION and value != _DEFAULTS.get(key):
-                    kept = _pruned(value)
-                    if kept is not None:
-                        parts[f"config {key}"] = str(kept) if key == "materialized" else fingerprint(_stable(kept))
-            found = self._configs[raw] = _Config(values, parts, _reads(*_texts(values)))
-        return found
-
-    def _file(self, unique_id: str, node: NodeDetails) -> str | None:
-        if unique_id.startswith("snapshot.") and (code := node.code):
-            return fingerprint(code)
-        checksum = node.checksum.checksum if node.checksum else None
-        return fingerprint(checksum) if checksum else None
 
     def _parents(self, unique_id: str, config: Mapping[str, Any]) -> list[str]:
         ids = self._built.ids
@@ -263,7 +289,7 @@ class _Reader:
         seen = [*map(self._as_parent, parents)]
         if config.get("incremental_strategy") == "microbatch":
             # It reads of each parent the rows of one batch, by the parent's own event_time.
-            seen += [f"{each} by {self._config(self._node(each)).values.get('event_time')}" for each in parents]
+            seen += [f"{each} by {self.facts(each).config.values.get('event_time')}" for each in parents]
         return sorted(seen)
 
     def _as_parent(self, unique_id: str) -> str:
@@ -271,14 +297,10 @@ class _Reader:
         found = self._as_parents.get(unique_id)
         if found is None:
             source = self._sources.get(unique_id)
-            place = self.relation(unique_id) if source is None else _without_folder(source.relation_name or "")
+            place = (
+                str(self.facts(unique_id).relation) if source is None else _without_folder(source.relation_name or "")
+            )
             found = self._as_parents[unique_id] = f"{unique_id} {place}"
-        return found
-
-    def _reads_of(self, unique_id: str, node: NodeDetails) -> _Reads:
-        found = self._reads.get(unique_id)
-        if found is None:
-            found = self._reads[unique_id] = _reads(node.code)
         return found
 
     def _variable_parts(self, reads: Iterable[_Reads], packages: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -316,10 +338,9 @@ class _Macros:
         self._fingerprints: dict[str, str] = {}
         self._reads: dict[str, _Reads] = {}
 
-    def used_by(self, node: NodeDetails, config: Mapping[str, Any]) -> frozenset[str]:
-        """Return the macros that a node uses, without dbt's own."""
-        called = node.depends_on.macros if node.depends_on else None
-        starts = (*(called or ()), *self._of_config(config))
+    def used_by(self, called: Iterable[str], config: Mapping[str, Any]) -> frozenset[str]:
+        """Return the macros that a node uses, without dbt's own: from what it calls, and what its config names."""
+        starts = (*called, *self._of_config(config))
         found = self._unions.get(starts)
         if found is None:
             found = self._unions[starts] = frozenset().union(*map(self._closure, starts))
@@ -386,7 +407,7 @@ class _Macros:
         return found
 
 
-_NO_DETAILS = NodeDetails()
+_NO_FACTS = NodeFacts()
 
 
 def fingerprint(*texts: str) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import gc
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -158,7 +158,7 @@ def read_manifest(source: str | os.PathLike[str] | Mapping[str, Any]) -> Manifes
     path = Path(source)
     try:
         with collector_off():
-            manifest = _decode_in_pieces(path)
+            manifest = _manifest_in_pieces(path)
         # Not mapped into memory: dbt rewrites the file in place, and a page of a mapped file that was cut
         # away under a reader kills the process, which may be a load.
         data = path.read_bytes() if manifest is None else b""
@@ -191,7 +191,31 @@ _CUTS = (b'}, "model.', b'}, "test.')
 _node_decoder = msgspec.json.Decoder(dict[str, Node])
 
 
-def _decode_in_pieces(path: Path) -> Manifest | None:
+def _manifest_in_pieces(path: Path) -> Manifest | None:
+    nodes: dict[str, Node] = {}
+    found = decode_in_pieces(path, _decoder, _node_decoder, nodes.update)
+    if found is None:
+        return None
+    manifest, tail = found
+    for each in (manifest, tail):
+        nodes.update(each.nodes)
+    manifest.nodes = nodes
+    for name in manifest.__struct_fields__:
+        if name != "nodes" and (value := getattr(tail, name)) is not None:
+            setattr(manifest, name, value)
+    return manifest
+
+
+M = TypeVar("M")
+N = TypeVar("N")
+
+
+def decode_in_pieces(
+    path: Path,
+    decoder: msgspec.json.Decoder[M],
+    node_decoder: msgspec.json.Decoder[dict[str, N]],
+    take: Callable[[dict[str, N]], object],
+) -> tuple[M, M] | None:
     """Decode a large manifest while it is read, ``nodes`` in pieces; None where that cannot be done.
 
     Most of a manifest is code and texts of ``nodes`` that lineage never looks at, and memory for all of it at once
@@ -205,6 +229,16 @@ def _decode_in_pieces(path: Path) -> Manifest | None:
     for 274 MB).
 
     The answer is the same as for the whole file at once; None means to find out that way, also what is wrong with it.
+
+    Args:
+        path: the file.
+        decoder: of the whole manifest.
+        node_decoder: of some entries of ``nodes``.
+        take: is given entries of ``nodes`` as they come. What is ``Raw`` in them holds until it returns.
+
+    Returns:
+        What stands before ``nodes``, and what comes behind the last entries that were given to ``take``, those included
+        that are left; both as the decoder of the whole makes them.
     """
     with path.open("rb", buffering=0) as file:
         before = os.fstat(file.fileno())
@@ -217,29 +251,25 @@ def _decode_in_pieces(path: Path) -> Manifest | None:
             return None
         start += len(b'"nodes": {')
         try:
-            manifest = _decoder.decode(buffer[:start] + b"}}")
+            head = decoder.decode(buffer[:start] + b"}}")
             with memoryview(buffer) as view:
                 while (cut := _last_cut(buffer, start, end)) >= 0:
                     # The "{" before it and a "}" for the "," behind it make it an object.
                     buffer[start - 1] = ord("{")
                     buffer[cut + 1] = ord("}")
-                    manifest.nodes.update(_node_decoder.decode(view[start - 1 : cut + 2]))
+                    take(node_decoder.decode(view[start - 1 : cut + 2]))
                     # Keep what is left, behind the place for the next "{".
                     rest = end - (cut + 3)
                     view[1 : rest + 1] = bytes(view[cut + 3 : end])
                     start = 1
                     end = rest + 1 + (file.readinto(view[rest + 1 :]) or 0)
-                tail = _decoder.decode(_joined(b'{"nodes": {' + bytes(view[start:end]), file))
+                tail = decoder.decode(_joined(b'{"nodes": {' + bytes(view[start:end]), file))
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
         after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         return None  # dbt writes it now: half of what was read is perhaps of before
-    manifest.nodes.update(tail.nodes)
-    for name in manifest.__struct_fields__:
-        if name != "nodes" and (found := getattr(tail, name)) is not None:
-            setattr(manifest, name, found)
-    return manifest
+    return head, tail
 
 
 def _joined(begin: bytes, file: RawIOBase) -> bytearray:

@@ -431,6 +431,25 @@ def test_identity_from_a_file_and_from_a_dict_in_any_order(tmp_path: Path) -> No
         assert {each: lineage.identity(each) for each in expected} == expected
 
 
+def test_identity_from_a_file_so_large_that_it_is_read_in_pieces(tmp_path: Path) -> None:
+    # What looks like the end of an entry stands in the code, too.
+    code = '{"a": {}, "model.b": 1}, "test.c" -- {{ var("x") }}' + "select 1 " * 300
+    names = [f"m{each}" for each in range(3000)]
+    configs = [{"unique_key": f"k{each % 7}", "contract": {"enforced": each % 3 == 0}} for each in range(3000)]
+    columns = [{"id": {"name": "id", "data_type": f"char({each})"}} for each in range(3000)]
+    models = [
+        model(name, above, raw_code=code, config=config, columns=each, macros=("outer",))
+        for name, above, config, each in zip(names, ["raw.orders", *names], configs, columns, strict=False)
+    ]
+    data = project(source("raw.orders"), *models, macros=(macro("outer"),))
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(data))
+    assert path.stat().st_size > 2 * (4 << 20)
+    read, given = Lineage.from_manifest(path, vars={"x": 1}), Lineage.from_manifest(data, vars={"x": 1})
+    assert all(read.identity_parts(each) == given.identity_parts(each) for each in given.nodes)
+    assert {"config contract", "macro macro.shop.outer", "var x"} < read.identity_parts("model.shop.m0").keys()
+
+
 @pytest.mark.parametrize("missing", ["macros", "config", "depends_on", "checksum", "columns"])
 def test_identity_where_the_manifest_lacks_something(missing: str) -> None:
     data = project(model("mart"))

@@ -12,7 +12,7 @@ import pytest
 
 from lineage_orch.errors import ManifestError
 from lineage_orch.lineage import Lineage
-from lineage_orch.lineage.manifest import _decode_in_pieces, read_manifest
+from lineage_orch.lineage.manifest import _manifest_in_pieces, read_manifest
 from lineage_orch.lineage.records import ManifestWarning
 from tests.manifests import leaf, manifest, node, source
 
@@ -290,7 +290,7 @@ def test_a_large_manifest_is_read_in_pieces_and_is_the_same(tmp_path: Path, more
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(data))
     assert path.stat().st_size > 4 << 20
-    assert more or _decode_in_pieces(path) is not None
+    assert more or _manifest_in_pieces(path) is not None
     read, passed_in = read_manifest(path), read_manifest(data)
     read.path = None
     assert read == passed_in
