@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lineage_orch.dbt.compat import LOG
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.errors import ManifestError
 from lineage_orch.lineage import Lineage
@@ -78,7 +79,7 @@ class CurrentLineage:
         from filelock import FileLock
 
         if self.path.exists() and find_spec("dbt") is None:
-            self.progress(f"The manifest {self.path} is used as it is ({reason}): there is no dbt here to parse with.")
+            self._say(f"The manifest {self.path} is used as it is ({reason}): there is no dbt here to parse with.")
             return
         # Processes that find it stale at the same time parse one after the other, and all but the first find
         # that there is nothing left to do.
@@ -87,10 +88,14 @@ class CurrentLineage:
             again = reason if asked_for else self._project.stale_because()
             if again is None:
                 return
-            self.progress(f"Parsing the dbt project ({again}) ...")
+            self._say(f"Parsing the dbt project ({again}) ...")
             inputs = self._project.inputs()
             if self._parse() is None:
                 self._project.note_manifest(inputs)
+
+    def _say(self, line: str) -> None:
+        LOG.info("%s", line)
+        self.progress(line)
 
     def _is_being_written(self) -> bool:
         try:

@@ -20,13 +20,17 @@ class FakeDbt:
     Args:
         lineage: the project, or a function that returns it as of now.
         failing: unique_ids of nodes and tests that fail; change it between builds.
+        missing: unique_ids of nodes whose relation is not in the warehouse, until they are built.
 
     ``commands`` holds the selectors of each build so far, ``built`` the nodes of each, in order.
     """
 
-    def __init__(self, lineage: Lineage | Callable[[], Lineage], *, failing: Iterable[str] = ()) -> None:
+    def __init__(
+        self, lineage: Lineage | Callable[[], Lineage], *, failing: Iterable[str] = (), missing: Iterable[str] = ()
+    ) -> None:
         self._lineage = lineage if callable(lineage) else lambda: lineage
         self.failing = set(failing)
+        self.missing = set(missing)
         self.commands: list[tuple[str, ...]] = []
         self.built: list[list[str]] = []
         self.parses = 0
@@ -37,6 +41,10 @@ class FakeDbt:
     def parse(self) -> None:
         """Count the call."""
         self.parses += 1
+
+    def missing_relations(self, lineage: Lineage) -> frozenset[str]:
+        """Return the nodes of the project whose relation is not there."""
+        return frozenset(self.missing & lineage.nodes.keys())
 
     def build(self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult) -> Outcome:
         """Build a selection; raises DbtError if another build is running."""
@@ -105,6 +113,7 @@ class FakeDbt:
                 end(node, "error")
             else:
                 self.built[-1].append(node)
+                self.missing.discard(node)
                 end(node, "success")
             done.add(node)
             run_tests(done)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lineage_orch.dbt.engine import Result
+from lineage_orch.dbt.engine import Result, missing_relations
 from lineage_orch.lineage import Lineage
 from lineage_orch.testing import FakeDbt
 from tests.manifests import leaf, manifest, node, source
@@ -53,3 +53,10 @@ def test_where_nothing_fails() -> None:
 def test_below_a_failed_test_all_is_skipped() -> None:
     ended = statuses("test.shop.unique_b")
     assert (ended["b"], ended["unique_b"], ended["c"]) == ("success", "fail", "skipped")
+
+
+def test_a_relation_is_missing_until_its_node_is_built() -> None:
+    dbt = FakeDbt(LINEAGE, missing=["model.shop.a", "model.other.gone"])
+    assert missing_relations(dbt, LINEAGE) == {"model.shop.a"}
+    dbt.build(["source:shop.raw.orders+"], [], lambda _: None)
+    assert missing_relations(dbt, LINEAGE) == frozenset()
