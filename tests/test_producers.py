@@ -276,5 +276,29 @@ def test_the_tags_of_many_sources_are_few_and_lose_none() -> None:
         producer_tags(load)
 
 
+def test_the_tags_for_a_deployment_name_templates_too() -> None:
+    @produces_source("crm.{table}", "crm.orders", "erp.*")
+    @flow
+    def load(table: str) -> None: ...
+
+    assert producer_tags(load, "build-affected/shop") == [
+        "triggers:build-affected/shop",
+        "source:crm.{table}",
+        "source:crm.orders",
+        "source:erp.*",
+    ]
+
+
+def test_the_tags_of_a_load_that_builds_in_process_name_the_dbt_project(tmp_path: Path) -> None:
+    @produces_source("crm.orders")
+    @flow
+    def load() -> None: ...
+
+    assert producer_tags(load) == ["triggers:in-process", "source:crm.orders"]  # there is none to be found
+    (tmp_path / "dbt_project.yml").write_text("name: shop\nprofile: shop\n")
+    (tmp_path / "profiles.yml").write_text("shop: {outputs: {dev: {type: duckdb, path: x.duckdb}}, target: dev}")
+    assert producer_tags(load) == ["triggers:in-process:shop", "source:crm.orders"]
+
+
 def test_a_tag_that_only_looks_like_ours_is_a_name() -> None:
     assert sources_in(["source:[x", "source:crm.orders"]) == ["[x", "crm.orders"]
