@@ -6,33 +6,23 @@
 from __future__ import annotations
 
 import re
-import string
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from lineage_orch.check.deployments import Deployment
 from lineage_orch.check.findings import Finding, ignore_rules, loaded_elsewhere, without
 from lineage_orch.errors import LineageError, PolicyError
 from lineage_orch.lineage import Lineage
 from lineage_orch.lineage.policy import read_policy
+from lineage_orch.loads.declaration import can_mean, is_template
 from lineage_orch.loads.discovery import DiscoveryResult, ImportFailure, Producer
 from lineage_orch.text import count, few
 
 if TYPE_CHECKING:
     from lineage_orch.settings import LineageOrchSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """A Prefect deployment with a schedule: ``flow/name``, the schedules as text, and its parameters."""
-
-    name: str
-    schedules: tuple[str, ...]
-    parameters: Mapping[str, Any]
-    tags: tuple[str, ...] = ()
-    entrypoint: str | None = None
 
 
 def check(
@@ -112,8 +102,7 @@ class _Checker:
 
     def _resolve(self, name: str) -> tuple[str, ...] | LineageError:
         if is_template(name):
-            pattern = _pattern(name)
-            known = tuple(each for each, spelled in self._spellings.items() if any(map(pattern.fullmatch, spelled)))
+            known = tuple(each for each in self.lineage.sources if can_mean(name, each))
             if known:
                 return known
             return LineageError(f"no source in {self.lineage.where} can be meant by {name!r}, whatever its parameters")
@@ -264,7 +253,7 @@ class _Checker:
 
     def redundant_schedules(self, deployments: Iterable[Deployment]) -> Iterator[Finding]:
         for deployment in deployments:
-            if not deployment.schedules or not _is_of_dbt(deployment):
+            if not deployment.schedules or not deployment.runs_dbt:
                 continue
             named = self._named_in(deployment.parameters)
             covered = sorted((named or self.lineage.nodes.keys()) & self.reached)
@@ -317,19 +306,6 @@ def _import_failed(failure: ImportFailure) -> Finding:
     return Finding("import-failed", "error", f"{shown}{failure.why}", failure.where, (place,))
 
 
-def is_template(name: str) -> bool:
-    """Whether a declared source holds parameters of the run, so that it may stand for several."""
-    return "{" in name
-
-
-def _pattern(template: str) -> re.Pattern[str]:
-    """Return what a name with ``{parameters}`` in it may be."""
-    parts: list[str] = []
-    for literal, field, _, _ in string.Formatter().parse(template):
-        parts += [re.escape(literal).replace(r"\*", ".*"), ".+" if field is not None else ""]
-    return re.compile("".join(parts))
-
-
 def _strings(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
@@ -339,14 +315,6 @@ def _strings(value: object) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for each in value:
             yield from _strings(each)
-
-
-def _is_of_dbt(deployment: Deployment) -> bool:
-    """Whether it looks like one that runs dbt, and is not ours (which may well have a schedule, for what is held)."""
-    from lineage_orch.loads.tags import BUILDS
-
-    words = (deployment.name, deployment.entrypoint or "", *deployment.tags)
-    return BUILDS not in deployment.tags and any("dbt" in word.lower() for word in words)
 
 
 # A whole project --------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from lineage_orch.check.project import is_template
 from lineage_orch.errors import LineageError, did_you_mean
 from lineage_orch.lineage import Lineage
+from lineage_orch.loads.declaration import is_template
 from lineage_orch.loads.discovery import Producer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -14,7 +14,7 @@ from lineage_orch.errors import SettingsError
 
 if TYPE_CHECKING:
     from lineage_orch.check.findings import Finding
-    from lineage_orch.check.project import Deployment, Project
+    from lineage_orch.check.project import Project
     from lineage_orch.reports.tables import Parts
 
 
@@ -40,8 +40,10 @@ def check(
 
     Imports the modules with the flows, to read their decorators.
     """
+    from lineage_orch.check.deployments import scheduled_deployments
+
     project = _read(common, producers)
-    found = project.check(deployments=_deployments() if deployments else (), ignore=ignore or ())
+    found = project.check(deployments=scheduled_deployments() if deployments else (), ignore=ignore or ())
     errors = [each for each in found if strict or each.severity == "error"]
     data = {
         "ok": not errors,
@@ -104,49 +106,3 @@ def _parts(found: Sequence[Finding], errors: Sequence[Finding], project: Project
         table.rows.append(["error" if each in errors else "warning", each.code, each.where or "-", each.message])
     warnings = len(found) - len(errors)
     return [table, f"{count(len(errors), 'error')}, {count(warnings, 'warning')} ({looked_at})."]
-
-
-def _deployments() -> list[Deployment]:
-    """Return the deployments of the Prefect API that have an active schedule.
-
-    Raises:
-        SettingsError: the API cannot be reached.
-    """
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
-
-    from lineage_orch.check.project import Deployment
-
-    if not PREFECT_API_URL.value():
-        raise SettingsError(
-            "--deployments asks the Prefect API, and PREFECT_API_URL is not set; set it to your server's"
-        )
-    found: list[Deployment] = []
-    try:
-        with get_client(sync_client=True) as client:
-            flows: dict[Any, str] = {}
-            while page := client.read_deployments(limit=_PAGE, offset=len(found)):
-                for each in page:
-                    if each.flow_id not in flows:
-                        flows[each.flow_id] = client.read_flow(each.flow_id).name
-                    schedules = () if each.paused else tuple(_schedule(one) for one in each.schedules if one.active)
-                    name = f"{flows[each.flow_id]}/{each.name}"
-                    found.append(Deployment(name, schedules, each.parameters or {}, tuple(each.tags), each.entrypoint))
-    # httpx's errors and Prefect's own have no common parent; each of them means the same here.
-    except Exception as error:  # noqa: BLE001
-        raise SettingsError(
-            f"the Prefect API at {PREFECT_API_URL.value()} does not answer ({type(error).__name__}: {error}); "
-            "correct PREFECT_API_URL, or leave out --deployments"
-        ) from None
-    return [each for each in found if each.schedules]
-
-
-_PAGE = 200
-
-
-def _schedule(schedule: Any) -> str:
-    of_it = schedule.schedule
-    cron, interval = getattr(of_it, "cron", None), getattr(of_it, "interval", None)
-    if cron:
-        return f"cron {cron}"
-    return f"every {interval}" if interval else "rrule"

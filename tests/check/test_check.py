@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from lineage_orch.check.deployments import Deployment
 from lineage_orch.check.findings import CODES, Finding
-from lineage_orch.check.project import Deployment, check
+from lineage_orch.check.project import check
 from lineage_orch.check.stubs import stub_sources
 from lineage_orch.cli import app as cli
 from lineage_orch.errors import DbtError, ManifestError, SettingsError
