@@ -8,6 +8,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -107,6 +108,23 @@ def _shown(url: URL) -> str:
     return url.update_query_dict(secrets).render_as_string(hide_password=True)
 
 
+# SQLite and PostgreSQL say ON CONFLICT alike; making such a statement costs more than running it.
+_Insert = Callable[[Table], sqlite.Insert] | Callable[[Table], postgresql.Insert]
+
+
+@cache
+def _insert_new(insert_into: _Insert, table: Table) -> Executable:
+    return insert_into(table).on_conflict_do_nothing()
+
+
+@cache
+def _upsert(insert_into: _Insert, table: Table, *columns: str) -> Executable:
+    insert = insert_into(table)
+    return insert.on_conflict_do_update(
+        index_elements=list(table.primary_key), set_={name: insert.excluded[name] for name in columns}
+    )
+
+
 # -- SQLite ----------------------------------------------------------------------------------------------------
 
 
@@ -154,14 +172,11 @@ class Sqlite(Backend):
 
     def insert_new(self, table: Table) -> Executable:
         """``ON CONFLICT DO NOTHING``."""
-        return sqlite.insert(table).on_conflict_do_nothing()
+        return _insert_new(sqlite.insert, table)
 
     def upsert(self, table: Table, *columns: str) -> Executable:
         """``ON CONFLICT DO UPDATE``."""
-        insert = sqlite.insert(table)
-        return insert.on_conflict_do_update(
-            index_elements=list(table.primary_key), set_={name: insert.excluded[name] for name in columns}
-        )
+        return _upsert(sqlite.insert, table, *columns)
 
     def take_lock(self, scope: str, open_session: Callable[[], Connection]) -> LockHandle | None:
         """Lock a file beside this one."""
@@ -298,14 +313,11 @@ class Postgres(Backend):
 
     def insert_new(self, table: Table) -> Executable:
         """``ON CONFLICT DO NOTHING``."""
-        return postgresql.insert(table).on_conflict_do_nothing()
+        return _insert_new(postgresql.insert, table)
 
     def upsert(self, table: Table, *columns: str) -> Executable:
         """``ON CONFLICT DO UPDATE``."""
-        insert = postgresql.insert(table)
-        return insert.on_conflict_do_update(
-            index_elements=list(table.primary_key), set_={name: insert.excluded[name] for name in columns}
-        )
+        return _upsert(postgresql.insert, table, *columns)
 
     def take_lock(self, scope: str, open_session: Callable[[], Connection]) -> LockHandle | None:
         """Take an advisory lock in a session of its own."""

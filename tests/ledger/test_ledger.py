@@ -295,7 +295,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.builds: dict[str, dict[int, NodeFact]] = {}
         self.producers: set[str] = set()
         self.debts: dict[str, int] = {}
-        self.failed: dict[str, list[tuple[int, datetime]]] = {}
+        # Count, since, run, and the run that built it well since.
+        self.failed: dict[str, tuple[int, datetime, int, int | None]] = {}
 
     @rule(given=st.lists(st.tuples(sources, st.sampled_from("abcdef"), times), max_size=5), baseline=st.booleans())
     def record(self, given: list[tuple[str, str, datetime]], baseline: bool) -> None:
@@ -338,8 +339,8 @@ class LedgerMachine(RuleBasedStateMachine):
             of_node[tick] = NodeFact(tick, at, checksum, None if changed == tick else changed)
             if self.debts.get(node, tick + 1) <= tick:
                 del self.debts[node]
-            if tick >= max((run for run, _ in self.failed.get(node, [])), default=0):
-                self.failed.pop(node, None)
+            if node in self.failed and self.failed[node][2] <= tick and self.failed[node][3] is None:
+                self.failed[node] = (*self.failed[node][:3], tick)
 
     @rule(nodes=node_sets)
     def ask(self, nodes: set[str]) -> None:
@@ -354,9 +355,10 @@ class LedgerMachine(RuleBasedStateMachine):
         tick = self.runs[-1]
         self.ledger.record_failed(tick, {node: f"{node} at {tick}" for node in nodes}, failed_at=at)
         for node in nodes:
-            earlier = [each for each in self.failed.get(node, []) if each[0] != tick]
-            first = [each for each in self.failed.get(node, []) if each[0] == tick][:1]
-            self.failed[node] = [*earlier, (tick, at)] if not first or earlier else [(tick, first[0][1])]
+            count, since, run, cleared = self.failed.get(node, (0, at, 0, None))
+            if cleared not in (None, tick):
+                count, since = 0, at
+            self.failed[node] = (count + (run != tick), since, tick, None)
 
     @rule(which=st.sets(sources))
     def register(self, which: set[str]) -> None:
@@ -375,7 +377,7 @@ class LedgerMachine(RuleBasedStateMachine):
             facts[node] = newest._replace(changed=None if changed == newest.tick else changed)
         snapshot = self.ledger.snapshot()
         assert {node: (failure.count, failure.since, failure.tick) for node, failure in snapshot.failures.items()} == {
-            node: (len(runs), runs[0][1], runs[-1][0]) for node, runs in self.failed.items()
+            node: (count, since, run) for node, (count, since, run, cleared) in self.failed.items() if cleared is None
         }
         assert replace(snapshot, failures={}) == LedgerSnapshot(
             tick=self.tick,
