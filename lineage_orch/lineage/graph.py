@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lineage_orch.errors import LineageError
-from lineage_orch.lineage import names
+from lineage_orch.lineage import names, unit_tests
 from lineage_orch.lineage.details import read_details
 from lineage_orch.lineage.identity import FactsReader, Identity, Relation, digest, read_identities
 from lineage_orch.lineage.manifest import Manifest, collector_off, read_manifest
@@ -204,7 +204,9 @@ class Lineage:
     @cached_property
     def selectors(self) -> SelectorWriter:
         """Writes selectors that match exactly one source or node of this project."""
-        return SelectorWriter(self.where, self.sources, self.nodes, self._manifest.nodes)
+        return SelectorWriter(
+            self.where, self.sources, self.nodes, self._manifest.nodes, self._manifest.unit_tests or {}
+        )
 
     def tests_on(self, unique_id: str) -> tuple[str, ...]:
         """Return the unique_ids of the tests and unit tests on a node or source."""
@@ -245,6 +247,22 @@ class Lineage:
             else:
                 stack.extend(parents[each])
         return tuple(self._ids[each] for each in sorted(found))
+
+    def test_checksum(self, test_id: str) -> str | None:
+        """Return dbt's checksum of a singular test or a unit test; that of a generic test is in its unique_id."""
+        record = self._manifest.nodes.get(test_id)
+        if record is not None:
+            return record.checksum.checksum if record.checksum else None
+        unit_test = (self._manifest.unit_tests or {}).get(test_id)
+        return unit_test.checksum if unit_test and isinstance(unit_test.checksum, str) else None
+
+    def unit_test_inputs(self, test_id: str) -> tuple[str, ...]:
+        """Return the unique_ids of the nodes and sources that are given to a unit test as inputs."""
+        record = (self._manifest.unit_tests or {}).get(test_id)
+        if record is None or not record.given or record.depends_on is None or not record.depends_on.nodes:
+            return ()
+        given = (each.input for each in record.given)
+        return tuple(unit_tests.inputs_of(given, record.depends_on.nodes[0], self.nodes, self.sources))
 
     # Order ------------------------------------------------------------------------------------------------
 

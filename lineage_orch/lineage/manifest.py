@@ -89,6 +89,20 @@ class Leaf(Record):
     depends_on: DependsOn | None = None
 
 
+class Given(Record):
+    """An input of a unit test; ``input`` as written: ``ref('a')``, ``source('b', 'c')`` or ``this``."""
+
+    input: str = ""
+
+
+class UnitTest(Leaf):
+    """An entry of ``unit_tests``."""
+
+    fqn: tuple[str, ...] | None = None
+    given: tuple[Given, ...] | None = None
+    checksum: Any = None
+
+
 class Metadata(Record):
     """The header of the manifest."""
 
@@ -116,7 +130,7 @@ class Manifest(msgspec.Struct):
     metrics: Leaves = None
     semantic_models: Leaves = None
     saved_queries: Leaves = None
-    unit_tests: Leaves = None
+    unit_tests: dict[str, UnitTest] | None = None
     functions: Leaves = None
     child_map: Edges = None
     path: str | None = None

@@ -88,6 +88,7 @@ class SelectorWriter:
         sources: the source tables, by unique_id.
         nodes: what dbt builds, by unique_id.
         records: the manifest's ``nodes``: these too, and ephemeral models and tests.
+        unit_tests: the manifest's ``unit_tests``.
     """
 
     def __init__(
@@ -96,11 +97,13 @@ class SelectorWriter:
         sources: Mapping[str, SourceTable],
         nodes: Mapping[str, Node],
         records: Mapping[str, raw.Node],
+        unit_tests: Mapping[str, raw.UnitTest],
     ) -> None:
         self._where = where
         self._sources = sources
         self._nodes = nodes
         self._records = records
+        self._unit_tests = unit_tests
 
     def source(self, unique_id: str) -> str:
         """Return a selector of this source alone, without its children: ``source:package.source.table``.
@@ -157,7 +160,11 @@ class SelectorWriter:
         )
 
     def test(self, unique_id: str) -> str:
-        """Return a selector of this data test, and of nothing that is built."""
+        """Return a selector of this data test or unit test, and of nothing that is built."""
+        if unique_id in self._unit_tests:
+            # package, folders, model and test: "unit_test.package.model.test" where the manifest has none.
+            fqn = self._unit_tests[unique_id].fqn or tuple(unique_id.split(".", 3)[1:])
+            return f"fqn:{_anchor(fqn)},resource_type:unit_test"
         return f"fqn:{_anchor(fqn_of(unique_id, self._records[unique_id]))},resource_type:test"
 
     def test_bearer(self, unique_id: str) -> str:
