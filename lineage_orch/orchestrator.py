@@ -28,7 +28,7 @@ from lineage_orch.settings import LineageOrchSettings
 from lineage_orch.updates import SourceUpdate
 
 if TYPE_CHECKING:
-    from lineage_orch.reports.explain import Explanation
+    from lineage_orch.reports.explanation import Explanation
     from lineage_orch.reports.status import Status
 
 Say = Callable[[str], Any]
@@ -230,7 +230,6 @@ class Orchestrator:
             snapshot,
             now=self._clock(),
             views=settings.views,
-            hold_until_first_load=settings.hold_until_first_load,
             rebuild_changed_code=settings.rebuild_changed_code,
             failed=frozenset(failed),
         )
@@ -294,13 +293,16 @@ class Orchestrator:
         tick, snapshot = self.ledger.begin_build(now=self._clock(), history_of=_with_history(lineage))
         plan = self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried))
         report.held, report.next_due = plan.held, plan.next_due
-        report.blocked = [node for node, each in plan.held.items() if each.reason == "failed" and each.waiting_for]
+        failed = {node: each for node, each in plan.held.items() if each.reason in ("failed", "failing")}
+        report.blocked = [node for node, each in failed.items() if each.waiting_for]
+        report.failing = {node: each.detail or "" for node, each in failed.items() if each.until is not None}
+        report.not_built = list(plan.not_built)
         if plan.is_empty:
             return False
         recorder = BuildRecorder(
-            self._tests_to_run(lineage, plan, plan.build),
+            self._tests_to_run(plan, plan.build),
             self._recording(lineage, tick),
-            passed=self._tests_to_run(lineage, plan, plan.passed),
+            passed=self._tests_to_run(plan, plan.passed_through),
             tested_by=lineage.tested_by,
         )
         if plan.select:
@@ -324,11 +326,10 @@ class Orchestrator:
             raise recorder.ledger_error
         return True
 
-    def _tests_to_run(self, lineage: Lineage, plan: BuildPlan, nodes: Iterable[str]) -> Mapping[str, frozenset[str]]:
+    def _tests_to_run(self, plan: BuildPlan, nodes: Iterable[str]) -> Mapping[str, frozenset[str]]:
         if self.settings.dbt_command != "build":
             return dict.fromkeys(nodes, frozenset())
-        left_out = frozenset(plan.left_out_tests)
-        return {node: frozenset(lineage.tests_on(node)) - left_out for node in nodes}
+        return {node: plan.tests_on(node) for node in nodes}
 
     def _recording(self, lineage: Lineage, tick: int) -> Callable[[str], None]:
         def record(node: str) -> None:

@@ -148,7 +148,7 @@ def test_an_update_that_lands_during_a_build_is_built_by_the_same_call(make: Mak
     orchestrator.record(["raw.a"])
     report = orchestrator.build()
     assert report.runs == 2
-    assert dbt.built[0] == dbt.built[1]
+    assert set(dbt.built[1]) <= set(dbt.built[0])
     assert orchestrator.plan().is_empty
 
 
@@ -240,7 +240,7 @@ def test_held_nodes_are_reported_with_their_time(make: Make) -> None:
 
 
 def test_first_load_holds_until_every_source_with_a_producer_was_loaded(make: Make) -> None:
-    orchestrator, _ = make(hold_until_first_load=True)
+    orchestrator, _ = make()
     orchestrator.register_producers(["raw.*"])
     orchestrator.record(["raw.a"])
     report = orchestrator.build()
@@ -251,7 +251,7 @@ def test_first_load_holds_until_every_source_with_a_producer_was_loaded(make: Ma
 
 
 def test_a_test_between_a_built_and_a_held_node_waits_for_the_held_one(make: Make) -> None:
-    orchestrator, dbt = make(hold_until_first_load=True)
+    orchestrator, dbt = make()
     dbt.failing = {"test.shop.test_both"}  # as it would: stg_b does not exist
     orchestrator.register_producers(["raw.*"])
     orchestrator.record(["raw.a"])
@@ -268,7 +268,7 @@ def test_the_setting_producers_makes_known_who_loads_what_before_the_first_load(
         "from prefect import flow\nfrom lineage_orch import produces_source\n"
         "@produces_source('raw.b')\n@flow\ndef load_b():\n    pass\n"
     )
-    orchestrator, _ = make(hold_until_first_load=True, producers=[str(loads)])
+    orchestrator, _ = make(producers=[str(loads)])
     orchestrator.record(["raw.a"])
     report = orchestrator.build()
     assert set(report.built) == model("stg_a")
@@ -276,7 +276,7 @@ def test_the_setting_producers_makes_known_who_loads_what_before_the_first_load(
 
 
 def test_adopt_declares_the_warehouse_as_loaded_and_built(make: Make) -> None:
-    orchestrator, _ = make(hold_until_first_load=True)
+    orchestrator, _ = make()
     orchestrator.register_producers(["raw.*"])
     orchestrator.adopt()
     assert orchestrator.plan().is_empty

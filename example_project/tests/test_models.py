@@ -32,7 +32,7 @@ def test_a_mart_of_two_sources_waits_for_the_first_load_of_both(lineage: Lineage
     ledger.register_producers([products, carts])
     ledger.record_updates([SourceUpdate(products, "first load", NOON)])
 
-    plan = plan_builds(lineage, ledger.snapshot(), now=NOON, hold_until_first_load=True)
+    plan = plan_builds(lineage, ledger.snapshot(), now=NOON)
 
     assert "model.ints.stage_dummyjson__products" in plan.build
     assert plan.held["model.ints.mart_product_sales"].waiting_for == (carts,)

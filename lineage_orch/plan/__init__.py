@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from lineage_orch.plan.failures import failure_identity
 from lineage_orch.plan.graph import PlanGraph, plan_graph
 from lineage_orch.plan.planner import BuildPlan, Held, plan_builds
+from lineage_orch.plan.producing import producing_sources
+from lineage_orch.plan.reasons import Reason
 
-__all__ = ["BuildPlan", "Held", "PlanGraph", "plan_builds", "plan_graph"]
+__all__ = [
+    "BuildPlan",
+    "Held",
+    "PlanGraph",
+    "Reason",
+    "failure_identity",
+    "plan_builds",
+    "plan_graph",
+    "producing_sources",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from weakref import WeakKeyDictionary
@@ -46,18 +46,39 @@ class PlanGraph:
                     found.update(self.parents[number])
         return frozenset(found)
 
-    def above(self, sources: Sequence[int]) -> list[int]:
-        """Return, for each number, which of these sources are above it, as bits in their order.
-
-        Sets of sources are kept as bits here and in the planner: 500 sources are one integer.
-        """
-        above = [0] * len(self.ids)
-        for bit, source in enumerate(sources):
-            above[source] = 1 << bit
-        for number in range(self.source_count, len(above)):
+    @cached_property
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """The numbers of what reads each."""
+        children: list[list[int]] = [[] for _ in self.ids]
+        for number in range(self.source_count, len(self.ids)):
             for parent in self.parents[number]:
-                above[number] |= above[parent]
-        return above
+                children[parent].append(number)
+        return tuple(map(tuple, children))
+
+    def sources_above(self, number: int) -> frozenset[int]:
+        """Return the sources above a node; of a source, itself. Remembered for all that is above the node."""
+        known = self._sources_above
+        for each in self.with_ancestors(number, known):
+            if each < self.source_count:
+                known[each] = frozenset((each,))
+            else:
+                known[each] = frozenset().union(*(known[parent] for parent in self.parents[each]))
+        return known[number]
+
+    @cached_property
+    def _sources_above(self) -> dict[int, frozenset[int]]:
+        return {}
+
+    def with_ancestors(self, number: int, known: Container[int] = ()) -> list[int]:
+        """Return a node and all above it, parents before children, without what is known and all above that."""
+        found = {number} if number not in known else set()
+        stack = list(found)
+        while stack:
+            for parent in self.parents[stack.pop()]:
+                if parent not in found and parent not in known:
+                    found.add(parent)
+                    stack.append(parent)
+        return sorted(found)
 
     @classmethod
     def of(cls, lineage: Lineage) -> PlanGraph:
@@ -104,11 +125,3 @@ def plan_graph(lineage: Lineage) -> PlanGraph:
     if found is None:
         found = _of_lineage[lineage] = PlanGraph.of(lineage)
     return found
-
-
-def ones(bits: int) -> Iterator[int]:
-    """Yield the numbers of the bits that are set."""
-    while bits:
-        low = bits & -bits
-        yield low.bit_length() - 1
-        bits ^= low

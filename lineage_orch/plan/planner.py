@@ -3,9 +3,13 @@
 Pure: a lineage, a snapshot of the ledger and the time go in, a :class:`BuildPlan` comes out. No I/O, no
 clock, no Prefect. The rule (``docs/how-it-decides.md``):
 
-- A node is out of date when a parent has a higher tick, or is in the plan itself, or when its own code
-  changed since its last good build.
-- What is out of date is in the plan, unless its policy or a missing first load holds it.
+- A node is stale when what it reads is newer than its last good build, or is in the plan itself; when its own
+  definition changed since; when its relation is gone; when someone asked for it; and when a node in the plan
+  reads it and it is not there.
+- What is stale is in the plan, unless something holds it: its policy, a failure, a source that was never loaded.
+
+The plan is the least set that this describes, whatever the order in which it is found: to put a node into the plan
+never takes another out of it. What could (a failure, a first load) is known before the first node is put in.
 """
 
 from __future__ import annotations
@@ -15,19 +19,22 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from heapq import heapify, heappop, heappush
 from operator import attrgetter
-from typing import Literal
+from typing import Literal, TypeVar
 
-from lineage_orch.errors import PolicyError
-from lineage_orch.ledger import LedgerSnapshot, Moment
+from lineage_orch.ledger import Failure, LedgerSnapshot, Moment
 from lineage_orch.lineage import Lineage
-from lineage_orch.lineage.policy import Policy
 from lineage_orch.plan import selection
-from lineage_orch.plan.because import IN_PLAN, Because
-from lineage_orch.plan.graph import ones, plan_graph
+from lineage_orch.plan.failures import failure_identity, wait_after
+from lineage_orch.plan.graph import plan_graph
+from lineage_orch.plan.producing import producing_sources
+from lineage_orch.plan.reasons import IN_PLAN, Because, PlannedGraph, Reason, Reasons, all_sources
 
-HeldReason = Literal["updates_on_all", "build_after", "lag_tolerance", "first_load", "failed"]
+HeldReason = Literal["updates_on_all", "build_after", "lag_tolerance", "first_load", "failing", "bad_config", "failed"]
 Views = Literal["build", "pass_through"]
+
+_Value = TypeVar("_Value")
 
 _tick_of = attrgetter("tick")
 _NEVER = datetime.max.replace(tzinfo=UTC)
@@ -35,50 +42,68 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Why an out-of-date node does not build now.
+    """Why a stale node does not build now.
 
-    ``reason``:
-        ``updates_on_all``: it waits for fresh data of the parents in ``waiting_for``;
-        ``build_after``, ``lag_tolerance``: its policy holds it until ``until`` (UTC);
-        ``first_load``: the sources in ``waiting_for`` have a producer and were never loaded;
-        ``failed``: it, or the node in ``waiting_for``, failed in this drain and nothing new came since.
+    Attributes:
+        reason: ``updates_on_all``: it waits for new data of the parents in ``waiting_for``;
+            ``build_after``, ``lag_tolerance``: its policy holds it until ``until``;
+            ``first_load``: the sources in ``waiting_for`` have a producer and were never loaded;
+            ``failing``: it failed in its last builds and is tried again at ``until``, or it reads the nodes in
+            ``waiting_for``, which are held for that;
+            ``bad_config``: its policy, or that of the nodes in ``waiting_for``, cannot be read;
+            ``failed``: it, or the nodes in ``waiting_for``, failed in this call and nothing new came since.
+        waiting_for: unique_ids.
+        until: when it may build (UTC); None where no time alone will do.
+        detail: what is wrong, for people; only of ``bad_config`` and of a node that is ``failing`` itself.
     """
 
     reason: HeldReason
     waiting_for: tuple[str, ...] = ()
     until: datetime | None = None
+    detail: str | None = None
 
 
 @dataclass(frozen=True)
 class BuildPlan:
     """What to build now, what is held, and why.
 
-    ``build``: unique_ids, parents before children. ``held``: the out-of-date nodes that do not build now.
-    ``because``: for each node of ``build``, the sources whose updates reach it (empty for one that builds
-    only for its changed code). ``next_due``: the earliest time (UTC) until which a node is held, or None.
-    ``changed_code``: the nodes of ``build`` whose own code changed. ``passed``: the views through which the
-    change flows without a build (``views="pass_through"``). ``select``: what to hand to dbt.
+    Attributes:
+        build: unique_ids, parents before children.
+        held: the stale nodes that do not build now, and those below what fails.
+        because: for each node of ``build`` and ``passed_through``, the sources whose updates reach it; none for one
+            that builds for other reasons alone.
+        reasons: for each node that builds, is passed through or held, each way in which it is stale.
+        next_due: the earliest time (UTC) until which a node is held, or None.
+        passed_through: the views through which new data flows without a build (``views="pass_through"``).
+        not_built: the stale nodes that dbt will not build, as it is called here.
+        select: what to hand to dbt.
     """
 
     build: tuple[str, ...]
     held: Mapping[str, Held]
     because: Mapping[str, frozenset[str]]
+    reasons: Mapping[str, tuple[Reason, ...]]
     next_due: datetime | None
-    changed_code: frozenset[str]
-    passed: tuple[str, ...]
+    passed_through: tuple[str, ...]
+    not_built: tuple[str, ...]
     _lineage: Lineage = field(repr=False, compare=False)
-    _built_before: Collection[str] = field(repr=False, compare=False)
+    _absent: Collection[str] = field(default=(), repr=False, compare=False)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do now (there may still be held nodes)."""
-        return not self.build and not self.passed
+        return not self.build and not self.passed_through
+
+    @cached_property
+    def changed_code(self) -> frozenset[str]:
+        """The nodes of the plan whose own definition changed since their last good build."""
+        planned = (*self.build, *self.passed_through)
+        return frozenset(node for node in planned if any(each.kind == "identity" for each in self.reasons[node]))
 
     @cached_property
     def sources(self) -> tuple[str, ...]:
         """The sources whose updates reach something in the plan, sorted."""
-        # Many nodes share a set.
-        return tuple(sorted(frozenset().union(*set(self.because.values()))))
+        return all_sources(self.because)
 
     @cached_property
     def select(self) -> tuple[str, ...]:
@@ -87,28 +112,49 @@ class BuildPlan:
         Raises:
             LineageError: dbt's selectors cannot tell one of the nodes from another.
         """
-        return selection.select(self._lineage, self.build, self.passed, self.sources)
+        return selection.select(self._lineage, self.build, self.passed_through, self.sources)
 
     @cached_property
     def left_out_tests(self) -> tuple[str, ...]:
         """The tests that ``select`` would bring and that cannot pass yet: they also read what is not there.
 
-        That is a node that was never built, or is held and so still made of old data. They run when it builds.
+        For a data test, that is a source with a producer that was never loaded, a node that was never built, or one
+        that is stale and not built now, so still made of old data. For a unit test, an input whose columns dbt
+        cannot look up: the relation of the tested model itself (``this``) before its first build, say. They run as
+        soon as what they read is there.
         """
         build = frozenset(self.build)
+        stale = self.held.keys() | frozenset(self.not_built)
 
-        def is_absent(unique_id: str) -> bool:
-            if unique_id in build or unique_id not in self._lineage.nodes:
-                return False
-            return unique_id in self.held or unique_id not in self._built_before
+        def is_old(unique_id: str) -> bool:
+            return unique_id in stale or (unique_id in self._absent and unique_id not in build)
 
-        selected = selection.bearers(self._lineage, self.build, self.passed, self.sources)
-        return selection.left_out_tests(self._lineage, selected, is_absent)
+        selected = selection.bearers(self._lineage, self.build, self.passed_through, self.sources)
+        return (
+            *selection.left_out_data_tests(self._lineage, selected, is_old),
+            *selection.left_out_unit_tests(self._lineage, self.build, self._absent),
+        )
 
     @cached_property
     def exclude(self) -> tuple[str, ...]:
         """The selectors of ``left_out_tests``."""
-        return tuple(self._lineage.selectors.test(each) for each in self.left_out_tests)
+        return tuple(map(self._lineage.selectors.test, self.left_out_tests))
+
+    def tests_on(self, node: str) -> frozenset[str]:
+        """Return the tests on a node of the plan that ``dbt build`` runs with ``select`` and ``exclude``."""
+        tests = self._lineage.tests_on(node)
+        if node in self._passed:
+            # dbt runs a unit test only together with its model.
+            tests = tuple(test for test in tests if test.startswith("test."))
+        return frozenset(tests) - self._left_out
+
+    @cached_property
+    def _passed(self) -> frozenset[str]:
+        return frozenset(self.passed_through)
+
+    @cached_property
+    def _left_out(self) -> frozenset[str]:
+        return frozenset(self.left_out_tests)
 
 
 def plan_builds(
@@ -117,8 +163,9 @@ def plan_builds(
     *,
     now: datetime,
     views: Views = "build",
-    hold_until_first_load: bool = False,
     rebuild_changed_code: bool = True,
+    missing_relations: Collection[str] = (),
+    not_built: Collection[str] = (),
     failed: Collection[str] = (),
 ) -> BuildPlan:
     """Return what to build now.
@@ -126,30 +173,29 @@ def plan_builds(
     Args:
         lineage: the graph of the project.
         snapshot: the ledger as of one tick.
-        now: an aware datetime; only ``build_after`` and ``lag_tolerance`` look at it.
+        now: an aware datetime; only ``build_after``, ``lag_tolerance`` and the waits after failures look at it.
         views: ``"build"`` builds views like all else; ``"pass_through"`` lets new data flow through a view
-            that was built once, to what hangs on it.
-        hold_until_first_load: hold a node while a source above it that has a producer was never loaded.
-        rebuild_changed_code: a node whose checksum differs from that of its last good build is out of date.
-        failed: nodes not to try again now; what hangs on them waits with them.
+            that was built before, to what is below it. A view above which a definition changed is built.
+        rebuild_changed_code: a node whose identity differs from that of its last good build is stale.
+        missing_relations: nodes whose relation is known not to be in the warehouse.
+        not_built: nodes that dbt will not build, as it is called here. They are named if they are stale, nothing
+            below them is built for them, and they are taken to be there for those that read them.
+        failed: nodes not to try again now; what is below them waits with them.
 
     Raises:
-        PolicyError: the freshness or state config of a node cannot be read.
+        LineageError: the manifest has a cycle.
         ValueError: ``now`` has no time zone.
     """
     if now.tzinfo is None:
         raise ValueError(f"now has no time zone: {now!r}; use datetime.now(UTC)")
-    return _Planner(
-        lineage, snapshot, now.astimezone(UTC), views, hold_until_first_load, rebuild_changed_code, failed
-    ).plan()
+    planner = _Planner(
+        lineage, snapshot, now.astimezone(UTC), views, rebuild_changed_code, missing_relations, not_built, failed
+    )
+    return planner.plan()
 
 
 class _Planner:
-    """One pass over the graph, parents before children.
-
-    ``_ticks`` is what the ledger knows; ``_reach`` is the same with infinity for what is in the plan, so that
-    "a parent has a higher tick or is in the plan" is one comparison.
-    """
+    """What the ledger knows, by number, and the pass over the graph that puts nodes into the plan."""
 
     def __init__(
         self,
@@ -157,165 +203,370 @@ class _Planner:
         snapshot: LedgerSnapshot,
         now: datetime,
         views: Views,
-        hold_until_first_load: bool,
         rebuild_changed_code: bool,
+        missing_relations: Collection[str],
+        not_built: Collection[str],
         failed: Collection[str],
     ) -> None:
         self._lineage = lineage
         self._graph = graph = plan_graph(lineage)
-        for reason in graph.bad_configs.values():
-            raise PolicyError(reason)
         self._snapshot = snapshot
         self._now = now
-        find = graph.index.get
-        self._ticks = ticks = [0] * len(graph.ids)
-        for unique_id, tick in snapshot.sources.items():
-            if (number := find(unique_id)) is not None:
-                ticks[number] = tick
-        changed: set[int] = set()
-        checksums = graph.checksums
-        for unique_id, fact in snapshot.nodes.items():
-            if (number := find(unique_id)) is not None:
-                ticks[number] = fact.tick
-                checksum = fact.checksum
-                if checksum != checksums[number] and checksum and checksums[number]:
-                    changed.add(number)
-        self._changed = changed if rebuild_changed_code else set()
-        self._reach = list(ticks)
-        self._failed = {number for each in failed if (number := find(each)) is not None}
-        self._blocked: set[int] = set()
+        self._built = [0] * len(graph.ids)
+        self._changed = [0] * len(graph.ids)
+        self._differs: set[int] = set()
+        self._read_sources()
+        self._read_facts(rebuild_changed_code)
+        self._reach = list(self._changed)
+        self._asked = {
+            number
+            for number, tick in self._by_number(snapshot.debts).items()
+            if number >= graph.source_count and tick > self._built[number]
+        }
+        self._missing = {number for number in self._numbers(missing_relations) if self._built[number]}
+        self._not_built = self._numbers(not_built)
+        # These build whatever their policy says.
+        self._free = self._differs | self._missing | self._asked
         self._pass_views = graph.views if views == "pass_through" else frozenset()
+        self._unloaded = {
+            number
+            for number in self._numbers(producing_sources(lineage, snapshot))
+            if number < graph.source_count and not self._changed[number]
+        }
+        self._absent = self._find_absent()
+        self._retry_at = self._find_failing()
+        self._blocked = self._find_blocked(self._numbers(failed))
+        self._first_loads, self._bad_above = self._find_obstacles()
+        self._waiting: set[int] = set()
+        self._left_out: set[int] = set()
+        self._pulled: set[int] = set()
+        self._planned: list[int] = []
         self._pending: dict[int, datetime | None] = {}
-        self._held: dict[int, Held] = {}
-        self._producers = {number for each in snapshot.producers if (number := find(each)) is not None}
-        self._unloaded: list[int] = []
-        self._unloaded_above: list[int] = []
-        if hold_until_first_load:
-            self._unloaded = sorted(each for each in self._producers if not ticks[each])
-            if self._unloaded:
-                self._unloaded_above = graph.above(self._unloaded)
+
+    # What the ledger knows --------------------------------------------------------------------------------
+
+    def _numbers(self, unique_ids: Collection[str]) -> set[int]:
+        find = self._graph.index.get
+        return {number for each in unique_ids if (number := find(each)) is not None}
+
+    def _by_number(self, values: Mapping[str, _Value]) -> dict[int, _Value]:
+        find = self._graph.index.get
+        return {number: value for each, value in values.items() if (number := find(each)) is not None}
+
+    def _read_sources(self) -> None:
+        for number, tick in self._by_number(self._snapshot.sources).items():
+            if number < self._graph.source_count:
+                self._changed[number] = tick
+
+    def _read_facts(self, rebuild_changed_code: bool) -> None:
+        find, checksums, start = self._graph.index.get, self._graph.checksums, self._graph.source_count
+        built, changed, differs, identity_of = self._built, self._changed, self._differs, self._lineage.identity
+        for unique_id, (tick, _, checksum, changed_at, identity) in self._snapshot.nodes.items():
+            number = find(unique_id)
+            if number is None or number < start:
+                continue
+            built[number] = tick
+            changed[number] = tick if changed_at is None else changed_at
+            if identity is not None:
+                if rebuild_changed_code and identity != identity_of(unique_id):
+                    differs.add(number)
+            # A row of before identities were kept. The checksum of a file is a part of its identity.
+            elif checksum != checksums[number] and checksum and checksums[number] and rebuild_changed_code:
+                differs.add(number)
+
+    def _find_absent(self) -> frozenset[int]:
+        """The nodes that are not there for what reads them. What dbt will not build is made elsewhere."""
+        built, start = self._built, self._graph.source_count
+        never = {number for number in range(start, len(built)) if not built[number]} if 0 in built[start:] else set()
+        return frozenset((never | self._missing) - self._not_built)
+
+    # What holds a node whatever else is in the plan --------------------------------------------------------
+
+    def _find_failing(self) -> dict[int, datetime]:
+        """The nodes that failed in their last builds and are not tried again yet: when they are."""
+        found: dict[int, datetime] = {}
+        for number, failure in self._by_number(self._snapshot.failures).items():
+            until = min(failure.last_at, self._now) + wait_after(failure.count)
+            if until > self._now and number not in self._not_built and not self._is_worth_a_try(number, failure):
+                found[number] = until
+        return found
+
+    def _is_worth_a_try(self, number: int, failure: Failure) -> bool:
+        """Whether anything but its data changed since it failed, or someone asked for it."""
+        unique_id = self._graph.ids[number]
+        if self._snapshot.debts.get(unique_id, 0) > failure.tick:
+            return True
+        return failure.identity is not None and failure.identity != failure_identity(self._lineage, unique_id)
+
+    def _find_blocked(self, failed: set[int]) -> dict[int, Literal["failed", "failing"]]:
+        """The nodes that failed and all below them; of two ways to be it, ``failed``."""
+        blocked: dict[int, Literal["failed", "failing"]] = {}
+        if not failed and not self._retry_at:
+            return blocked
+        for number in range(self._graph.source_count, len(self._graph.ids)):
+            if number in self._not_built:
+                continue
+            above = {blocked.get(parent) for parent in self._graph.parents[number]}
+            if number in failed or "failed" in above:
+                blocked[number] = "failed"
+            elif number in self._retry_at or "failing" in above:
+                blocked[number] = "failing"
+        return blocked
+
+    def _find_obstacles(self) -> tuple[dict[int, frozenset[int]], dict[int, frozenset[int]]]:
+        """What stands above nodes, up to what exists: sources to be loaded first, and policies that cannot be read."""
+        loads: dict[int, frozenset[int]] = {}
+        bad: dict[int, frozenset[int]] = {}
+        absent, bad_configs = self._absent, self._graph.bad_configs
+        if not self._unloaded and absent.isdisjoint(bad_configs):
+            return loads, bad
+        nothing: frozenset[int] = frozenset()
+        for number in range(self._graph.source_count, len(self._graph.ids)):
+            parents = self._graph.parents[number]
+            sources = self._unloaded.intersection(parents)
+            nodes: set[int] = set()
+            for parent in absent.intersection(parents):
+                sources |= loads.get(parent, nothing)
+                nodes |= bad.get(parent, nothing)
+                if parent in bad_configs:
+                    nodes.add(parent)
+            if sources:
+                loads[number] = frozenset(sources)
+            if nodes:
+                bad[number] = frozenset(nodes)
+        return loads, bad
+
+    # The pass ---------------------------------------------------------------------------------------------
 
     def plan(self) -> BuildPlan:
-        graph, reach, ticks = self._graph, self._reach, self._ticks
-        policies, parents, passing, timed = graph.policies, graph.parents, self._pass_views, graph.above_a_lag
-        failed, blocked = self._failed, self._blocked
-        asked = self._changed | failed
-        careful = bool(policies or self._unloaded or failed or passing)
-        in_plan = IN_PLAN
-        build: list[int] = []
-        passed: list[int] = []
+        graph, reach, built, parents = self._graph, self._reach, self._built, self._graph.parents
+        free, absent = self._free, self._absent
+        careful = bool(
+            graph.policies
+            or graph.bad_configs
+            or self._first_loads
+            or self._bad_above
+            or self._blocked
+            or self._not_built
+        )
+        timed, planned, in_plan = graph.above_a_lag, self._planned, IN_PLAN
         # Parents come first, so each asks parents that know their answer: no deep recursion.
         for number in range(graph.source_count, len(graph.ids)):
-            tick = ticks[number]
+            tick = built[number]
             for parent in parents[number]:
                 # One fresh parent settles it; which others are fresh too is asked later, if at all.
                 if reach[parent] > tick:
                     break
             else:
-                if number not in asked:
-                    if blocked and not blocked.isdisjoint(parents[number]):
-                        self._block(number)
+                if number not in free:
+                    if number in timed and number in absent:
+                        self._pending_since(number)
                     continue
-            goes_to = build
-            if careful:
-                is_passed = tick > 0 and number in passing and number not in self._changed
-                if self._is_held(number, is_passed):
-                    continue
-                if number in timed:
-                    self._pending_since(number)
-                if is_passed:
-                    goes_to = passed
-            reach[number] = in_plan
-            goes_to.append(number)
-        ids = graph.ids
-        held = {ids[number]: each for number, each in self._held.items()}
+            if careful and number in timed:
+                self._pending_since(number)
+            if careful and not self._may_build(number):
+                continue
+            if absent:
+                self._put_in(number)
+            else:
+                reach[number] = in_plan
+                planned.append(number)
+        if self._pulled:
+            self._grow()
+            planned.sort()
+        return self._found()
+
+    def _put_in(self, number: int) -> list[int]:
+        """Put a node into the plan, and what it needs and is not there; returns what is in it now and was not."""
+        reach, absent = self._reach, self._absent
+        added: list[int] = []
+        stack = [number]
+        while stack:
+            each = stack.pop()
+            if reach[each] == IN_PLAN:
+                continue
+            reach[each] = IN_PLAN
+            added.append(each)
+            stack.extend(parent for parent in self._graph.parents[each] if parent in absent)
+        self._planned += added
+        self._pulled.update(added[1:])
+        return added
+
+    def _grow(self) -> None:
+        """Put in what is stale because of what was pulled in: that is not always below what the pass saw last."""
+        children = self._graph.children
+        todo = list({child for number in self._pulled for child in children[number]})
+        heapify(todo)
+        while todo:
+            number = heappop(todo)
+            if self._reach[number] != IN_PLAN and self._may_build(number):
+                for added in self._put_in(number):
+                    for child in children[added]:
+                        heappush(todo, child)
+            if not todo:
+                # What is in the plan now may have waited longer than what was: what waits may be due.
+                self._ask_again()
+                ready = (each for each in sorted(self._waiting) if self._reach[each] != IN_PLAN)
+                todo = [each for each in ready if self._may_build(each)]
+
+    def _ask_again(self) -> None:
+        """Find again since when data waits, of all that is in the plan now."""
+        self._pending.clear()
+        for number in sorted(self._graph.above_a_lag):
+            if number >= self._graph.source_count and (self._reach[number] == IN_PLAN or number in self._absent):
+                self._pending_since(number)
+
+    def _may_build(self, number: int) -> bool:
+        """Whether nothing holds a stale node; what is held is remembered."""
+        if number in self._not_built:
+            self._left_out.add(number)
+            return False
+        if number in self._blocked:
+            return False
+        if (
+            number in self._first_loads
+            or number in self._graph.bad_configs
+            or number in self._bad_above
+            or self._held_by_policy(number) is not None
+        ):
+            self._waiting.add(number)
+            return False
+        return True
+
+    # What came out ----------------------------------------------------------------------------------------
+
+    def _found(self) -> BuildPlan:
+        graph, planned = self._graph, self._planned
+        ids, reach = graph.ids, self._reach
+        held_numbers = sorted({number for number in self._waiting if reach[number] != IN_PLAN} | self._blocked.keys())
+        held = {ids[number]: self._held(number) for number in held_numbers}
         times = [each.until for each in held.values() if each.until is not None]
+        passed = self._passed_through() if self._pass_views else []
+        build = sorted(set(planned) - set(passed)) if passed else planned
+        world = PlannedGraph(
+            graph,
+            self._built,
+            self._changed,
+            reach,
+            self._absent,
+            self._differs,
+            self._missing,
+            self._asked,
+            self._pulled,
+        )
         return BuildPlan(
             build=tuple(map(ids.__getitem__, build)),
             held=held,
-            because=Because(graph, ticks, reach, sorted(build + passed) if passed else build),
+            because=Because(world, planned),
+            reasons=Reasons(world, sorted({*planned, *held_numbers}) if held_numbers else planned),
             next_due=min(times, default=None),
-            changed_code=frozenset(ids[number] for number in self._changed if reach[number] == IN_PLAN),
-            passed=tuple(ids[number] for number in passed),
+            passed_through=tuple(map(ids.__getitem__, passed)),
+            not_built=tuple(ids[number] for number in sorted(self._left_out)),
             _lineage=self._lineage,
-            _built_before=self._snapshot.nodes.keys(),
+            _absent=frozenset(map(ids.__getitem__, self._absent | self._unloaded)),
         )
 
-    # Why a node is held -----------------------------------------------------------------------------------
+    def _passed_through(self) -> list[int]:
+        """The views in the plan that need no build: they exist, and above them is only new data.
 
-    def _is_held(self, number: int, is_passed: bool) -> bool:
-        if number in self._failed or not self._blocked.isdisjoint(self._graph.parents[number]):
-            self._block(number)
-            return True
-        held: Held | None = None
-        if self._unloaded and (missing := self._unloaded_above[number]):
-            held = Held("first_load", self._names([self._unloaded[bit] for bit in ones(missing)]))
-        elif number in self._graph.policies and number not in self._changed and not is_passed:
-            held = self._held_by_policy(number, self._graph.policies[number])
-        if held is not None:
-            self._held[number] = held
-        return held is not None
+        A warehouse may keep the columns that a view had when it was made. So a view is built when a definition above
+        it changed, also by a way of which nothing is known: a parent that was built since, and the view was not.
+        """
+        built, changed = self._built, self._changed
+        reshaped: set[int] = set()
+        passed: list[int] = []
+        for number in self._planned:
+            if (
+                number in self._free
+                or not built[number]
+                or any(
+                    parent in reshaped or (parent >= self._graph.source_count and changed[parent] > built[number])
+                    for parent in self._graph.parents[number]
+                )
+            ):
+                reshaped.add(number)
+            elif number in self._pass_views:
+                passed.append(number)
+        return passed
 
-    def _block(self, number: int) -> None:
-        self._blocked.add(number)
-        waiting_for = [parent for parent in self._graph.parents[number] if parent in self._blocked]
-        self._held[number] = Held("failed", self._names(waiting_for))
+    def _held(self, number: int) -> Held:
+        parents = self._graph.parents[number]
+        blocked = self._blocked.get(number)
+        above = [parent for parent in parents if parent in self._blocked and self._blocked[parent] == blocked]
+        if blocked == "failed" or above:
+            assert blocked is not None
+            return Held(blocked, self._names(above))
+        if sources := self._first_loads.get(number):
+            return Held("first_load", self._names(sources))
+        if (wrong := self._graph.bad_configs.get(number)) is not None:
+            return Held("bad_config", detail=wrong)
+        if nodes := self._bad_above.get(number):
+            return Held("bad_config", self._names(nodes), detail=self._graph.bad_configs[min(nodes)])
+        found = self._held_by_policy(number)
+        assert found is not None
+        return found
 
-    def _held_by_policy(self, number: int, policy: Policy) -> Held | None:
-        tick = self._ticks[number]
-        if policy.updates_on == "all":
-            stale = [
-                parent
-                for parent in self._graph.parents[number]
-                if self._reach[parent] <= tick and parent in self._moving
-            ]
-            if stale:
-                return Held("updates_on_all", self._names(stale))
-        held: Held | None = None
-        fact = self._snapshot.nodes.get(self._graph.ids[number])
-        if policy.build_after is not None and fact is not None:
-            held = Held("build_after", until=_after(fact.built_at, policy.build_after))
-        if policy.lag_tolerance is not None:
-            since = self._pending_since(number)
-            if since is not None:
-                until = _after(since, policy.lag_tolerance)
-                if held is None or held.until is None or until > held.until:
-                    held = Held("lag_tolerance", until=until)
-        if held is None or held.until is None or held.until <= self._now:
-            return None
-        return held
+    def _held_by_policy(self, number: int) -> Held | None:
+        """Why its policy or a failure of its own holds a node: the latest of all times."""
+        tick = self._built[number]
+        held: list[Held] = []
+        policy = self._graph.policies.get(number)
+        # A view that new data passes through is built only for what no policy holds.
+        if policy is not None and number not in self._free and not (tick and number in self._pass_views):
+            if policy.updates_on == "all" and (old := self._old_parents(number)):
+                return Held("updates_on_all", self._names(old))
+            if policy.build_after is not None and tick:
+                built_at = self._snapshot.nodes[self._graph.ids[number]].built_at
+                held.append(Held("build_after", until=_after(min(built_at, self._now), policy.build_after)))
+            if policy.lag_tolerance is not None and (since := self._pending_since(number)) is not None:
+                held.append(Held("lag_tolerance", until=_after(since, policy.lag_tolerance)))
+        if number in self._retry_at:
+            message = self._snapshot.failures[self._graph.ids[number]].message
+            held.append(Held("failing", until=self._retry_at[number], detail=message))
+        latest = max(held, key=_until_of, default=None)
+        return latest if latest is not None and _until_of(latest) > self._now else None
+
+    def _old_parents(self, number: int) -> list[int]:
+        """The parents that move and have nothing new; what is not there is new when it is built first."""
+        tick = self._built[number]
+        return [
+            parent
+            for parent in self._graph.parents[number]
+            if self._reach[parent] <= tick and parent in self._moving and parent not in self._absent
+        ]
 
     @cached_property
     def _moving(self) -> set[int]:
-        """The sources that were ever updated or have a producer, and the nodes below them."""
+        """The sources with a producer, or an update that was no baseline, and the nodes that get news from them."""
         graph = self._graph
-        moving = {number for number in range(graph.source_count) if self._ticks[number]} | self._producers
+        baselines = self._numbers(self._snapshot.baselines)
+        moving = {
+            number for number in range(graph.source_count) if self._changed[number] and number not in baselines
+        } | self._numbers(producing_sources(self._lineage, self._snapshot))
         for number in range(graph.source_count, len(graph.ids)):
-            if not moving.isdisjoint(graph.parents[number]):
+            if number not in self._not_built and not moving.isdisjoint(graph.parents[number]):
                 moving.add(number)
         return moving
 
     def _pending_since(self, number: int) -> datetime | None:
-        """When data for a node began to wait; None if the ledger no longer keeps a time that old."""
+        """When data for a node began to wait, at most now; None if the ledger no longer keeps a time that old."""
         if number in self._pending:
             return self._pending[number]
-        graph, tick = self._graph, self._ticks[number]
+        graph, tick = self._graph, self._built[number]
         times: list[datetime] = []
         for parent in graph.parents[number]:
-            if self._reach[parent] <= tick:
+            comes_now = self._reach[parent] == IN_PLAN or parent in self._absent
+            if not comes_now and self._changed[parent] <= tick:
                 continue
             history = self._snapshot.source_history if parent < graph.source_count else self._snapshot.node_history
             first = _first_above(history.get(graph.ids[parent], ()), tick)
             if first is not None:
                 times.append(first)
-            if self._reach[parent] == IN_PLAN:
-                since = self._pending_since(parent)
-                if since is None and parent in self._changed:
-                    # Built for its new code alone, a parent has no time of its own: it is new as of now.
-                    since = self._now
-                if since is not None:
-                    times.append(since)
-        self._pending[number] = found = min(times, default=None)
+            if comes_now:
+                # Built for another reason than new data, a parent has no time of its own: it is new as of now.
+                times.append(self._pending_since(parent) or self._now)
+        found = min(times, default=None)
+        self._pending[number] = found = None if found is None else min(found, self._now)
         return found
 
     def _names(self, numbers: Collection[int]) -> tuple[str, ...]:
@@ -325,6 +576,10 @@ class _Planner:
 def _first_above(history: Sequence[Moment], tick: int) -> datetime | None:
     first = bisect_right(history, tick, key=_tick_of)
     return history[first].at if first < len(history) else None
+
+
+def _until_of(held: Held) -> datetime:
+    return held.until or _NEVER
 
 
 def _after(start: datetime, delay: timedelta) -> datetime:

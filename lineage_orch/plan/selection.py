@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 
 from lineage_orch.lineage import Lineage
 
@@ -34,15 +34,36 @@ def select(
     )
 
 
-def left_out_tests(lineage: Lineage, selected: Iterable[str], is_absent: Callable[[str], bool]) -> tuple[str, ...]:
-    """Return the tests on what is selected that cannot pass now, because they also read something absent.
+def left_out_data_tests(lineage: Lineage, selected: Iterable[str], is_old: Callable[[str], bool]) -> tuple[str, ...]:
+    """Return the data tests on what is selected that cannot pass now, because they also read something old or absent.
 
     dbt's default (``--indirect-selection eager``) runs a test as soon as one of the nodes that it reads is
     selected. A test between a node that is built now and one that was never built, or that is held and so still
     made of old data, would fail for no fault of the first; it runs when the other is built.
     """
     found = dict.fromkeys(test for each in selected for test in lineage.tests_on(each) if test.startswith("test."))
-    return tuple(test for test in found if any(map(is_absent, lineage.tested_by(test))))
+    return tuple(test for test in found if any(map(is_old, lineage.tested_by(test))))
+
+
+def left_out_unit_tests(lineage: Lineage, build: Iterable[str], absent: Container[str]) -> tuple[str, ...]:
+    """Return the unit tests on what is built whose inputs are not there when they run.
+
+    dbt runs a unit test just before its model, and asks the warehouse for the columns of each input that is given
+    as rows. What the model itself reads is there by then: built before it, or earlier in the same run. The model's
+    own relation (``this``) is not, on its first build; nor, for sure, is an input that the model does not read.
+    """
+    graph = lineage.built_graph
+
+    def is_read_by(node: str, each: str) -> bool:
+        return graph.index[each] in graph.parents[graph.index[node]]
+
+    return tuple(
+        test
+        for node in build
+        for test in lineage.tests_on(node)
+        if test.startswith("unit_test.")
+        and any(each in absent and not is_read_by(node, each) for each in lineage.unit_test_inputs(test))
+    )
 
 
 def bearers(lineage: Lineage, build: Collection[str], passed: Collection[str], sources: Collection[str]) -> list[str]:

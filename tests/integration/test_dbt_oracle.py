@@ -277,11 +277,11 @@ def a_plan(project: Project, build: Iterable[str]) -> BuildPlan:
         build=tuple(each for each in project.lineage.nodes if each in chosen),
         held={},
         because={each: frozenset() for each in chosen},
+        reasons=dict.fromkeys(chosen, ()),
         next_due=None,
-        changed_code=frozenset(),
-        passed=(),
+        passed_through=(),
+        not_built=(),
         _lineage=project.lineage,
-        _built_before=frozenset(),
     )
 
 
@@ -412,11 +412,11 @@ def test_a_view_that_is_passed_through_is_not_built_but_tested(project: Project)
         tick=9, sources={"source.shop.raw.plain": 5}, nodes={each: NodeFact(4, NOW) for each in lineage.nodes}
     )
     plan = plan_builds(lineage, snapshot, now=NOW, views="pass_through")
-    assert "model.shop.stg_plain" in plan.passed
+    assert "model.shop.stg_plain" in plan.passed_through
     assert "snapshot.shop.snap_one" in plan.build
     selected = project.ls(*plan.select)
     assert built_by(project, selected) == set(plan.build)
-    data_tests = {each for node in plan.passed for each in lineage.tests_on(node) if each.startswith("test.")}
+    data_tests = {each for node in plan.passed_through for each in lineage.tests_on(node) if each.startswith("test.")}
     assert data_tests <= selected
 
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from lineage_orch.errors import PolicyError
-from lineage_orch.ledger import LedgerSnapshot, Moment, NodeFact
+from lineage_orch.ledger import Failure, LedgerSnapshot, Moment, NodeFact
 from lineage_orch.lineage import Lineage
-from lineage_orch.plan import BuildPlan, Held, plan_builds, plan_graph
+from lineage_orch.plan import BuildPlan, Held, Reason, failure_identity, plan_builds, plan_graph
 from tests.manifests import leaf, manifest, node, source
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -31,27 +30,47 @@ def ledger(
     builds: Mapping[str, int | list[tuple[int, datetime]]] | None = None,
     producers: tuple[str, ...] = (),
     checksums: Mapping[str, str] | None = None,
+    *,
+    baselines: tuple[str, ...] = (),
+    debts: Mapping[str, int] | None = None,
+    failures: Mapping[str, Failure] | None = None,
+    identities: Mapping[str, str] | None = None,
+    unchanged_since: Mapping[str, int] | None = None,
 ) -> LedgerSnapshot:
     """A snapshot from short names: ``{"raw.a": 3}``, or with times ``{"raw.a": [(3, NOON)]}``."""
+
+    def full(name: str) -> str:
+        return name if "." in name else f"model.shop.{name}"
 
     def moments(each: int | list[tuple[int, datetime]]) -> list[Moment]:
         return [Moment(each, NOON)] if isinstance(each, int) else [Moment(*pair) for pair in each]
 
     source_history = {f"source.shop.{name}": moments(each) for name, each in (loads or {}).items()}
-    node_history = {
-        name if "." in name else f"model.shop.{name}": moments(each) for name, each in (builds or {}).items()
-    }
+    node_history = {full(name): moments(each) for name, each in (builds or {}).items()}
+    last = {name: name.rpartition(".")[2] for name in node_history}
     return LedgerSnapshot(
         tick=99,
         sources={name: history[-1].tick for name, history in source_history.items()},
         nodes={
-            name: NodeFact(*history[-1], (checksums or {}).get(name.rpartition(".")[2]))
+            name: NodeFact(
+                *history[-1],
+                (checksums or {}).get(last[name]),
+                (unchanged_since or {}).get(last[name]),
+                (identities or {}).get(last[name]),
+            )
             for name, history in node_history.items()
         },
         producers=frozenset(f"source.shop.{name}" for name in producers),
         source_history=source_history,
         node_history=node_history,
+        baselines=frozenset(f"source.shop.{name}" for name in baselines),
+        debts={full(name): tick for name, tick in (debts or {}).items()},
+        failures={full(name): each for name, each in (failures or {}).items()},
     )
+
+
+def failure(count: int = 1, at: datetime = NOON, tick: int = 6, identity: str | None = None) -> Failure:
+    return Failure(count, at, at, tick, identity, "Database Error: no such column")
 
 
 def plan(lineage: Lineage, snapshot: LedgerSnapshot, **options: Any) -> BuildPlan:
@@ -115,10 +134,9 @@ def test_nothing_was_loaded_so_nothing_is_due(shop: Lineage) -> None:
 
 
 def test_a_load_builds_what_hangs_on_it_parents_first_and_nothing_else(shop: Lineage) -> None:
-    found = plan(shop, ledger({"raw.b": 1}))
+    found = plan(shop, ledger({"raw.b": 6}, EVERYTHING))
     assert found.build == ("model.shop.stg_b", "model.shop.mart")
     assert not found.is_empty
-    assert built(shop, ledger({"raw.b": 6}, EVERYTHING)) == ["stg_b", "mart"]
 
 
 def test_what_was_built_after_the_load_is_up_to_date(shop: Lineage) -> None:
@@ -131,7 +149,7 @@ def test_a_load_that_landed_while_the_build_ran_stays_owed(shop: Lineage) -> Non
 
 
 def test_a_build_that_was_cut_off_owes_only_the_rest(shop: Lineage) -> None:
-    assert built(shop, ledger({"raw.a": 4}, {"stg_a": 5, "mart_a": 5, "mart": 2})) == ["mart"]
+    assert built(shop, ledger({"raw.a": 4}, {"stg_a": 5, "mart_a": 5, "stg_b": 2, "mart": 2})) == ["mart"]
 
 
 def test_a_node_without_parents_is_never_out_of_date(shop: Lineage) -> None:
@@ -140,8 +158,15 @@ def test_a_node_without_parents_is_never_out_of_date(shop: Lineage) -> None:
 
 
 def test_what_is_not_in_the_manifest_is_no_concern(shop: Lineage) -> None:
-    snapshot = ledger({"raw.gone": 50, "raw.b": 2}, {"gone": 3, "exposure.shop.board": 9}, ("raw.gone",))
-    assert built(shop, snapshot, hold_until_first_load=True, failed=["model.shop.gone"]) == ["stg_b", "mart"]
+    snapshot = ledger(
+        {"raw.gone": 50, "raw.b": 6},
+        {**EVERYTHING, "gone": 3, "exposure.shop.board": 9},
+        ("raw.gone",),
+        debts={"gone": 60},
+        failures={"gone": failure()},
+    )
+    gone = ["model.shop.gone"]
+    assert built(shop, snapshot, failed=gone, missing_relations=gone, not_built=gone) == ["stg_b", "mart"]
 
 
 def test_a_time_without_a_zone_is_refused(shop: Lineage) -> None:
@@ -149,14 +174,9 @@ def test_a_time_without_a_zone_is_refused(shop: Lineage) -> None:
         plan_builds(shop, LedgerSnapshot(), now=datetime(2026, 1, 1))
 
 
-def test_a_policy_that_cannot_be_read_stops_the_plan() -> None:
-    lineage = lineage_of(node("mart", config=lag("soon")))
-    with pytest.raises(PolicyError, match="mart"):
-        plan(lineage, LedgerSnapshot())
-
-
 def test_clock_jumps_change_nothing_where_no_policy_looks_at_the_clock(shop: Lineage) -> None:
-    early = ledger({"raw.a": [(6, NOON - hours(1))]}, {"stg_a": [(5, NOON + hours(1))], "mart_a": [(7, NOON)]})
+    builds = {"stg_a": [(5, NOON + hours(1))], "mart_a": [(7, NOON)], "stg_b": 5, "mart": 5}
+    early = ledger({"raw.a": [(6, NOON - hours(1))]}, builds)
     for now in (NOON - hours(9), NOON, NOON + hours(9)):
         assert set(built(shop, early, now=now)) == {"stg_a", "mart_a", "mart"}
 
@@ -199,7 +219,7 @@ def test_because_does_not_go_through_a_held_node() -> None:
 
 
 def test_because_reads_as_a_mapping(shop: Lineage) -> None:
-    because = plan(shop, ledger({"raw.b": 1})).because
+    because = plan(shop, ledger({"raw.b": 6}, EVERYTHING)).because
     assert len(because) == 2
     assert "model.shop.mart_a" not in because
     assert "source.shop.raw.b" not in because
@@ -224,30 +244,60 @@ def joined() -> Lineage:
     )
 
 
+JOINED = {"stg_b": 5, "stg_static": 5, "seed.shop.colours": 5, "mart": 5}
+
+
 def test_all_waits_for_every_parent_that_moves(joined: Lineage) -> None:
-    snapshot = ledger({"raw.a": 7, "raw.b": 3}, {"stg_b": 5, "mart": 5})
+    snapshot = ledger({"raw.a": 7, "raw.b": 3}, JOINED)
     assert held(joined, snapshot) == {"mart": Held("updates_on_all", ("model.shop.stg_b",))}
     assert plan(joined, snapshot).next_due is None
 
 
 def test_all_builds_when_every_parent_that_moves_is_fresh(joined: Lineage) -> None:
-    assert built(joined, ledger({"raw.a": 7, "raw.b": 8}, {"stg_b": 5, "mart": 5})) == ["stg_b", "mart"]
+    assert built(joined, ledger({"raw.a": 7, "raw.b": 8}, JOINED)) == ["stg_b", "mart"]
     # stg_b was built since: no need for it to be in this plan.
-    assert built(joined, ledger({"raw.a": 7, "raw.b": 8}, {"stg_b": 9, "mart": 5})) == ["mart"]
+    assert built(joined, ledger({"raw.a": 7, "raw.b": 8}, {**JOINED, "stg_b": 9})) == ["mart"]
 
 
 def test_all_does_not_wait_for_what_never_moves(joined: Lineage) -> None:
     """A static table and a seed, which no producer loads, must not block for ever."""
-    assert "mart" in built(joined, ledger({"raw.a": 1, "raw.b": 2}))
+    assert "mart" in built(joined, ledger({"raw.a": 7, "raw.b": 8}, JOINED))
 
 
 def test_all_waits_for_a_source_that_has_a_producer_though_it_never_loaded(joined: Lineage) -> None:
-    snapshot = ledger({"raw.a": 1, "raw.b": 2}, producers=("raw.static",))
+    snapshot = ledger({"raw.a": 7, "raw.b": 8}, JOINED, producers=("raw.static",))
     assert held(joined, snapshot) == {"mart": Held("updates_on_all", ("model.shop.stg_static",))}
-    once_loaded = ledger({"raw.a": 1, "raw.b": 2, "raw.static": 3}, {"stg_static": 4, "mart": 5})
-    snapshot = ledger({"raw.a": 6, "raw.b": 7, "raw.static": 3}, {"stg_b": 5, "stg_static": 4, "mart": 5})
+    snapshot = ledger({"raw.a": 7, "raw.b": 8, "raw.static": 3}, JOINED)
     assert "mart" in held(joined, snapshot)
-    assert "stg_static" not in built(joined, once_loaded)
+
+
+def test_all_counts_what_is_built_first_as_new(joined: Lineage) -> None:
+    """Row 13: the staging model of a source that no flow loads, and a seed, were never built."""
+    snapshot = ledger({"raw.a": 7, "raw.b": 8, "raw.static": 3}, {"stg_b": 5, "mart": 5})
+    assert set(built(joined, snapshot)) == {"stg_b", "stg_static", "colours", "mart"}
+
+
+def test_all_does_not_wait_for_a_baseline(joined: Lineage) -> None:
+    """Row 5: after ``adopt`` every source has an update; what only has that one does not move."""
+    adopted = {"raw.a": 1, "raw.b": 2, "raw.static": 3}
+    snapshot = ledger({**adopted, "raw.a": 7, "raw.b": 8}, JOINED, baselines=("raw.static",))
+    assert set(built(joined, snapshot)) == {"stg_b", "mart"}
+    # With a producer, or an update of its own, it moves again.
+    snapshot = ledger({**adopted, "raw.a": 7, "raw.b": 8}, JOINED, ("raw.static",), baselines=("raw.static",))
+    assert held(joined, snapshot)["mart"].waiting_for == ("model.shop.stg_static",)
+
+
+def test_all_does_not_wait_for_what_dbt_will_not_build() -> None:
+    lineage = lineage_of(
+        source("raw.a"),
+        source("raw.b"),
+        node("snap", "raw.b", kind="snapshot"),
+        node("below", "snapshot.shop.snap"),
+        node("mart", "raw.a", "below", config=all_of()),
+    )
+    snapshot = ledger({"raw.a": 6, "raw.b": 7}, {"snapshot.shop.snap": 5, "below": 5, "mart": 5})
+    assert held(lineage, snapshot) == {}
+    assert built(lineage, snapshot, not_built=["snapshot.shop.snap"]) == ["mart"]
 
 
 def test_all_is_not_satisfied_by_a_parent_that_is_held() -> None:
@@ -415,22 +465,283 @@ def test_lag_below_changed_code_counts_from_its_data_if_there_is_any(loads: Any,
     assert found.held["model.shop.mart"].until == since + hours(4)
 
 
-# First loads, failures, views -----------------------------------------------------------------------------
+# First loads and prerequisites ----------------------------------------------------------------------------
 
 
-def test_hold_until_first_load_waits_for_every_source_above_that_a_flow_loads(shop: Lineage) -> None:
+def test_a_first_load_is_waited_for_where_a_flow_loads_the_source(shop: Lineage) -> None:
     snapshot = ledger({"raw.a": 1}, producers=("raw.a", "raw.b"))
-    found = plan(shop, snapshot, hold_until_first_load=True)
+    found = plan(shop, snapshot)
     assert set(found.build) == {"model.shop.stg_a", "model.shop.mart_a"}
     assert found.held == {"model.shop.mart": Held("first_load", ("source.shop.raw.b",))}
-    assert "model.shop.mart" in plan(shop, snapshot).build
     loaded = ledger({"raw.a": 1, "raw.b": 3}, {"stg_a": 2, "mart_a": 2}, ("raw.a", "raw.b"))
-    assert built(shop, loaded, hold_until_first_load=True) == ["stg_b", "mart"]
+    assert built(shop, loaded) == ["stg_b", "mart"]
 
 
-def test_hold_until_first_load_does_not_wait_for_what_no_flow_loads(shop: Lineage) -> None:
-    snapshot = ledger({"raw.a": 1}, producers=("raw.a",))
-    assert "mart" in built(shop, snapshot, hold_until_first_load=True)
+def test_what_no_flow_loads_is_taken_to_be_there_and_built_first(shop: Lineage) -> None:
+    """Row 13: the first load builds the mart's other staging model too, whose source is static."""
+    found = plan(shop, ledger({"raw.a": 1}, producers=("raw.a",)))
+    assert set(short(found.build)) == {"stg_a", "stg_b", "mart_a", "mart"}
+    assert found.reasons["model.shop.stg_b"] == (Reason("prerequisite", ("model.shop.mart",)), Reason("never_built"))
+    assert "model.shop.mart" in found.because
+    assert found.because["model.shop.stg_b"] == frozenset()
+
+
+def test_a_seed_that_was_never_built_is_built_for_what_needs_it() -> None:
+    """Row 13."""
+    lineage = lineage_of(
+        source("raw.a"),
+        node("colours", kind="seed"),
+        node("of_colours", "seed.shop.colours"),
+        node("mart", "raw.a", "of_colours"),
+    )
+    found = plan(lineage, ledger({"raw.a": 1}))
+    assert short(found.build) == ["colours", "of_colours", "mart"]
+    assert found.reasons["seed.shop.colours"][0] == Reason("prerequisite", ("model.shop.of_colours",))
+    assert found.reasons["model.shop.of_colours"] == (
+        Reason("parent", ("seed.shop.colours",)),
+        Reason("prerequisite", ("model.shop.mart",)),
+        Reason("never_built"),
+    )
+    assert found.select == ("fqn:shop.colours", "fqn:shop.of_colours", "fqn:shop.mart")
+
+
+def test_what_reads_a_prerequisite_is_built_with_it_wherever_it_stands() -> None:
+    """One plan is enough: what its own builds make stale is in it, though the graph lists it first."""
+    lineage = lineage_of(
+        source("raw.a"),
+        node("colours", kind="seed"),
+        node("aaa", "seed.shop.colours"),
+        node("below_aaa", "aaa"),
+        node("zzz", "seed.shop.colours", "raw.a"),
+    )
+    assert set(built(lineage, ledger({"raw.a": 1}))) == {"colours", "aaa", "below_aaa", "zzz"}
+
+
+def test_what_nothing_stale_needs_stays_unbuilt(shop: Lineage) -> None:
+    assert "of_seed" not in built(shop, ledger({"raw.a": 1, "raw.b": 1}))
+
+
+def test_a_held_node_needs_nothing_yet() -> None:
+    lineage = lineage_of(
+        source("raw.a"),
+        source("raw.b"),
+        node("colours", kind="seed"),
+        node("mart", "raw.a", "raw.b", "seed.shop.colours"),
+    )
+    snapshot = ledger({"raw.a": 1}, producers=("raw.b",))
+    assert built(lineage, snapshot) == []
+    assert held(lineage, snapshot) == {"mart": Held("first_load", ("source.shop.raw.b",))}
+
+
+def test_a_first_load_holds_what_needs_it_however_far_below() -> None:
+    lineage = lineage_of(
+        source("raw.a"),
+        source("raw.b"),
+        node("stg_b", "raw.b"),
+        node("mid", "stg_b"),
+        node("mart", "raw.a", "mid"),
+    )
+    snapshot = ledger({"raw.a": 6}, producers=("raw.b",))
+    assert held(lineage, snapshot) == {"mart": Held("first_load", ("source.shop.raw.b",))}
+    # Up to what exists: a staging model that was built once is there, whoever loaded its source then.
+    assert built(lineage, ledger({"raw.a": 6}, {"stg_b": 5}, ("raw.b",))) == ["mid", "mart"]
+
+
+def test_six_first_loads_of_one_flow_that_loads_them_all() -> None:
+    """Row 17: ``@produces_source("ecom.{table}")``, and a run for each table."""
+    tables = ("customers", "orders", "items", "products")
+    lineage = lineage_of(
+        *(source(f"ecom.{table}") for table in tables),
+        *(node(f"stg_{table}", f"ecom.{table}") for table in tables),
+        node("order_items", "stg_orders", "stg_items", "stg_products"),
+        node("orders", "stg_orders", "order_items"),
+        node("customers", "stg_customers", "orders"),
+    )
+    producers = tuple(f"ecom.{table}" for table in tables)
+    loads: dict[str, int | list[tuple[int, datetime]]] = {}
+    builds: dict[str, int | list[tuple[int, datetime]]] = {}
+    seen = []
+    for tick, table in enumerate(tables):
+        loads[f"ecom.{table}"] = 10 * tick + 1
+        found = built(lineage, ledger(loads, builds, producers))
+        builds.update(dict.fromkeys(found, 10 * tick + 2))
+        seen.append(found)
+    assert seen[:3] == [["stg_customers"], ["stg_orders"], ["stg_items"]]
+    assert seen[3] == ["stg_products", "order_items", "orders", "customers"]
+
+
+def test_a_prerequisite_does_not_wait_for_its_own_policy() -> None:
+    lineage = lineage_of(
+        source("raw.a"), source("raw.b"), node("lagging", "raw.a", config=lag("4h")), node("mart", "lagging", "raw.b")
+    )
+    assert "lagging" in held(lineage, ledger({"raw.a": 6}))
+    found = plan(lineage, ledger({"raw.a": 6, "raw.b": 7}))
+    assert short(found.build) == ["lagging", "mart"]
+    assert Reason("prerequisite", ("model.shop.mart",)) in found.reasons["model.shop.lagging"]
+
+
+# Relations that are gone, and what was asked for ----------------------------------------------------------
+
+
+def test_a_relation_that_is_gone_is_built_again_and_what_reads_it(shop: Lineage) -> None:
+    """Row 14: a table that was dropped by hand."""
+    snapshot = ledger({"raw.a": 4, "raw.b": 4}, EVERYTHING)
+    found = plan(shop, snapshot, missing_relations=["model.shop.stg_b"])
+    assert short(found.build) == ["stg_b", "mart"]
+    assert found.reasons == {
+        "model.shop.stg_b": (Reason("missing_relation"),),
+        "model.shop.mart": (Reason("parent", ("model.shop.stg_b",)),),
+    }
+
+
+def test_a_relation_that_is_gone_is_no_news_where_nothing_was_built(shop: Lineage) -> None:
+    assert built(shop, LedgerSnapshot(), missing_relations=list(shop.nodes)) == []
+
+
+def test_a_missing_relation_waits_for_no_policy() -> None:
+    lineage = lineage_of(source("raw.a"), node("mart", "raw.a", config={**build_after(4, "hour"), **all_of()}))
+    assert built(lineage, ledger({"raw.a": 4}, {"mart": 5}), missing_relations=["model.shop.mart"]) == ["mart"]
+
+
+def test_what_is_asked_for_builds_whatever_its_policy(shop: Lineage) -> None:
+    lineage = lineage_of(source("raw.a"), node("mart", "raw.a", config={**build_after(4, "hour"), **lag("4h")}))
+    found = plan(lineage, ledger({"raw.a": 4}, {"mart": 5}, debts={"mart": 7}))
+    assert short(found.build) == ["mart"]
+    assert found.reasons == {"model.shop.mart": (Reason("asked"),)}
+    assert built(lineage, ledger({"raw.a": 4}, {"mart": 8}, debts={"mart": 7})) == []
+
+
+def test_what_came_out_the_same_makes_nothing_below_it_stale(shop: Lineage) -> None:
+    """``stg_a`` was built at 8 and did not differ from what it was at 4."""
+    builds = {**EVERYTHING, "stg_a": 8}
+    assert built(shop, ledger({"raw.a": 7, "raw.b": 4}, builds)) != []
+    assert built(shop, ledger({"raw.a": 7, "raw.b": 4}, builds, unchanged_since={"stg_a": 4})) == []
+
+
+# What dbt will not build ----------------------------------------------------------------------------------
+
+
+def test_what_dbt_will_not_build_is_named_and_builds_nothing_below_it() -> None:
+    """Row 6: ``dbt run`` below a snapshot built its children at every call."""
+    lineage = lineage_of(
+        source("raw.a"),
+        node("snap", "raw.a", kind="snapshot"),
+        node("below", "snapshot.shop.snap"),
+        node("beside", "raw.a"),
+    )
+    snapshot = ledger({"raw.a": 6}, {"snapshot.shop.snap": 5, "below": 5, "beside": 5})
+    found = plan(lineage, snapshot, not_built=["snapshot.shop.snap"])
+    assert short(found.build) == ["beside"]
+    assert found.not_built == ("snapshot.shop.snap",)
+    assert not found.held
+    # And what is new by itself is taken in: the snapshot is somebody else's, and there.
+    fresh = ledger({"raw.a": 6}, {"below": 5, "beside": 7}, checksums={"below": "old"})
+    assert built(lineage, fresh, not_built=["snapshot.shop.snap"]) == ["below"]
+
+
+# Failures -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "minutes"), [(1, 10), (2, 20), (3, 40), (6, 320), (7, 360), (8, 360), (100_000, 360)]
+)
+def test_a_node_that_fails_waits_longer_each_time(count: int, minutes: int) -> None:
+    """Row 8: a node that always failed was tried at every load."""
+    lineage = lineage_of(source("raw.a"), node("mart", "raw.a"), node("below", "mart"), node("beside", "raw.a"))
+    snapshot = ledger({"raw.a": 6}, {"mart": 5, "below": 5, "beside": 5}, failures={"mart": failure(count)})
+    until = NOON + timedelta(minutes=minutes)
+    found = plan(lineage, snapshot)
+    assert short(found.build) == ["beside"]
+    assert found.held == {
+        "model.shop.mart": Held("failing", until=until, detail="Database Error: no such column"),
+        "model.shop.below": Held("failing", ("model.shop.mart",)),
+    }
+    assert found.next_due == until
+    assert set(built(lineage, snapshot, now=until)) == {"mart", "below", "beside"}
+
+
+def test_new_data_alone_is_no_reason_to_try_again() -> None:
+    lineage = lineage_of(source("raw.a"), node("mart", "raw.a"))
+    snapshot = ledger({"raw.a": 60}, {"mart": 5}, failures={"mart": failure(3)})
+    assert list(held(lineage, snapshot)) == ["mart"]
+
+
+def test_a_change_of_the_node_or_of_a_test_on_it_is() -> None:
+    nodes = [source("raw.a"), node("mart", "raw.a")]
+    lineage = lineage_of(*nodes)
+    same = failure_identity(lineage, "model.shop.mart")
+    assert "mart" in held(lineage, ledger({"raw.a": 6}, failures={"mart": failure(identity=same)}))
+    assert built(lineage, ledger({"raw.a": 6}, failures={"mart": failure(identity="other")})) == ["mart"]
+    tested = lineage_of(*nodes, node("no_gaps", "mart", kind="test"))
+    assert built(tested, ledger({"raw.a": 6}, failures={"mart": failure(identity=same)})) == ["mart"]
+    same = failure_identity(tested, "model.shop.mart")
+    other = lineage_of(*nodes, node("no_gaps", "mart", kind="test", checksum="fewer rows"))
+    assert "mart" in held(tested, ledger({"raw.a": 6}, failures={"mart": failure(identity=same)}))
+    assert built(other, ledger({"raw.a": 6}, failures={"mart": failure(identity=same)})) == ["mart"]
+
+
+def test_so_is_that_someone_asked_for_it() -> None:
+    lineage = lineage_of(source("raw.a"), node("mart", "raw.a"))
+    assert built(lineage, ledger({"raw.a": 4}, failures={"mart": failure(tick=6)}, debts={"mart": 7})) == ["mart"]
+    # The debt of the run that failed is none that came since.
+    assert "mart" in held(lineage, ledger({"raw.a": 4}, failures={"mart": failure(tick=6)}, debts={"mart": 6}))
+
+
+def test_of_a_failure_and_a_policy_the_later_counts() -> None:
+    lineage = lineage_of(source("raw.a"), node("mart", "raw.a", config=build_after(1, "hour")))
+    snapshot = ledger({"raw.a": 6}, {"mart": 5}, failures={"mart": failure(1)})
+    assert held(lineage, snapshot) == {"mart": Held("build_after", until=NOON + hours(1))}
+    snapshot = ledger({"raw.a": 6}, {"mart": 5}, failures={"mart": failure(4)})
+    assert held(lineage, snapshot)["mart"].reason == "failing"
+
+
+def test_a_prerequisite_that_fails_holds_what_needs_it() -> None:
+    lineage = lineage_of(source("raw.a"), node("stg", "raw.static"), source("raw.static"), node("mart", "raw.a", "stg"))
+    assert held(lineage, ledger({"raw.a": 1}, failures={"stg": failure()})) == {
+        "stg": Held("failing", until=NOON + timedelta(minutes=10), detail="Database Error: no such column"),
+        "mart": Held("failing", ("model.shop.stg",)),
+    }
+
+
+# Configs that cannot be read ------------------------------------------------------------------------------
+
+
+def test_a_policy_that_cannot_be_read_holds_that_node_alone(shop: Lineage) -> None:
+    lineage = lineage_of(
+        source("raw.a"),
+        node("bad", "raw.a", config=lag("soon")),
+        node("below", "bad"),
+        node("mart", "bad", "raw.a"),
+        node("other", "raw.a"),
+    )
+    found = plan(lineage, ledger({"raw.a": 6}, {"bad": 5, "below": 5, "mart": 5, "other": 5}))
+    assert set(short(found.build)) == {"mart", "other"}
+    assert list(found.held) == ["model.shop.bad"]
+    why = found.held["model.shop.bad"]
+    assert (why.reason, why.until, found.next_due) == ("bad_config", None, None)
+    assert why.detail is not None
+    assert "'soon'" in why.detail
+    # What reads it and cannot be built without it waits too.
+    assert held(lineage, ledger({"raw.a": 6}))["mart"] == Held("bad_config", ("model.shop.bad",), detail=why.detail)
+
+
+# Clocks that are wrong ------------------------------------------------------------------------------------
+
+
+def test_a_time_three_years_ahead_holds_nothing_for_three_years() -> None:
+    """Row 10: it counts as now."""
+    config = {**build_after(1, "hour"), **lag("2h")}
+    lineage = lineage_of(source("raw.a"), node("mart", "raw.a", config=config))
+    ahead = NOON + timedelta(days=1100)
+    wrong_build = ledger({"raw.a": [(6, NOON - hours(3))]}, {"mart": [(5, ahead)]})
+    assert held(lineage, wrong_build) == {"mart": Held("build_after", until=NOON + hours(1))}
+    wrong_load = ledger({"raw.a": [(6, ahead)]}, {"mart": [(5, NOON - hours(9))]})
+    assert held(lineage, wrong_load) == {"mart": Held("lag_tolerance", until=NOON + hours(2))}
+    wrong_failure = ledger({"raw.a": [(6, NOON - hours(3))]}, failures={"mart": failure(1, ahead)})
+    assert held(lineage, wrong_failure)["mart"].until == NOON + timedelta(minutes=10)
+
+
+# Failures in one call -------------------------------------------------------------------------------------
 
 
 def test_a_failed_node_and_what_hangs_on_it_wait(shop: Lineage) -> None:
@@ -454,6 +765,9 @@ def test_a_failure_is_passed_on_down_the_chain() -> None:
     }
 
 
+# Views ----------------------------------------------------------------------------------------------------
+
+
 @pytest.fixture
 def viewed() -> Lineage:
     return lineage_of(
@@ -468,7 +782,7 @@ def viewed() -> Lineage:
 def test_views_are_built_like_all_else_by_default(viewed: Lineage) -> None:
     found = plan(viewed, ledger({"raw.a": 6}, {"view": 5, "view2": 5, "mart": 5}))
     assert short(found.build) == ["view", "view2", "mart"]
-    assert found.passed == ()
+    assert found.passed_through == ()
     assert found.select == ("source:shop.raw.a+",)
 
 
@@ -476,7 +790,7 @@ def test_a_change_passes_through_views_that_exist(viewed: Lineage) -> None:
     snapshot = ledger({"raw.a": 6}, {"view": 5, "view2": 5, "mart": 5})
     found = plan(viewed, snapshot, views="pass_through")
     assert short(found.build) == ["mart"]
-    assert short(found.passed) == ["view", "view2"]
+    assert short(found.passed_through) == ["view", "view2"]
     assert found.because["model.shop.mart"] == {"source.shop.raw.a"}
     assert found.select == ("fqn:shop.mart", "fqn:shop.view,resource_type:test")
 
@@ -485,7 +799,25 @@ def test_a_view_that_was_never_built_or_has_new_code_is_built(viewed: Lineage) -
     snapshot = ledger({"raw.a": 6}, {"view2": 5, "mart": 5}, checksums={"view2": "old"})
     found = plan(viewed, snapshot, views="pass_through")
     assert short(found.build) == ["view", "view2", "mart"]
-    assert found.passed == ()
+    assert found.passed_through == ()
+
+
+def test_a_view_above_which_a_definition_changed_is_built() -> None:
+    """Row 4: ``select *`` on a warehouse that keeps the columns that a view had when it was made."""
+    lineage = lineage_of(
+        source("raw.a"),
+        node("stage", "raw.a"),
+        node("wide", "stage"),
+        node("view", "wide", materialized="view"),
+    )
+    builds = {"stage": 5, "wide": 5, "view": 5}
+    new_data = plan(lineage, ledger({"raw.a": 6}, builds), views="pass_through")
+    assert (short(new_data.build), short(new_data.passed_through)) == (["stage", "wide"], ["view"])
+    new_code = ledger({"raw.a": 6}, builds, identities={"stage": "old"})
+    assert short(plan(lineage, new_code, views="pass_through").build) == ["stage", "wide", "view"]
+    # It may have been for new code that this was built: nothing says.
+    cut_off = ledger({"raw.a": 6}, {**builds, "stage": 7, "wide": 7})
+    assert short(plan(lineage, cut_off, views="pass_through").build) == ["view"]
 
 
 def test_only_views_to_pass_through_is_still_something_to_do() -> None:
@@ -494,7 +826,7 @@ def test_only_views_to_pass_through_is_still_something_to_do() -> None:
     )
     found = plan(lineage, ledger({"raw.a": 6}, {"view": 5}), views="pass_through")
     assert found.build == ()
-    assert short(found.passed) == ["view"]
+    assert short(found.passed_through) == ["view"]
     assert not found.is_empty
     assert found.select == ("fqn:shop.view,resource_type:test",)
 
@@ -503,15 +835,15 @@ def test_only_views_to_pass_through_is_still_something_to_do() -> None:
 
 
 def test_select_is_short_when_all_below_the_sources_is_built(shop: Lineage) -> None:
-    assert plan(shop, ledger({"raw.b": 1})).select == ("source:shop.raw.b+",)
+    assert plan(shop, ledger({"raw.b": 6}, EVERYTHING)).select == ("source:shop.raw.b+",)
     both = plan(shop, ledger({"raw.a": 1, "raw.b": 2}))
     assert both.select == ("source:shop.raw.a+", "source:shop.raw.b+")
 
 
 def test_select_is_exact_when_something_below_is_not_built(shop: Lineage) -> None:
-    found = plan(shop, ledger({"raw.a": 4}, {"stg_a": 5, "mart_a": 5}))
+    found = plan(shop, ledger({"raw.a": 4}, {"stg_a": 5, "mart_a": 5, "stg_b": 1}))
     assert found.select == ("fqn:shop.mart",)
-    failed = plan(shop, ledger({"raw.b": 4}), failed=["model.shop.mart"])
+    failed = plan(shop, ledger({"raw.b": 6}, EVERYTHING), failed=["model.shop.mart"])
     assert failed.select == ("fqn:shop.stg_b",)
 
 
@@ -538,7 +870,7 @@ def test_a_chain_of_5000_nodes_is_planned_without_recursion() -> None:
         chain.append(node(f"n{number}", f"n{number - 1}", config=lag("1h") if number % 7 == 0 else None))
     lineage = lineage_of(source("raw.a"), *chain)
     snapshot = ledger({"raw.a": [(6, NOON - hours(2))]}, producers=("raw.a",))
-    found = plan(lineage, snapshot, hold_until_first_load=True)
+    found = plan(lineage, snapshot)
     assert len(found.build) == 5000
     assert found.because["model.shop.n4999"] == {"source.shop.raw.a"}
     assert len(plan(lineage, snapshot, failed=["model.shop.n0"]).held) == 5000

@@ -179,7 +179,7 @@ def test_lineage_ledger_and_plan(repo: pytest.Pytester) -> None:
             orders = lineage.resolve_source("raw.orders")
             ledger.record_updates([SourceUpdate(orders, "1", NOW)])
             plan = plan_builds(lineage, ledger.snapshot(), now=NOW)
-            assert plan.build == ("model.shop.stg_orders", "model.shop.mart")
+            assert set(plan.build) == {"model.shop.stg_orders", "model.shop.stg_users", "model.shop.mart"}
 
         def test_each_test_has_its_own_ledger(ledger):
             assert ledger.snapshot().tick == 0

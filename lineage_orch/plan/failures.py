@@ -1,0 +1,26 @@
+"""When a node that failed is tried again."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from hashlib import sha256
+
+from lineage_orch.lineage import Lineage
+
+_FIRST_WAIT = timedelta(minutes=5)
+_LONGEST_WAIT = timedelta(hours=6)
+
+
+def wait_after(failures: int) -> timedelta:
+    """Return how long a node waits after so many failures in a row: min(2^k x 5 min, 6 h)."""
+    # 2^7 x 5 min is more than 6 h already, and 2^10000 is no time at all.
+    return min((1 << min(failures, 7)) * _FIRST_WAIT, _LONGEST_WAIT)
+
+
+def failure_identity(lineage: Lineage, node_id: str) -> str:
+    """Return a digest of what can make a node fail, but its data: its own identity, and the tests on it.
+
+    Kept with a failure (``Ledger.record_failed``): while it is the same, the node is expected to fail again.
+    """
+    tests = (f"{test} {lineage.test_checksum(test)}" for test in sorted(lineage.tests_on(node_id)))
+    return sha256("\n".join([lineage.identity(node_id), *tests]).encode()).hexdigest()
