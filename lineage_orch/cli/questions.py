@@ -58,9 +58,11 @@ def explain(
     common: Common = DEFAULTS,
 ) -> int:
     """Say why a node will build, is held or is up to date, and what would make it build."""
+    from lineage_orch.reports.wording import explanation_lines
+
     with common.orchestrator() as orchestrator:
         explanation = orchestrator.explain(node)
-    lines = explanation.lines()
+    lines = explanation_lines(explanation)
     print_result(common, {**explanation.to_dict(), "lines": lines}, lines)
     return DONE
 

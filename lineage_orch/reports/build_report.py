@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from lineage_orch.errors import BuildFailedError
+from lineage_orch.text import count, few
 
 if TYPE_CHECKING:
     from lineage_orch.plan import Held
@@ -17,19 +18,35 @@ if TYPE_CHECKING:
 class BuildReport:
     """What one call of ``Orchestrator.build`` did.
 
-    ``built``: the nodes that were built well, in the order in which they finished. ``failed``: each node or test
-    that failed, with dbt's message. ``blocked``: the nodes that wait for one that failed; they stay owed.
-    ``held``: what is held, as of the last plan. ``next_due``: when the first of it may build (UTC). ``runs``: how
-    often dbt was run. ``busy``: who held the lock, if this call left the work to somebody else.
+    Attributes:
+        built: the nodes that were built well, in the order in which they finished.
+        failed: each node or test that failed, with dbt's message.
+        blocked: the nodes that wait for one that failed; they are still stale.
+        failing: each node that failed in earlier calls and was not tried again yet, with the message of then.
+        held: what is held, as of the last plan.
+        next_due: when the first of it may build (UTC).
+        not_built: the stale nodes that dbt, as it is called here, does not build.
+        partial: each microbatch model of which some batches failed, with these.
+        unreported: what was planned, and of which dbt said nothing; it is still stale.
+        unplanned: what dbt built, and nobody planned; it is not recorded.
+        runs: how often dbt was run.
+        busy: who held the lock, if this call left the work to another.
+        handed_over: whether more is due, and was left to the next call after many runs.
     """
 
     built: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     blocked: list[str] = field(default_factory=list)
+    failing: dict[str, str] = field(default_factory=dict)
     held: Mapping[str, Held] = field(default_factory=dict)
     next_due: datetime | None = None
+    not_built: list[str] = field(default_factory=list)
+    partial: dict[str, list[str]] = field(default_factory=dict)
+    unreported: list[str] = field(default_factory=list)
+    unplanned: list[str] = field(default_factory=list)
     runs: int = 0
     busy: str | None = None
+    handed_over: bool = False
 
     @property
     def ok(self) -> bool:
@@ -42,15 +59,25 @@ class BuildReport:
             return f"The build is left to {self.busy}, who builds now and looks again when done."
         parts = []
         if self.built or not self.failed:
-            parts.append(f"built {_count(self.built, 'node')}" if self.built else "nothing was due")
+            parts.append(f"built {count(self.built, 'node')}" if self.built else "nothing was due")
         if self.failed:
-            parts.append(f"{len(self.failed)} failed ({_few(self.failed)})")
+            parts.append(f"{len(self.failed)} failed ({few(map(last_name, self.failed))})")
+        if self.failing:
+            parts.append(f"{len(self.failing)} not tried again yet ({few(map(last_name, self.failing))})")
         if self.blocked:
             parts.append(f"{len(self.blocked)} wait for what failed")
-        held = [node for node, each in self.held.items() if each.reason != "failed"]
+        held = [node for node, each in self.held.items() if each.reason not in ("failed", "failing")]
         if held:
             until = f", the next until {self.next_due:%Y-%m-%d %H:%M:%S} UTC" if self.next_due else ""
             parts.append(f"{len(held)} held{until}")
+        if self.not_built:
+            parts.append(f"{len(self.not_built)} stale that dbt does not build here")
+        if self.unreported:
+            parts.append(f"{len(self.unreported)} without a result from dbt")
+        if self.unplanned:
+            parts.append(f"{len(self.unplanned)} built by dbt without being planned")
+        if self.handed_over:
+            parts.append("more is due, and left to the next build")
         text = ", ".join(parts)
         return text[0].upper() + text[1:] + "."
 
@@ -58,9 +85,12 @@ class BuildReport:
         """Raise BuildFailedError, which names each node and test that failed, if any did."""
         if self.failed:
             lines = [f"  {node}: {message}" for node, message in self.failed.items()]
-            waiting = f"; {_count(self.blocked, 'node')} below stay owed" if self.blocked else ""
+            lines += [
+                f"  {node}: of its batches, these failed: {few(batches)}" for node, batches in self.partial.items()
+            ]
+            waiting = f"; {count(self.blocked, 'node')} below {_are(self.blocked)} still stale" if self.blocked else ""
             raise BuildFailedError(
-                f"{len(self.failed)} failed in dbt{waiting}. Mend them; the next build takes up what is owed.\n"
+                f"{len(self.failed)} failed in dbt{waiting}. Fix what failed; a later build takes up what is stale.\n"
                 + "\n".join(lines)
             )
 
@@ -70,11 +100,31 @@ class BuildReport:
             "built": self.built,
             "failed": self.failed,
             "blocked": self.blocked,
+            "failing": self.failing,
             "held": {node: held_to_dict(each) for node, each in self.held.items()},
-            "next_due": self.next_due.isoformat() if self.next_due else None,
+            "next_due": iso(self.next_due),
+            "not_built": self.not_built,
+            "partial": self.partial,
+            "unreported": self.unreported,
+            "unplanned": self.unplanned,
             "runs": self.runs,
             "busy": self.busy,
+            "handed_over": self.handed_over,
         }
+
+
+def _are(things: list[str]) -> str:
+    return "is" if len(things) == 1 else "are"
+
+
+def last_name(unique_id: str) -> str:
+    """Return the last part of a unique_id, or the name of a test without its hash."""
+    return unique_id.split(".")[2] if unique_id.startswith("test.") else unique_id.rpartition(".")[2]
+
+
+def iso(moment: datetime | None) -> str | None:
+    """Return a time as ISO 8601 in UTC."""
+    return None if moment is None else moment.astimezone(UTC).isoformat()
 
 
 def held_to_dict(held: Held) -> dict[str, Any]:
@@ -82,14 +132,6 @@ def held_to_dict(held: Held) -> dict[str, Any]:
     return {
         "reason": held.reason,
         "waiting_for": list(held.waiting_for),
-        "until": held.until.isoformat() if held.until else None,
+        "until": iso(held.until),
+        "detail": held.detail,
     }
-
-
-def _count(things: list[str], noun: str) -> str:
-    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
-
-
-def _few(things: Mapping[str, str]) -> str:
-    names = [each.rpartition(".")[2] if not each.startswith("test.") else each.split(".")[2] for each in things]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,29 +1,36 @@
-"""What the ledger knows of each source and node, and what is owed: data, rendered elsewhere."""
+"""What the ledger knows of each source and node, and what is stale: data, rendered elsewhere."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from lineage_orch.plan import plan_graph
-from lineage_orch.reports.build_report import held_to_dict
+from lineage_orch.loads.declaration import can_mean
+from lineage_orch.plan import plan_graph, producing_sources
+from lineage_orch.reports.build_report import held_to_dict, iso
 
 if TYPE_CHECKING:
     from lineage_orch.ledger import Holder, LedgerSnapshot
     from lineage_orch.lineage import Lineage
     from lineage_orch.plan import BuildPlan, Held
 
-NodeState = Literal["due", "passed", "held", "up_to_date", "never_built"]
+NodeState = Literal["due", "passed_through", "held", "failing", "not_built", "up_to_date", "never_built"]
 
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """A source: the tick of its newest update (0: never loaded), and when that was loaded (UTC).
+    """A source.
 
-    ``loaded_at`` is None for a source that was never loaded. ``has_producer``: whether a producer was ever
-    registered for it. ``models_below``: how many models, ephemeral ones included, hang on it.
+    Attributes:
+        unique_id: its unique_id.
+        name: what people call it.
+        tick: of its newest update; 0: never loaded.
+        loaded_at: when that was loaded (UTC).
+        has_producer: whether a producer was ever registered for it, or declares a pattern that can mean it.
+        models_below: how many models, ephemeral ones included, are downstream of it.
     """
 
     unique_id: str
@@ -36,11 +43,18 @@ class SourceStatus:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """A node: its state, and the tick and time (UTC) of its last good build (0 and None: never built).
+    """A node.
 
-    ``state``: ``due`` (the next build builds it), ``passed`` (a view through which the change flows without a
-    build), ``held`` (out of date, and ``held`` says why it waits), ``up_to_date``, or ``never_built`` (and
-    nothing that was loaded asks for it).
+    Attributes:
+        unique_id: its unique_id.
+        name: what people call it.
+        state: ``due`` (the next build builds it), ``passed_through`` (a view through which new data flows without a
+            build), ``held`` (stale, and ``held`` says why it waits), ``failing`` (held since it failed itself),
+            ``not_built`` (stale, and dbt, as it is called here, does not build it), ``up_to_date``, or
+            ``never_built`` (and nothing that builds needs it).
+        tick: of its last good build; 0: never built.
+        built_at: when that was (UTC).
+        held: why it is held.
     """
 
     unique_id: str
@@ -55,9 +69,15 @@ class NodeStatus:
 class Status:
     """The ledger of one project and target at one instant.
 
-    ``tick``: the reading of the logical clock. ``sources`` and ``nodes``: one row each, parents before
-    children among nodes. ``next_due``: the earliest time (UTC) until which a node is held. ``holder``: who took
-    the build lock and did not give it back; it builds now, unless it was killed.
+    Attributes:
+        tick: the reading of the logical clock.
+        sources: one row each.
+        nodes: one row each, parents before children.
+        next_due: the earliest time (UTC) until which a node is held.
+        holder: who took the build lock and did not give it back; it builds now, unless it was killed.
+        unresolved: each name that was loaded and that no source of the manifest has, with the tick of its newest
+            update; it becomes an update of the source as soon as a manifest has one.
+        unmatched: what producers declare that can mean no source of the manifest.
     """
 
     tick: int
@@ -65,12 +85,16 @@ class Status:
     nodes: tuple[NodeStatus, ...]
     next_due: datetime | None
     holder: Holder | None
+    unresolved: Mapping[str, int]
+    unmatched: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the status as JSON-ready values; times are ISO 8601, UTC."""
         return {
             "tick": self.tick,
             "next_due": iso(self.next_due),
+            "unresolved": dict(self.unresolved),
+            "unmatched": list(self.unmatched),
             "holder": {"who": self.holder.who, "since": iso(self.holder.since)} if self.holder else None,
             "sources": [
                 {
@@ -108,18 +132,19 @@ def status(lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, holder: 
     """
     short = short_names(lineage)
     below = lineage.source_map()
+    producing = producing_sources(lineage, snapshot)
     sources = tuple(
         SourceStatus(
             source,
             short[source],
             snapshot.sources.get(source, 0),
             loaded_at(snapshot, source),
-            source in snapshot.producers,
+            source in producing,
             len(below[source]),
         )
         for source in sorted(lineage.sources, key=short.__getitem__)
     )
-    due, passed = frozenset(plan.build), frozenset(plan.passed)
+    due, passed, not_built = map(frozenset, (plan.build, plan.passed_through, plan.not_built))
 
     def row(node: str) -> NodeStatus:
         fact = snapshot.nodes.get(node)
@@ -128,20 +153,26 @@ def status(lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, holder: 
         if node in due:
             state = "due"
         elif node in passed:
-            state = "passed"
+            state = "passed_through"
         elif held is not None:
-            state = "held"
+            state = "failing" if held.reason in ("failing", "failed") and not held.waiting_for else "held"
+        elif node in not_built:
+            state = "not_built"
         else:
             state = "up_to_date" if fact else "never_built"
         return NodeStatus(node, short[node], state, fact.tick if fact else 0, fact.built_at if fact else None, held)
 
     graph = plan_graph(lineage)
     nodes = tuple(row(node) for node in graph.ids[graph.source_count :])
-    return Status(snapshot.tick, sources, nodes, plan.next_due, holder)
+    patterns = sorted(snapshot.producer_patterns)
+    unmatched = tuple(each for each in patterns if not any(can_mean(each, source) for source in lineage.sources))
+    return Status(snapshot.tick, sources, nodes, plan.next_due, holder, snapshot.unresolved, unmatched)
 
 
 def loaded_at(snapshot: LedgerSnapshot, source: str) -> datetime | None:
     """Return when a source's newest update was loaded (UTC), or None if the snapshot does not hold it."""
+    if source in snapshot.loaded_at:
+        return snapshot.loaded_at[source]
     tick = snapshot.sources.get(source)
     history = snapshot.source_history.get(source, ())
     return next((moment.at for moment in reversed(history) if moment.tick == tick), None)
@@ -169,8 +200,3 @@ def short_names(lineage: Lineage) -> dict[str, str]:
                 with_package = f"{package}.{name}"
                 out[unique_id] = with_package if qualified[with_package] == 1 else unique_id
     return out
-
-
-def iso(moment: datetime | None) -> str | None:
-    """Return a time as ISO 8601 in UTC."""
-    return None if moment is None else moment.astimezone(UTC).isoformat()

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, get_args
 
-from lineage_orch.reports.build_report import held_to_dict
-from lineage_orch.reports.status import NodeState, iso
-from lineage_orch.reports.wording import STATES, Names, count, held_reason, listed, short_name, until, when
+from lineage_orch.reports.build_report import held_to_dict, iso
+from lineage_orch.reports.explanation import reason_to_dict
+from lineage_orch.reports.status import NodeState
+from lineage_orch.reports.wording import STATES, Names, held_reason, short_name, short_reasons, until, when
+from lineage_orch.text import count, listed, one_line
 
 if TYPE_CHECKING:
     import rich.table
@@ -40,8 +42,11 @@ def plan_to_dict(plan: BuildPlan) -> dict[str, Any]:
     """Return a plan as JSON-ready values; times are ISO 8601, UTC."""
     return {
         "build": list(plan.build),
-        "passed": list(plan.passed),
+        "passed_through": list(plan.passed_through),
         "held": {node: held_to_dict(each) for node, each in plan.held.items()},
+        "reasons": {node: [reason_to_dict(each) for each in reasons] for node, reasons in plan.reasons.items()},
+        "not_built": list(plan.not_built),
+        "left_out_tests": list(plan.left_out_tests),
         "because": {node: sorted(sources) for node, sources in plan.because.items()},
         "changed_code": sorted(plan.changed_code),
         "select": list(plan.select),
@@ -56,13 +61,15 @@ def plan_parts(plan: BuildPlan, names: Names, now: datetime, command: str) -> Pa
         parts.append("Nothing to build now.")
     else:
         build = Table(f"To build: {count(len(plan.build), 'node')}", ["node", "because of"])
-        for node in (*plan.build, *plan.passed):
-            reasons = [short_name(each, names) for each in sorted(plan.because[node])]
-            reasons += ["changed code"] if node in plan.changed_code else []
-            how = " (passed through)" if node in plan.passed else ""
-            build.rows.append([short_name(node, names) + how, listed(reasons) or "newer parents"])
+        for node in (*plan.build, *plan.passed_through):
+            how = " (passed through)" if node in plan.passed_through else ""
+            reasons = short_reasons(plan.reasons[node], plan.because[node], names)
+            build.rows.append([short_name(node, names) + how, reasons])
         parts.append(build)
     parts += _held_parts(plan.held, names, now)
+    if plan.not_built:
+        stale = listed(short_name(each, names) for each in plan.not_built)
+        parts.append(f"Stale, and not built by dbt {command} as it is called here: {stale}.")
     if plan.select:
         parts.append(f"dbt {command} --select {shlex.join(plan.select)}")
     return parts
@@ -79,6 +86,13 @@ def status_parts(status: Status, now: datetime) -> Parts:
         parts.append(f"The next held node is due at {until(status.next_due, now)}.")
     if status.holder is not None:
         parts.append(f"Build lock: taken by {status.holder.who} since {when(status.holder.since)}.")
+    if never := [source.name for source in status.sources if source.has_producer and not source.tick]:
+        parts.append(f"With a producer, and never loaded: {listed(never, most=8)}.")
+    if status.unresolved:
+        loads = listed((f"{name} (tick {tick})" for name, tick in status.unresolved.items()), most=8)
+        parts.append(f"Loaded, and no source of the manifest: {loads}. They count as soon as dbt knows the source.")
+    if status.unmatched:
+        parts.append(f"Declared by a producer, and no source of the manifest: {listed(status.unmatched, most=8)}.")
     sources = Table("Sources", ["source", "tick", "last loaded", "producer", "models"])
     for source in status.sources:
         loaded = when(source.loaded_at) if source.tick else "never"
@@ -101,8 +115,17 @@ def report_parts(report: BuildReport, names: Names, now: datetime) -> Parts:
     if report.failed:
         failed = Table("Failed", ["node or test", "dbt says"])
         for node, message in report.failed.items():
-            failed.rows.append([short_name(node, names), " ".join(message.split())])
+            failed.rows.append([short_name(node, names), one_line(message)])
         parts.append(failed)
+    for node, batches in report.partial.items():
+        parts.append(f"{short_name(node, names)}: of its batches, these failed: {listed(batches)}; it is still stale.")
+    for title, nodes in (
+        ("Stale, and not built by dbt as it is called here", report.not_built),
+        ("Planned, and without a result from dbt; still stale", report.unreported),
+        ("Built by dbt without being planned, and not recorded", report.unplanned),
+    ):
+        if nodes:
+            parts.append(f"{title}: {listed((short_name(each, names) for each in nodes), most=8)}.")
     return parts + _held_parts(
         {node: each for node, each in report.held.items() if node not in report.failed}, names, now
     )

@@ -1,16 +1,14 @@
-"""Plain words: times and lists for people, and explanations in sentences."""
+"""Plain words: times for people, reasons in a few words, and explanations in sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 from lineage_orch.lineage.policy import DEFAULT_POLICY, Policy
-from lineage_orch.plan import Held
-
-if TYPE_CHECKING:
-    from lineage_orch.reports.explain import Explanation, SourceView
+from lineage_orch.plan import Held, Reason
+from lineage_orch.reports.explanation import Explanation, PartChange, SourceView
+from lineage_orch.text import listed, span
 
 Names = Mapping[str, str]
 
@@ -23,7 +21,9 @@ STATES = {
     "up_to_date": "up to date",
     "never_built": "never built",
     "due": "due",
-    "passed": "passed through",
+    "passed_through": "passed through",
+    "failing": "failing",
+    "not_built": "not built here",
 }
 
 
@@ -59,54 +59,63 @@ def until(moment: datetime, now: datetime) -> str:
     return f"{_time_of(moment, now)} ({distance})"
 
 
-def span(length: timedelta) -> str:
-    """Return a span of time in the largest unit that says it whole: ``1 hour``, ``90 minutes``."""
-    seconds = int(length.total_seconds())
-    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if seconds and seconds % size == 0:
-            return count(seconds // size, unit)
-    return count(seconds, "second")
-
-
-def listed(words: Iterable[str], joint: str = "and", *, most: int = 3) -> str:
-    """Return ``a, b and c``, or ``a, b, c and 4 more``."""
-    all_words = list(words)
-    few = all_words[:most]
-    if len(all_words) > most:
-        few.append(f"{len(all_words) - most} more")
-    return few[0] if len(few) == 1 else f"{', '.join(few[:-1])} {joint} {few[-1]}" if few else ""
-
-
 def held_reason(held: Held, names: Names) -> str:
     """Return in a few words why a node is held."""
     waiting = listed(short_name(each, names) for each in held.waiting_for)
+    detail = f": {held.detail}" if held.detail else ""
     return {
         "updates_on_all": f"waits for new data of {waiting} (updates_on: all)",
         "build_after": "freshness.build_after",
         "lag_tolerance": "state.lag_tolerance",
         "first_load": f"waits for the first load of {waiting}",
+        "failing": f"waits for {waiting}, which failed" if waiting else f"failed before{detail}",
+        "bad_config": f"waits for {waiting}, whose config cannot be read" if waiting else held.detail or "its config",
         "failed": f"waits for {waiting}, which failed" if waiting else "failed",
     }[held.reason]
 
 
-def explanation_lines(why: Explanation, now: datetime) -> list[str]:
-    """Return an explanation in plain words, the verdict first."""
+def short_reasons(reasons: Iterable[Reason], because: Iterable[str], names: Names) -> str:
+    """Return in a few words why a node is stale: the sources whose updates reach it, and whatever else there is."""
+    words = [short_name(each, names) for each in sorted(because)]
+    for reason in reasons:
+        readers = listed(short_name(each, names) for each in reason.subjects)
+        words += {
+            "identity": ["changed code"],
+            "missing_relation": ["its relation is gone"],
+            "asked": ["asked for"],
+            "prerequisite": [f"needed by {readers}"],
+        }.get(reason.kind, [])
+    return listed(words) or "newer parents"
+
+
+def explanation_lines(why: Explanation, now: datetime | None = None) -> list[str]:
+    """Return an explanation in plain words, the verdict first; times are UTC.
+
+    Args:
+        why: the explanation.
+        now: what "in 12 min" counts from; by default the clock on the wall.
+    """
+    now = (now or datetime.now(UTC)).astimezone(UTC)
     name = why.names[why.node]
     if why.verdict == "build":
         first = f"{name} will build: {_why_due(why)}."
-    elif why.verdict == "passed":
+    elif why.verdict == "not_built":
+        first = f"{name} is stale, and dbt does not build it as it is called here: {_why_due(why)}."
+    elif why.verdict == "passed_through":
         first = f"{name} is passed through, a view that new data flows through without a build: {_why_due(why)}."
     elif why.held is not None:
         first = f"{name} {_why_held(why, why.held, now)}."
     else:
         first = f"{name} {_why_not(why, now)}."
     lines = [first]
-    if why.verdict == "held" and (waiting := [each for each in why.sources if each.state == "waits"]):
+    if why.verdict == "held" and (waiting := [each for each in why.sources if each.state == "pending"]):
         lines.append(f"Waiting for it: {_loads(waiting, why.names)}.")
     if (next_step := _next_step(why, now)) is not None:
         lines.append(next_step)
-    if why.code_changed and not why.builds_for_code:
-        lines.append("Its code changed since its last good build, which alone does not build it here.")
+    if why.code_changed and not any(each.kind == "identity" for each in why.reasons):
+        lines.append(
+            f"{_start(_what_changed(why, why.node))} since its last good build, which alone does not build it here."
+        )
     shown = _shown_sources(why)
     lines += [f"Path: {' -> '.join(why.names[each] for each in source.path)}" for source in shown]
     if why.policy != DEFAULT_POLICY:
@@ -122,15 +131,15 @@ def explanation_lines(why: Explanation, now: datetime) -> list[str]:
 
 def _shown_sources(why: Explanation) -> Sequence[SourceView]:
     """The sources whose path is worth a line: those that matter, or else a few of those that would make it build."""
-    if why.verdict in ("build", "passed"):
-        return [each for each in why.sources if each.state == "reaches"]
-    return [each for each in why.sources if each.state in ("waits", "awaited")] or why.sources[:3]
+    if why.verdict in ("build", "passed_through"):
+        return [each for each in why.sources if each.state == "triggering"]
+    return [each for each in why.sources if each.state in ("pending", "awaited")] or why.sources[:3]
 
 
 def _why_due(why: Explanation) -> str:
     names, last = why.names, _last_build(why)
     reasons: list[str] = []
-    reaching = [each for each in why.sources if each.state == "reaches"]
+    reaching = [each for each in why.sources if each.state == "triggering"]
     if new := [each for each in reaching if each.tick > why.tick]:
         loads = _loads(new, names)
         reasons.append(f"{loads}, after this node's {last}" if why.tick else f"it was never built, and {loads}")
@@ -139,15 +148,26 @@ def _why_due(why: Explanation) -> str:
             # Loaded before the node's last good build, and only now taken in by what stands between.
             late = next((step for step in each.path if why.ticks.get(step, each.tick) < each.tick), why.node)
             reasons.append(f"{_loads([each], names)}, and {names[late]} ({_tick(why.ticks[late])}) builds only now")
-    if why.builds_for_code:
-        reasons.append("its code changed too" if reasons else f"its code changed since its {last}")
-    if why.changed_above:
-        verb = "is" if len(why.changed_above) == 1 else "are"
-        reasons.append(f"{listed(names[each] for each in why.changed_above)} above it {verb} built for changed code")
+    kinds = {each.kind: each for each in why.reasons}
+    if "identity" in kinds:
+        reasons.append(f"{_what_changed(why, why.node)} {'too' if reasons else f'since its {last}'}")
+    if "missing_relation" in kinds:
+        reasons.append("its relation is not in the warehouse")
+    if "asked" in kinds:
+        reasons.append(f"it was asked for at tick {why.asked_at}")
+    if "prerequisite" in kinds:
+        readers = listed(names[each] for each in kinds["prerequisite"].subjects)
+        absent = "" if "missing_relation" in kinds else "it was never built, and "
+        reasons.append(f"{absent}{readers} {_s(kinds['prerequisite'].subjects, 'read')} it")
+    for above in why.changed_above:
+        reasons.append(f"{names[above]} above it builds: {_what_changed(why, above)}")
     if not reasons:
         fresh = [each for each in why.parents if each.state in ("fresh", "in_plan")]
         builds = listed(f"{names[each.unique_id]} was built at tick {each.tick} ({when(each.at)})" for each in fresh)
-        reasons.append(f"{builds}, after this node's {last}" if why.tick else f"it was never built, and {builds}")
+        if not builds:
+            reasons.append("a parent is new")
+        else:
+            reasons.append(f"{builds}, after this node's {last}" if why.tick else f"it was never built, and {builds}")
     return "; and ".join(reasons)
 
 
@@ -162,11 +182,19 @@ def _why_held(why: Explanation, held: Held, now: datetime) -> str:
     if held.reason == "first_load":
         verb = "has a producer and was" if len(held.waiting_for) == 1 else "have a producer and were"
         sources = listed(names[each] for each in held.waiting_for)
-        return f"is held: {sources} {verb} never loaded (hold_until_first_load)"
-    if held.reason == "failed" or held.until is None:
+        return f"is held: {sources} {verb} never loaded"
+    if held.reason == "bad_config":
         if not held.waiting_for:
-            return "is held: it failed in this build, and nothing new came for it since"
+            return f"is held: {held.detail}"
+        readable = listed(names[each] for each in held.waiting_for)
+        return f"is held: it needs {readable} first, whose config cannot be read ({held.detail})"
+    if held.waiting_for:
         return f"is held: it waits for {listed(names[each] for each in held.waiting_for)}, which failed"
+    if held.reason == "failed" or held.until is None:
+        return "is held: it failed in this build, and nothing new came for it since"
+    if held.reason == "failing":
+        times = f"{why.failures} times in a row" if why.failures > 1 else "the last time"
+        return f"is held until {until(held.until, now)}: it failed {times} ({held.detail})"
     if held.reason == "build_after":
         built = _time_of(why.built_at, now) if why.built_at else "an unknown time"
         length = span(why.policy.build_after) if why.policy.build_after else "?"
@@ -180,7 +208,7 @@ def _why_held(why: Explanation, held: Held, now: datetime) -> str:
 def _why_not(why: Explanation, now: datetime) -> str:
     names = why.names
     start = "is up to date" if why.tick else "was never built"
-    waits = [each for each in why.sources if each.state == "waits"]
+    waits = [each for each in why.sources if each.state == "pending"]
     if why.held_above:
         at = listed(f"{names[node]}, which {_held_briefly(each, names, now)}" for node, each in why.held_above.items())
         if waits:
@@ -214,9 +242,11 @@ def _next_step(why: Explanation, now: datetime) -> str | None:
     waiting = listed(why.names[each] for each in step.waiting_for)
     text = {
         "first_load": f"It will build when {waiting} {'is' if len(step.waiting_for) == 1 else 'are'} loaded.",
-        "mended": f"It will build when {waiting} is mended, or when new data comes for it.",
-        "released": f"It will build when {waiting} {'builds' if len(step.waiting_for) == 1 else 'build'}.",
+        "upstream_fixed": f"It will build when {waiting} {_s(step.waiting_for, 'build')} well.",
+        "upstream_released": f"It will build when {waiting} {_s(step.waiting_for, 'build')}.",
     }.get(step.kind)
+    if why.held is not None and why.held.reason == "failing" and why.held.until is not None:
+        text = "New data alone does not build it earlier; a change of its definition or of a test on it does."
     if step.kind == "all_new" and why.verdict == "held":
         awaited = [why.names[each.unique_id] for each in why.sources if each.state == "awaited"]
         loads = f" For that, load {listed(awaited, 'or')}." if awaited else ""
@@ -237,7 +267,7 @@ def _policy(policy: Policy) -> str:
 def _held_briefly(held: Held, names: Names, now: datetime) -> str:
     if held.until is not None:
         return f"is held until {until(held.until, now)}"
-    return f"is held: it {held_reason(held, names)}"
+    return f"is held: {'' if held.reason == 'bad_config' and not held.waiting_for else 'it '}{held_reason(held, names)}"
 
 
 def _loads(sources: Sequence[SourceView], names: Names) -> str:
@@ -262,6 +292,52 @@ def _tick(tick: int, unique_id: str = "") -> str:
     return f"tick {tick}" if tick else "never loaded" if unique_id.startswith("source.") else "never built"
 
 
-def count(number: int, noun: str) -> str:
-    """Return ``1 node``, ``2 nodes``."""
-    return f"{number} {noun}{'s' * (number != 1)}"
+def _s(subjects: Sequence[str], verb: str) -> str:
+    return f"{verb}s" if len(subjects) == 1 else verb
+
+
+def _start(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]
+
+
+# What changed of a definition -----------------------------------------------------------------------------------------
+
+
+def _what_changed(why: Explanation, node: str) -> str:
+    changes = why.changes.get(node)
+    if not changes:
+        return "its code changed"
+    return listed(map(part_change, changes))
+
+
+def part_change(change: PartChange) -> str:
+    """Return in a few words what happened to a part of a node's definition: ``macro `cents` changed``."""
+    kind, _, name = change.part.partition(" ")
+    if kind == "file":
+        return "its file changed"
+    if kind == "relation":
+        return _moved(change)
+    if kind == "parents":
+        return "what it reads changed"
+    if change.part == "config materialized":
+        return f"it is materialized as {change.new} (was {change.old})"
+    label = {
+        "macro": "macro",
+        "ephemeral": "ephemeral model",
+        "function": "function",
+        "config": "config",
+        "var": "var",
+        "env_var": "environment variable",
+    }.get(kind, kind)
+    how = "is new to it" if change.old is None else "is no longer a part of it" if change.new is None else "changed"
+    return f"{label} `{short_name(name, {}) if name.count('.') > 1 else name}` {how}"
+
+
+def _moved(change: PartChange) -> str:
+    old, new = (change.old or "").split("."), (change.new or "").split(".")
+    if len(old) == len(new) == 3:
+        names = ("database", "schema", "name")
+        moved = [(name, now) for name, before, now in zip(names, old, new, strict=True) if before != now]
+        if len(moved) == 1:
+            return "it moved to " + " ".join(moved[0])
+    return f"it moved to {change.new}"

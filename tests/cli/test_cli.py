@@ -121,31 +121,31 @@ def test_a_load_its_plan_its_build_and_its_status(run: Run) -> None:
     assert "Recorded raw.orders at tick 1." in good(run("record", "raw.orders"))
 
     out = good(run("plan"))
-    assert [line.split() for line in out.splitlines()[3:6]] == [
-        ["stg_orders", "raw.orders"],
+    assert sorted(line.split(maxsplit=1) for line in out.splitlines()[3:7]) == [
         ["hourly", "raw.orders"],
         ["mart", "raw.orders"],
+        ["stg_orders", "raw.orders"],
+        ["stg_users", "needed by mart"],
     ]
-    assert "dbt build --select source:shop.raw.orders+" in out
     plan = data(run("plan", "--json"))
-    assert plan["build"] == ["model.shop.stg_orders", "model.shop.hourly", "model.shop.mart"]
+    assert set(plan["build"]) == {f"model.shop.{each}" for each in ("stg_orders", "stg_users", "hourly", "mart")}
     assert plan["because"]["model.shop.mart"] == ["source.shop.raw.orders"]
-    assert plan["select"] == ["source:shop.raw.orders+"]
+    assert {"kind": "prerequisite", "subjects": ["model.shop.mart"]} in plan["reasons"]["model.shop.stg_users"]
 
     code, out, err = run("build")
-    assert (code, out.splitlines()[0]) == (0, "Built 3 nodes.")
+    assert (code, out.splitlines()[0]) == (0, "Built 4 nodes.")
     assert "dbt prints to stdout" in err
-    assert "dbt build --select source:shop.raw.orders+" in err
+    assert "dbt build --select fqn:shop.stg_orders" in err
     assert "Nothing was due." in good(run("build"))
 
     status = good(run("status"))
-    assert "Nodes: 3 up to date, 1 never built." in status
+    assert "Nodes: 4 up to date." in status
     states = {each["name"]: each["state"] for each in data(run("status", "--json"))["nodes"]}
     assert states == {
         "stg_orders": "up_to_date",
         "hourly": "up_to_date",
         "mart": "up_to_date",
-        "stg_users": "never_built",
+        "stg_users": "up_to_date",
     }
 
 
@@ -402,7 +402,9 @@ def test_a_manifest_that_is_none(run: Run, project: Path) -> None:
 def test_a_broken_policy_names_the_node(run: Run, project: Path) -> None:
     bad = manifest(source("a.b"), node("m", "a.b", config={"state": {"lag_tolerance": "soon"}}))
     (project / "m.json").write_text(json.dumps(bad))
-    assert "config.state.lag_tolerance of model.shop.m is 'soon'" in error(run("plan"))
+    good(run("record", "a.b"))
+    assert "config.state.lag_tolerance of model.shop.m is 'soon'" in good(run("plan"))
+    assert data(run("plan", "--json"))["held"]["model.shop.m"]["reason"] == "bad_config"
 
 
 def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

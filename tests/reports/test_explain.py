@@ -13,8 +13,10 @@ from lineage_orch.errors import UnknownNodeError
 from lineage_orch.ledger import LedgerSnapshot, Moment, NodeFact
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import plan_builds
-from lineage_orch.reports.explain import Explanation, explain
-from lineage_orch.reports.wording import listed, span, until
+from lineage_orch.reports.explain import explain
+from lineage_orch.reports.explanation import Explanation
+from lineage_orch.reports.wording import explanation_lines, until
+from lineage_orch.text import listed, span
 from tests.manifests import manifest, node, source
 
 NOW = datetime(2026, 10, 16, 13, 53, tzinfo=UTC)
@@ -68,7 +70,7 @@ def ask(
 
 
 def words(found: Explanation) -> str:
-    return "\n".join(found.lines(now=NOW))
+    return "\n".join(explanation_lines(found, NOW))
 
 
 def test_new_data_builds_and_names_the_load_and_the_path() -> None:
@@ -81,7 +83,7 @@ def test_new_data_builds_and_names_the_load_and_the_path() -> None:
         built={"stg_orders": 9, "stg_users": 9, "mart_x": 9},
     )
     assert found.verdict == "build"
-    assert found.lines(now=NOW) == [
+    assert explanation_lines(found, NOW) == [
         "mart_x will build: raw.orders was loaded at tick 12 (2026-10-16 13:05 UTC), after this node's last good "
         "build at tick 9 (2026-10-16 13:02 UTC).",
         "Path: raw.orders -> stg_orders -> eph -> mart_x",
@@ -92,7 +94,7 @@ def test_new_data_builds_and_names_the_load_and_the_path() -> None:
         ("model.shop.stg_users", "not_newer"),
     ]
     assert [(each.unique_id, each.state) for each in found.sources] == [
-        ("source.shop.raw.orders", "reaches"),
+        ("source.shop.raw.orders", "triggering"),
         ("source.shop.raw.users", "not_newer"),
     ]
     assert found.builds_when.kind == "next_build"
@@ -150,7 +152,7 @@ def test_the_path_is_the_one_along_which_the_change_flows() -> None:
 def test_changed_code() -> None:
     found = ask("stg_orders", *SHOP, loaded={"raw.orders": 5}, built={"stg_orders": (9, "old code")})
     assert found.code_changed
-    assert found.builds_for_code
+    assert [each.kind for each in found.reasons] == ["identity"]
     assert words(found).startswith("stg_orders will build: its code changed since its last good build at tick 9")
     assert "Path" not in words(found)
 
@@ -170,7 +172,7 @@ def test_changed_code_above() -> None:
         built={"stg_orders": (9, "old code"), "mid": 9, "mart": 9},
     )
     assert found.changed_above == ("model.shop.stg_orders",)
-    assert words(found).startswith("mart will build: stg_orders above it is built for changed code.")
+    assert words(found).startswith("mart will build: stg_orders above it builds: its code changed.")
 
 
 def test_changed_code_that_is_not_rebuilt() -> None:
@@ -186,7 +188,7 @@ def test_a_view_that_is_passed_through() -> None:
     resources = [source("raw.orders"), node("stg", "raw.orders", materialized="view"), node("mart", "stg")]
     facts: dict[str, Any] = {"loaded": {"raw.orders": 12}, "built": {"stg": 9, "mart": 9}, "views": "pass_through"}
     found = ask("stg", *resources, **facts)
-    assert found.verdict == "passed"
+    assert found.verdict == "passed_through"
     assert words(found).startswith(
         "stg is passed through, a view that new data flows through without a build: raw.orders"
     )
@@ -196,7 +198,7 @@ def test_a_view_that_is_passed_through() -> None:
 def test_held_by_build_after() -> None:
     found = ask("mart", *SHOP, node("mart", "stg_orders", config=HOURLY), loaded={"raw.orders": 50}, built={"mart": 12})
     assert found.verdict == "held"
-    assert found.lines(now=NOW)[:2] == [
+    assert explanation_lines(found, NOW)[:2] == [
         "mart is held until 14:05 UTC (in 12 min): freshness.build_after 1 hour since its last good build at 13:05 "
         "UTC.",
         "Waiting for it: raw.orders was loaded at tick 50 (2026-10-16 13:43 UTC).",
@@ -235,7 +237,7 @@ def test_held_until_all_parents_are_new() -> None:
     assert "Path: raw.users -> stg_users -> mart" in text
     assert "fixed (not moving, never built)" in text
     assert (found.builds_when.kind, found.builds_when.waiting_for) == ("all_new", ("model.shop.stg_users",))
-    assert [each.state for each in found.sources] == ["waits", "awaited"]
+    assert [each.state for each in found.sources] == ["pending", "awaited"]
 
 
 def test_held_until_the_first_load() -> None:
@@ -246,10 +248,9 @@ def test_held_until_the_first_load() -> None:
         node("mart", "stg_orders", "raw.carts"),
         loaded={"raw.orders": 12},
         producers=("raw.carts",),
-        hold_until_first_load=True,
     )
     assert words(found).startswith(
-        "mart is held: raw.carts has a producer and was never loaded (hold_until_first_load).\n"
+        "mart is held: raw.carts has a producer and was never loaded.\n"
         "Waiting for it: raw.orders was loaded at tick 12 (2026-10-16 13:05 UTC).\n"
         "It will build when raw.carts is loaded."
     )
@@ -263,7 +264,7 @@ def test_failed_and_blocked_by_what_failed() -> None:
     assert "stg_orders is held: it failed in this build, and nothing new came for it since." in words(found)
     found = ask("mart", *resources, **facts)
     assert words(found).startswith("mart is held: it waits for stg_orders, which failed.")
-    assert "It will build when stg_orders is mended" in words(found)
+    assert "It will build when stg_orders builds well." in words(found)
     assert found.parents[0].state == "held"
 
 
@@ -272,7 +273,7 @@ def test_up_to_date() -> None:
     built = {"stg_orders": 9, "stg_users": 9, "mart": 9}
     found = ask("mart", *resources, loaded={"raw.orders": 5, "raw.users": 3}, built=built)
     assert found.verdict == "up_to_date"
-    assert found.lines(now=NOW)[0] == (
+    assert explanation_lines(found, NOW)[0] == (
         "mart is up to date: nothing above it was loaded since its last good build at tick 9 (2026-10-16 13:02 UTC); "
         "it will build when raw.orders or raw.users is loaded next."
     )
@@ -307,13 +308,13 @@ def test_up_to_date_because_the_news_waits_further_up() -> None:
         "mart is up to date, but raw.orders was loaded at tick 50 (2026-10-16 13:43 UTC), which has not reached it: it "
         "waits at slow, which is held until 14:05 UTC (in 12 min).\nIt will build when slow builds."
     )
-    assert found.builds_when.kind == "released"
+    assert found.builds_when.kind == "upstream_released"
 
 
 def test_never_built_and_never_loaded() -> None:
     found = ask("stg_orders", *SHOP)
     assert found.verdict == "up_to_date"
-    assert found.lines(now=NOW)[0] == (
+    assert explanation_lines(found, NOW)[0] == (
         "stg_orders was never built, and no source above it was ever loaded; it will build when raw.orders is loaded "
         "next."
     )

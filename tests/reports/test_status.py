@@ -64,7 +64,7 @@ def test_a_view_that_is_passed_through() -> None:
     lineage = Lineage.from_manifest(manifest(source("a.b"), node("v", "a.b", materialized="view")))
     snapshot = LedgerSnapshot(2, {"source.shop.a.b": 2}, {"model.shop.v": NodeFact(1, NOW)})
     plan = plan_builds(lineage, snapshot, now=NOW, views="pass_through")
-    assert [each.state for each in status(lineage, snapshot, plan, None).nodes] == ["passed"]
+    assert [each.state for each in status(lineage, snapshot, plan, None).nodes] == ["passed_through"]
 
 
 def test_json() -> None:
@@ -75,7 +75,7 @@ def test_json() -> None:
     assert data["next_due"] == "2026-10-16T14:00:00+00:00"
     assert data["sources"][0]["loaded_at"] == "2026-10-16T13:00:00+00:00"
     held = next(each["held"] for each in data["nodes"] if each["state"] == "held")
-    assert held == {"reason": "build_after", "waiting_for": [], "until": "2026-10-16T14:00:00+00:00"}
+    assert held == {"reason": "build_after", "waiting_for": [], "until": "2026-10-16T14:00:00+00:00", "detail": None}
 
 
 def test_a_load_whose_time_is_no_longer_kept() -> None:

@@ -1,0 +1,200 @@
+"""Why one node will build, is held or is up to date, as data: found in ``explain``, said in words in ``wording``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, NamedTuple
+
+from lineage_orch.lineage.policy import Policy
+from lineage_orch.plan import Held, Reason
+from lineage_orch.reports.build_report import held_to_dict, iso
+
+Verdict = Literal["build", "passed_through", "held", "not_built", "up_to_date"]
+ParentState = Literal["fresh", "in_plan", "held", "not_newer", "not_moving"]
+SourceState = Literal["triggering", "pending", "awaited", "not_newer", "never_loaded"]
+WhenKind = Literal[
+    "next_build",
+    "time",
+    "all_new",
+    "first_load",
+    "upstream_fixed",
+    "upstream_released",
+    "config_fixed",
+    "built_elsewhere",
+    "any_load",
+    "code_change",
+    "never",
+]
+
+
+class PartChange(NamedTuple):
+    """A part of a node's identity that differs: its value at the last good build, and now; None: there was none."""
+
+    part: str
+    old: str | None
+    new: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParentView:
+    """A parent, ephemeral models seen through.
+
+    Attributes:
+        unique_id: of a source or node.
+        tick: of its newest update or changed content; 0: there was none.
+        at: when it was last loaded or built (UTC).
+        state: ``fresh`` (newer than the node), ``in_plan`` (built in the same plan), ``held``, ``not_newer``, or
+            ``not_moving`` (nothing above it has a producer or an update of its own, so ``updates_on: all`` does not
+            wait for it).
+    """
+
+    unique_id: str
+    tick: int
+    at: datetime | None
+    state: ParentState
+
+
+@dataclass(frozen=True, slots=True)
+class SourceView:
+    """A source above the node.
+
+    Attributes:
+        unique_id: of the source.
+        tick: of its newest update; 0: it was never loaded.
+        loaded_at: when that was loaded (UTC).
+        state: ``triggering`` (its update is why the node is in the plan), ``pending`` (its update waits at a held
+            node, or for this one), ``awaited`` (a held node waits for its next load), ``not_newer``, or
+            ``never_loaded``.
+        path: unique_ids from the source to the node, ephemeral models included: the shortest way.
+    """
+
+    unique_id: str
+    tick: int
+    loaded_at: datetime | None
+    state: SourceState
+    path: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildsWhen:
+    """What would make the node build.
+
+    Attributes:
+        kind: ``next_build``; ``time`` (at ``not_before``); ``all_new`` (new data in all of ``waiting_for``);
+            ``first_load`` (of the sources ``waiting_for``); ``upstream_fixed`` (the nodes ``waiting_for`` build
+            well); ``upstream_released`` (the held nodes ``waiting_for`` build); ``config_fixed`` (of the nodes
+            ``waiting_for``); ``built_elsewhere`` (dbt, as it is called here, does not build it); ``any_load`` (of the
+            sources ``waiting_for``); ``code_change`` (of its own); ``never`` (no source is above it, and nothing that
+            builds reads it).
+        waiting_for: unique_ids.
+        not_before: the time (UTC) before which it is held in any case.
+    """
+
+    kind: WhenKind
+    waiting_for: tuple[str, ...] = ()
+    not_before: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a node will build, is held or is up to date.
+
+    Attributes:
+        node: the unique_id of the node.
+        verdict: what the plan makes of it.
+        tick: of its last good build; 0: it was never built.
+        built_at: when that was (UTC).
+        clock: the ledger's reading.
+        reasons: each way in which it is stale.
+        code_changed: whether its definition is not that of its last good build, whatever that does here.
+        changes: of the node and of ``changed_above``, the parts of their definitions that changed, where they are
+            known.
+        held: why it is held.
+        failures: how many runs in a row failed on it; 0: none.
+        asked_at: the tick at which someone asked for it, if that is still to be done; 0: nobody did.
+        policy: when it may build.
+        parents: what it reads.
+        sources: every source above it, those that matter first.
+        changed_above: the nodes of the plan whose changed definition reaches it.
+        held_above: the held nodes at which updates for it wait.
+        builds_when: what would make it build.
+        ticks: the tick of each node and source that is named here.
+        names: what people call what is named here.
+    """
+
+    node: str
+    verdict: Verdict
+    tick: int
+    built_at: datetime | None
+    clock: int
+    reasons: tuple[Reason, ...]
+    code_changed: bool
+    changes: Mapping[str, tuple[PartChange, ...]]
+    held: Held | None
+    failures: int
+    asked_at: int
+    policy: Policy
+    parents: tuple[ParentView, ...]
+    sources: tuple[SourceView, ...]
+    changed_above: tuple[str, ...]
+    held_above: Mapping[str, Held]
+    builds_when: BuildsWhen
+    ticks: Mapping[str, int]
+    names: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the explanation as JSON-ready values: times ISO 8601 (UTC), spans in seconds."""
+        policy, when = self.policy, self.builds_when
+        return {
+            "node": self.node,
+            "name": self.names[self.node],
+            "verdict": self.verdict,
+            "tick": self.tick,
+            "built_at": iso(self.built_at),
+            "clock": self.clock,
+            "reasons": [reason_to_dict(each) for each in self.reasons],
+            "code_changed": self.code_changed,
+            "changes": {
+                node: [{"part": each.part, "old": each.old, "new": each.new} for each in parts]
+                for node, parts in self.changes.items()
+            },
+            "held": held_to_dict(self.held) if self.held else None,
+            "failures": self.failures,
+            "policy": {
+                "updates_on": policy.updates_on,
+                "build_after": _seconds(policy.build_after),
+                "lag_tolerance": _seconds(policy.lag_tolerance),
+            },
+            "parents": [
+                {"unique_id": each.unique_id, "tick": each.tick, "at": iso(each.at), "state": each.state}
+                for each in self.parents
+            ],
+            "sources": [
+                {
+                    "unique_id": each.unique_id,
+                    "tick": each.tick,
+                    "loaded_at": iso(each.loaded_at),
+                    "state": each.state,
+                    "path": list(each.path),
+                }
+                for each in self.sources
+            ],
+            "changed_above": list(self.changed_above),
+            "held_above": {node: held_to_dict(each) for node, each in self.held_above.items()},
+            "builds_when": {
+                "kind": when.kind,
+                "waiting_for": list(when.waiting_for),
+                "not_before": iso(when.not_before),
+            },
+        }
+
+
+def reason_to_dict(reason: Reason) -> dict[str, Any]:
+    """Return a way to be stale as JSON-ready values."""
+    return {"kind": reason.kind, "subjects": list(reason.subjects)}
+
+
+def _seconds(span: timedelta | None) -> float | None:
+    return None if span is None else span.total_seconds()
