@@ -79,6 +79,11 @@ class LineageOrchSettings(BaseSettings):
         description="A manifest.json to use as it is. Default: the project's own, made by `dbt parse` when it is "
         "missing or older than the project's files.",
     )
+    dbt: str | None = Field(
+        None,
+        description="What runs dbt: the path or name of an executable, of any dbt-core from 1.8 or of dbt 2. Default: "
+        "dbt-core in this process where it is installed, else `dbt`.",
+    )
     vars: _Table = Field({}, description="dbt's --vars, as a table, JSON or YAML.")
     dbt_command: Literal["build", "run"] = Field(
         "build", description="`build` runs models, snapshots, seeds and tests; `run` models alone."
@@ -268,6 +273,8 @@ def _pyproject() -> tuple[dict[str, Any], Path | None]:
             values[name] = file.parent / Path(values[name]).expanduser()
     if isinstance(values.get("ledger"), str):
         values["ledger"] = _anchored_url(values["ledger"], file.parent)
+    if isinstance(values.get("dbt"), str) and "/" in values["dbt"]:
+        values["dbt"] = str(file.parent / Path(values["dbt"]).expanduser())
     if isinstance(values.get("producers"), list):
         values["producers"] = [_anchored(each, file.parent) for each in values["producers"]]
     return values, file

@@ -1,0 +1,52 @@
+"""Which dbt runs a project: dbt-core in this process, or an executable."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import metadata, util
+from pathlib import Path
+
+from lineage_orch.dbt.engine import Dbt
+from lineage_orch.dbt.project import DbtProject
+from lineage_orch.errors import SettingsError
+from lineage_orch.settings import LineageOrchSettings
+
+
+def choose_dbt(project: DbtProject, settings: LineageOrchSettings) -> Dbt:
+    """Return what runs dbt for a project, as the setting ``dbt`` says.
+
+    With no such setting: dbt-core 1.x in this process where it and prefect-dbt are installed, else the ``dbt`` beside
+    this Python, else the one on PATH. Nothing is run or imported here: that there is none is said when one is needed.
+
+    Raises:
+        SettingsError: ``dbt`` names something that cannot run it yet.
+    """
+    if settings.dbt == "dbt-cloud":
+        raise SettingsError(
+            "setting dbt 'dbt-cloud': jobs of dbt Cloud cannot be run yet; name the path of a dbt executable, or "
+            "leave it out"
+        )
+    if settings.dbt is None and _is_importable():
+        from lineage_orch.dbt.in_process import DbtRunner
+
+        return DbtRunner(project, settings)
+    from lineage_orch.dbt.process import ProcessDbt
+
+    return ProcessDbt(project, settings, settings.dbt or _beside_python() or "dbt")
+
+
+def _is_importable() -> bool:
+    """Whether dbt-core 1.x can run in this process; dbt 2 also has a package ``dbt``, without callbacks."""
+    try:
+        version = metadata.version("dbt-core")
+    except metadata.PackageNotFoundError:
+        return False
+    return version.startswith("1.") and util.find_spec("prefect_dbt") is not None
+
+
+def _beside_python() -> str | None:
+    """Return the dbt of this virtual environment, which need not be on PATH (a service, a cron line)."""
+    name = "dbt.exe" if os.name == "nt" else "dbt"
+    path = Path(sys.executable).parent / name
+    return str(path) if os.access(path, os.X_OK) else None

@@ -1,0 +1,192 @@
+"""dbt as a process of its own: dbt-core 1.8 to 1.12 of any virtual environment, and dbt 2."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from lineage_orch.dbt.child import Child
+from lineage_orch.dbt.engine import FAILED, OnResult, Outcome, Result
+from lineage_orch.dbt.log_lines import LogReader
+from lineage_orch.dbt.project import DbtProject
+from lineage_orch.dbt.run_results import final_results, read_run_results
+from lineage_orch.errors import DbtError
+from lineage_orch.settings import LineageOrchSettings
+from lineage_orch.text import listed, one_line
+
+Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+# `debug`: dbt 1 says there how each node ended, skipped ones too. All are flags of dbt 1.8 as of dbt 2, and win over
+# the environment and dbt_project.yml.
+_LOG_FLAGS = ("--log-format", "json", "--log-level", "debug", "--no-quiet", "--write-json")
+_VERSION = re.compile(r"(?:installed:|dbt-fusion|dbt-core|dbt)\s+v?(\d+\.\d+\S*)")
+
+
+class ProcessDbt:
+    """dbt as a process: its log is read line by line, and each node's end is passed on as it happens.
+
+    Args:
+        project: the dbt project.
+        settings: the dbt command, flags and vars.
+        executable: dbt's path, or a name on PATH.
+        logger: takes dbt's lines at their levels. Default: that of the Prefect run, in one; else ``lineage_orch.dbt``.
+        silence: after how many seconds without a line of dbt that is said. dbt says nothing while the warehouse runs
+            a long query, so it is not stopped for it.
+        grace: how many seconds dbt has to end when it is cancelled, before it is killed.
+    """
+
+    has_callbacks = False
+    """Whether dbt runs in this process, and calls back."""
+
+    def __init__(
+        self,
+        project: DbtProject,
+        settings: LineageOrchSettings,
+        executable: str = "dbt",
+        *,
+        logger: Logger | None = None,
+        silence: float = 600.0,
+        grace: float = 30.0,
+    ) -> None:
+        self._project = project
+        self._settings = settings
+        self.executable = executable
+        self._logger = logger
+        self._silence = silence
+        self._grace = grace
+
+    def version(self) -> str:
+        """Return dbt's version, such as ``1.11.16`` or ``2.0.9``.
+
+        Raises:
+            DbtError: it cannot be run, or is no dbt.
+        """
+        try:
+            ran = subprocess.run([self._found(), "--version"], capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise DbtError(f"`{self.executable} --version` did not answer: {error}") from None
+        found = _VERSION.search(ran.stdout)
+        if found is None:
+            raise DbtError(f"`{self.executable} --version` names no version of dbt: {one_line(ran.stdout, most=200)}")
+        return found[1]
+
+    def parse(self) -> None:
+        """Write the project's manifest anew."""
+        log, code = self._run(["parse", *self._scope()], lambda _: None)
+        if code != 0:
+            raise DbtError(
+                f"the dbt project in {self._project.directory} does not parse: {_why(log, code)}. Try `dbt parse` there"
+            )
+
+    def build(self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult) -> Outcome:
+        """Build a selection."""
+        command = self._settings.dbt_command
+        args = [command, "--select", *select]
+        if exclude:
+            args += ["--exclude", *exclude]
+        log, code = self._run([*args, *self._scope(), *self._settings.dbt_flags], on_result)
+        written = read_run_results(self._project.target_path / "run_results.json", log.invocation_id)
+        results = final_results(log, written)
+        if not _ran(code, results):
+            told = f"; what finished before is recorded ({len(log.results)} results)" if log.results else ""
+            raise DbtError(
+                f"`dbt {command}` did not run to its end in {self._project.directory}: {_why(log, code)}{told}"
+            )
+        fail_fast = log.cancelled or (written is not None and written.fail_fast)
+        return Outcome(tuple(results.values()), cut_short=code != 0 and fail_fast)
+
+    def _scope(self) -> list[str]:
+        project = self._project
+        args = ["--target", project.target]
+        if self._settings.vars:
+            args += ["--vars", json.dumps(self._settings.vars, default=str)]
+        args += ["--project-dir", str(project.directory), "--profiles-dir", str(project.profiles_dir)]
+        return [*args, "--target-path", str(project.target_path)]
+
+    def _found(self) -> str:
+        found = shutil.which(os.path.expanduser(self.executable))
+        if found is None:
+            raise DbtError(
+                f"there is no dbt: {self.executable!r} is no executable, nor a command on PATH; install one, or set "
+                "`dbt` (LINEAGE_ORCH_DBT) to its path"
+            )
+        return found
+
+    def _run(self, args: Sequence[str], on_result: OnResult) -> tuple[LogReader, int]:
+        """Run dbt to its end; returns what it said, and its exit code (of a signal: minus its number)."""
+        log = LogReader()
+        logger = self._logger or _run_logger()
+        command = [self._found(), *args, *_LOG_FLAGS]
+        try:
+            child = Child(command, cwd=self._project.directory, grace=self._grace)
+        except OSError as error:
+            raise DbtError(f"{self.executable} cannot be run: {error}") from None
+        with child:
+            try:
+                for text in child.lines(silence=self._silence):
+                    if text is None:
+                        _say_silence(logger, self._silence)
+                    elif (line := log.read(text)) is not None:
+                        if line.text:
+                            logger.log(line.level, "%s", line.text)
+                        if line.ended is not None:
+                            on_result(line.ended)
+            except BaseException:
+                # Ctrl-C, a timeout, Prefect's cancellation, an error of ours. What succeeds until dbt is stopped
+                # counts; what is stopped in the middle has not failed.
+                for text in child.stop():
+                    line = log.read(text)
+                    if line is not None and line.ended is not None and line.ended.status not in FAILED:
+                        on_result(line.ended)
+                raise
+            return log, child.wait()
+
+
+def _ran(code: int, results: Mapping[str, Result]) -> bool:
+    """Whether a command came to its end, be it with failures.
+
+    dbt 1 ends with 1 where a node failed, and with 2 where it could not run or was interrupted; dbt 2 with 1 for
+    all of these.
+    """
+    return code == 0 or (code == 1 and any(each.status in FAILED for each in results.values()))
+
+
+def _why(log: LogReader, code: int) -> str:
+    """Return in one line why a command did not do what it should."""
+    if code < 0:
+        return f"it was ended by {_signal_name(-code)}"
+    said = log.errors or list(log.unread)[-5:]
+    why = listed(dict.fromkeys(one_line(each, most=500) for each in said))
+    return why or ("it was interrupted" if log.cancelled else f"it ended with code {code} and gave no reason")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _say_silence(logger: Logger, silence: float) -> None:
+    logger.warning(
+        "dbt has said nothing for %.0f s. It may wait for a long query, or for a lock in the warehouse; cancel the "
+        "run to stop it.",
+        silence,
+    )
+
+
+def _run_logger() -> Logger:
+    """Return the Prefect run's logger, in a run; else the library's, which shows warnings and errors alone."""
+    from prefect.context import FlowRunContext
+    from prefect.logging import get_run_logger
+
+    if FlowRunContext.get() is not None:
+        run_logger: Logger = get_run_logger()
+        return run_logger
+    return logging.getLogger("lineage_orch.dbt")
