@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from lineage_orch.dbt.choice import choose_dbt
 from lineage_orch.dbt.command import shown_command
 from lineage_orch.dbt.current import CurrentLineage
 from lineage_orch.dbt.engine import Dbt
-from lineage_orch.dbt.in_process import DbtRunner
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.recorder import BuildRecorder
 from lineage_orch.errors import LineageError, PolicyError
@@ -39,7 +39,7 @@ class Orchestrator:
 
     Args:
         settings: by default read from the environment and pyproject.toml.
-        dbt: what runs dbt; by default dbt itself, in this process.
+        dbt: what runs dbt; by default as the setting ``dbt`` says.
         ledger: a ledger, or the url of one; by default the one that the settings name.
         clock: returns the time now (aware); only ``build_after`` and ``lag_tolerance`` look at it.
         progress: takes a line for people when the project is parsed, which may take a while.
@@ -64,7 +64,7 @@ class Orchestrator:
             overrides["ledger"], ledger = ledger, None
         self.settings = settings.with_overrides(**overrides) if settings else LineageOrchSettings(**overrides)
         self.project = DbtProject.find(self.settings)
-        self._dbt: Dbt = dbt or DbtRunner(self.project, self.settings)
+        self._dbt: Dbt = dbt or choose_dbt(self.project, self.settings)
         self._owns_ledger = ledger is None
         self.ledger = ledger or Ledger(
             self.settings.ledger or self.project.ledger_url,

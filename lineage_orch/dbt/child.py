@@ -49,7 +49,8 @@ class Child:
         )
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._guard = self._start_guard() if _POSIX else None
-        threading.Thread(target=self._read, name="lineage_orch-child", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="lineage_orch-child", daemon=True)
+        self._reader.start()
 
     def __enter__(self) -> Self:
         return self
@@ -59,6 +60,9 @@ class Child:
     ) -> None:
         self.kill()
         self._process.wait()
+        self._reader.join(timeout=2)  # longer only if something out of the group holds the pipe
+        if not self._reader.is_alive() and self._process.stdout is not None:
+            self._process.stdout.close()
         if self._guard is not None:
             with contextlib.suppress(OSError):
                 self._guard.communicate(b"done\n", timeout=5)

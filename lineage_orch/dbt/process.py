@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from lineage_orch.dbt.child import Child
 from lineage_orch.dbt.engine import FAILED, OnResult, Outcome, Result
 from lineage_orch.dbt.log_lines import LogReader
+from lineage_orch.dbt.profile import profiles_for_dbt
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.run_results import final_results, read_run_results
 from lineage_orch.errors import DbtError
@@ -76,13 +77,14 @@ class ProcessDbt:
             raise DbtError(f"`{self.executable} --version` names no version of dbt: {one_line(ran.stdout, most=200)}")
         return found[1]
 
-    def parse(self) -> None:
-        """Write the project's manifest anew."""
+    def parse(self) -> str | None:
+        """Write the project's manifest anew; returns the id of the dbt invocation."""
         log, code = self._run(["parse", *self._scope()], lambda _: None)
         if code != 0:
             raise DbtError(
                 f"the dbt project in {self._project.directory} does not parse: {_why(log, code)}. Try `dbt parse` there"
             )
+        return log.invocation_id or None
 
     def build(self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult) -> Outcome:
         """Build a selection."""
@@ -102,12 +104,11 @@ class ProcessDbt:
         return Outcome(tuple(results.values()), cut_short=code != 0 and fail_fast)
 
     def _scope(self) -> list[str]:
-        project = self._project
-        args = ["--target", project.target]
-        if self._settings.vars:
-            args += ["--vars", json.dumps(self._settings.vars, default=str)]
-        args += ["--project-dir", str(project.directory), "--profiles-dir", str(project.profiles_dir)]
-        return [*args, "--target-path", str(project.target_path)]
+        """What a user would pass too: dbt parses all anew when ``--target`` or ``--vars`` come or go."""
+        args = ["--target", self._project.passed_target] if self._project.passed_target else []
+        if self._project.vars:
+            args += ["--vars", json.dumps(self._project.vars, default=str)]
+        return args
 
     def _found(self) -> str:
         found = shutil.which(os.path.expanduser(self.executable))
@@ -120,32 +121,44 @@ class ProcessDbt:
 
     def _run(self, args: Sequence[str], on_result: OnResult) -> tuple[LogReader, int]:
         """Run dbt to its end; returns what it said, and its exit code (of a signal: minus its number)."""
+        project = self._project
         log = LogReader()
         logger = self._logger or _run_logger()
-        command = [self._found(), *args, *_LOG_FLAGS]
-        try:
-            child = Child(command, cwd=self._project.directory, grace=self._grace)
-        except OSError as error:
-            raise DbtError(f"{self.executable} cannot be run: {error}") from None
-        with child:
+        inputs = project.inputs()
+        with profiles_for_dbt(project.profiles_dir, project.directory) as profiles_dir:
+            places = ["--project-dir", str(project.directory), "--profiles-dir", str(profiles_dir)]
+            places += ["--target-path", str(project.target_path)]
             try:
-                for text in child.lines(silence=self._silence):
-                    if text is None:
-                        _say_silence(logger, self._silence)
-                    elif (line := log.read(text)) is not None:
-                        if line.text:
-                            logger.log(line.level, "%s", line.text)
-                        if line.ended is not None:
-                            on_result(line.ended)
-            except BaseException:
-                # Ctrl-C, a timeout, Prefect's cancellation, an error of ours. What succeeds until dbt is stopped
-                # counts; what is stopped in the middle has not failed.
-                for text in child.stop():
-                    line = log.read(text)
-                    if line is not None and line.ended is not None and line.ended.status not in FAILED:
+                child = Child([self._found(), *args, *places, *_LOG_FLAGS], cwd=project.directory, grace=self._grace)
+            except OSError as error:
+                raise DbtError(f"{self.executable} cannot be run: {error}") from None
+            with child:
+                self._follow(child, log, logger, on_result)
+                code = child.wait()
+        if log.invocation_id:
+            # The manifest was made from what the project was when dbt began.
+            project.note_manifest(inputs, made_by=log.invocation_id)
+        return log, code
+
+    def _follow(self, child: Child, log: LogReader, logger: Logger, on_result: OnResult) -> None:
+        """Pass on all that dbt says until it has ended."""
+        try:
+            for text in child.lines(silence=self._silence):
+                if text is None:
+                    _say_silence(logger, self._silence)
+                elif (line := log.read(text)) is not None:
+                    if line.text:
+                        logger.log(line.level, "%s", line.text)
+                    if line.ended is not None:
                         on_result(line.ended)
-                raise
-            return log, child.wait()
+        except BaseException:
+            # Ctrl-C, a timeout, Prefect's cancellation, an error of ours. What succeeds until dbt is stopped counts;
+            # what is stopped in the middle has not failed.
+            for text in child.stop():
+                line = log.read(text)
+                if line is not None and line.ended is not None and line.ended.status not in FAILED:
+                    on_result(line.ended)
+            raise
 
 
 def _ran(code: int, results: Mapping[str, Result]) -> bool:

@@ -75,7 +75,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "shop: {target: dev, outputs: {dev: {type: duckdb}, prod: {type: duckdb}}}\n"
     )
     (tmp_path / "m.json").write_text(json.dumps(MANIFEST))
-    monkeypatch.setattr("lineage_orch.orchestrator.DbtRunner", FakeDbt)
+    monkeypatch.setattr("lineage_orch.orchestrator.choose_dbt", FakeDbt)
     monkeypatch.delenv("COLUMNS", raising=False)
     return tmp_path
 

@@ -138,12 +138,14 @@ def fake(tmp_path: Path) -> Fake:
     """A ProcessDbt over an executable with this body of Python."""
     (tmp_path / "dbt_project.yml").write_text("name: shop\nprofile: p\n", encoding="utf-8")
     (tmp_path / "profiles.yml").write_text("p: {target: dev, outputs: {dev: {type: duckdb}}}\n", encoding="utf-8")
-    (tmp_path / "target").mkdir()
 
     def make(body: str, **options: object) -> ProcessDbt:
         executable = tmp_path / "dbt"
         head = f"#!{sys.executable}\nimport os, pathlib, signal, subprocess, sys, time\n"
         head += f"FIXTURES = pathlib.Path({str(FIXTURES)!r})\n"
+        head += "TARGET = pathlib.Path(dict(zip(sys.argv, sys.argv[1:])).get('--target-path', ''))\n"
+        head += "def copy(name):\n    TARGET.mkdir(parents=True, exist_ok=True)\n"
+        head += "    (TARGET / 'run_results.json').write_bytes((FIXTURES / f'{name}.run_results.json').read_bytes())\n"
         head += "def say(name): print((FIXTURES / f'{name}.jsonl').read_text(), end='', flush=True)\n"
         executable.write_text(head + textwrap.dedent(body), encoding="utf-8")
         executable.chmod(0o755)
@@ -173,10 +175,9 @@ def test_each_end_is_passed_on_as_it_happens(fake: Fake) -> None:
 
 
 def test_the_final_results_are_those_of_the_file_of_this_command(fake: Fake, tmp_path: Path) -> None:
-    copy = "import shutil; shutil.copy(FIXTURES / '{}.run_results.json', 'target/run_results.json')\n"
-    outcome = fake(copy.format("dbt1_fail_fast") + "say('dbt1_fail_fast'); sys.exit(1)").build(
-        ["*"], [], lambda _: None
-    )
+    copy = "copy('{}')\n"
+    own = copy.format("dbt1_fail_fast") + "say('dbt1_fail_fast'); sys.exit(1)"
+    outcome = fake(own).build(["*"], [], lambda _: None)
     status = {each.unique_id: each.status for each in outcome.results}
     assert status["test.shop.warns"] == "skipped"  # which the log had called a warning
     assert outcome.cut_short

@@ -127,7 +127,7 @@ def project(
 
     write_project(tmp_path)
     monkeypatch.setattr(
-        "lineage_orch.orchestrator.DbtRunner", lambda *_: FakeDbt(lambda: Lineage.from_manifest(MANIFEST))
+        "lineage_orch.orchestrator.choose_dbt", lambda *_: FakeDbt(lambda: Lineage.from_manifest(MANIFEST))
     )
     monkeypatch.setenv("COLUMNS", "120")  # as a terminal would show it
     monkeypatch.chdir(tmp_path)
