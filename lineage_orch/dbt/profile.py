@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,8 +104,7 @@ def profiles_for_dbt(folder: Path, project_dir: Path) -> Iterator[Path]:
     """Give the folder of a profiles.yml that dbt can read, for as long as the block runs.
 
     That is the folder itself, unless the file names Prefect's variables or blocks: then it is a copy in which they
-    are filled in, as prefect-dbt does. From a copy, in another folder and new each time, a path that counts from the
-    profile's own folder leads nowhere, and dbt may parse the whole project anew.
+    are filled in, as prefect-dbt does. In the copy ``flags.PROFILES_DIR`` still means the folder of the profile itself.
 
     Raises:
         DbtError: Prefect's variables or blocks cannot be filled in.
@@ -125,9 +125,27 @@ def profiles_for_dbt(folder: Path, project_dir: Path) -> Iterator[Path]:
             "look at PREFECT_API_URL, and whether they exist"
         ) from error
     try:
+        _anchor(Path(copy) / "profiles.yml", folder)
         yield Path(copy)
     finally:
         resolved.__exit__(None, None, None)
+
+
+def _anchor(copy: Path, folder: Path) -> None:
+    import yaml
+
+    copy.write_text(yaml.safe_dump(anchored(load_yaml(copy), folder), sort_keys=False), encoding="utf-8")
+
+
+def anchored(value: Any, folder: Path) -> Any:
+    """Say in each text of a profile which folder it was in (``flags.PROFILES_DIR``), since it moves."""
+    if isinstance(value, str):
+        return re.sub(r"\bflags\.PROFILES_DIR\b", lambda _: repr(folder.as_posix()), value)
+    if isinstance(value, Mapping):
+        return {key: anchored(each, folder) for key, each in value.items()}
+    if isinstance(value, list):
+        return [anchored(each, folder) for each in value]
+    return value
 
 
 def _names_prefect(text: str) -> bool:

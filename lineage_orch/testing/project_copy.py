@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
+from lineage_orch.dbt.profile import anchored
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.errors import DbtError
 from lineage_orch.settings import LineageOrchSettings
@@ -82,7 +82,7 @@ def copy_project(settings: LineageOrchSettings, folder: Path, *, manifest: Path 
 def _write_profile(folder: Path, profile: str, project: DbtProject, output: Mapping[str, Any], warehouse: Path) -> None:
     import yaml
 
-    mine = _anchored(dict(output), project.profiles_dir)
+    mine = anchored(dict(output), project.profiles_dir)
     mine["path"] = str(warehouse)
     mine["external_root"] = str(warehouse.parent / "external")
     for attached in mine.get("attach") or ():
@@ -92,17 +92,6 @@ def _write_profile(folder: Path, profile: str, project: DbtProject, output: Mapp
     folder.mkdir()
     text = yaml.safe_dump({profile: {"target": project.target, "outputs": {project.target: mine}}}, sort_keys=False)
     (folder / "profiles.yml").write_text(text, encoding="utf-8")
-
-
-def _anchored(value: Any, profiles_dir: Path) -> Any:
-    """Say in each value where the profile was, since it moves."""
-    if isinstance(value, str):
-        return re.sub(r"\bflags\.PROFILES_DIR\b", f"'{profiles_dir.as_posix()}'", value)
-    if isinstance(value, Mapping):
-        return {key: _anchored(each, profiles_dir) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_anchored(each, profiles_dir) for each in value]
-    return value
 
 
 def _database(path: object, profiles_dir: Path) -> str:

@@ -209,3 +209,26 @@ def test_relations_of_a_warehouse_that_cannot_be_reached_are_not_known(
     orchestrator = open_(opened, folder)
     assert DbtRunner(orchestrator.project, orchestrator.settings).missing_relations(orchestrator.lineage) is None
     assert "Which relations are in the warehouse is not known: " in caplog.text
+
+
+def test_prefect_variables_in_a_profile_are_filled_in_without_a_flow_too(
+    make: Make, opened: list[Orchestrator], prefect_server: object
+) -> None:
+    from prefect import flow
+    from prefect.variables import Variable
+
+    profiles = FILES["profiles.yml"].replace("schema: gold", "schema: '{{ prefect.variables.layer }}'")
+    folder = make(**{"profiles.yml": profiles})
+    Variable.set("layer", "silver", overwrite=True)
+    prod = open_(opened, folder, target="prod")
+    assert prod.project.place == "prod.silver"
+    prod.record(["raw.t"])
+    assert prod.build().built == [A, B]
+    assert count(folder, "silver.a", "prod") == 5
+
+    @flow
+    def in_a_flow() -> list[str]:
+        prod.record(["raw.t"])
+        return prod.build().built
+
+    assert in_a_flow() == [A, B]
