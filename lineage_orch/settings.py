@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +21,10 @@ from lineage_orch.text import one_line
 
 ENV_PREFIX = "LINEAGE_ORCH_"
 _PATHS = ("project_dir", "profiles_dir", "manifest")
+# Settings that were, and what stands in their place: set in old places, they break nothing, and a warning says so.
+_REMOVED = {
+    "hold_until_first_load": "a node always waits for the first load of a source that has a producer",
+}
 
 
 # What a text says, as an environment variable has it -------------------------------------------------------------
@@ -101,9 +106,6 @@ class LineageOrchSettings(BaseSettings):
     views: Literal["build", "pass_through"] = Field(
         "build", description="`pass_through`: new data flows through a view without building it again."
     )
-    hold_until_first_load: bool = Field(
-        False, description="Hold a node while a source above it has a producer and was never loaded."
-    )
     rebuild_changed_code: bool = Field(
         True, description="A node whose code changed since its last good build is out of date."
     )
@@ -127,6 +129,10 @@ class LineageOrchSettings(BaseSettings):
 
     def __init__(self, **values: Any) -> None:
         names = type(self).model_fields
+        values = _without_removed(values, "passed in")
+        for name in _REMOVED:
+            if any(each.upper() == f"{ENV_PREFIX}{name.upper()}" for each in os.environ):
+                _warn_of_removed(name, f"from {ENV_PREFIX}{name.upper()}")
         unknown = values.keys() - names.keys()
         if unknown:
             name = min(unknown)
@@ -257,12 +263,25 @@ def _unreadable(error: ValidationError, passed: Iterable[str]) -> Iterator[str]:
         yield f"setting {name}{at}{shown} ({_place(str(name), passed)}): {what}"
 
 
+def _without_removed(values: dict[str, Any], place: str) -> dict[str, Any]:
+    for name in values.keys() & _REMOVED.keys():
+        _warn_of_removed(name, place)
+    return {name: value for name, value in values.items() if name not in _REMOVED}
+
+
+def _warn_of_removed(name: str, place: str) -> None:
+    warnings.warn(
+        f"setting {name} ({place}) has no effect any more: {_REMOVED[name]}; take it out", UserWarning, stacklevel=4
+    )
+
+
 def _pyproject() -> tuple[dict[str, Any], Path | None]:
     """Return ``[tool.lineage_orch]`` of the nearest pyproject.toml upwards that has one, and the file."""
     found = find_table(Path.cwd())
     if found is None:
         return {}, None
     file, values = found
+    values = _without_removed(values, f"from [tool.lineage_orch] of {file}")
     names = LineageOrchSettings.model_fields
     unknown = values.keys() - names.keys()
     if unknown:

@@ -187,6 +187,19 @@ def test_what_was_set_can_be_asked_for() -> None:
     }
 
 
+def test_a_setting_that_is_no_more_is_warned_of_and_breaks_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = r"hold_until_first_load \({}\) has no effect any more"
+    with pytest.warns(UserWarning, match=said.format("passed in")):
+        assert LineageOrchSettings(hold_until_first_load=True).given() == {}
+    path = pyproject(here, "hold_until_first_load = true", "keep_days = 3")
+    with pytest.warns(UserWarning, match=said.format(rf"from \[tool.lineage_orch\] of {path}")):
+        assert LineageOrchSettings().given() == {"keep_days": 3}
+    path.unlink()
+    monkeypatch.setenv("LINEAGE_ORCH_HOLD_UNTIL_FIRST_LOAD", "1")
+    with pytest.warns(UserWarning, match=said.format("from LINEAGE_ORCH_HOLD_UNTIL_FIRST_LOAD")):
+        LineageOrchSettings()
+
+
 def test_a_setting_says_where_it_comes_from(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pyproject(here, "keep_days = 3")
     monkeypatch.setenv("LINEAGE_ORCH_DBT_FLAGS", "--threads 4")

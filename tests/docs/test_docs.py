@@ -106,9 +106,7 @@ def write_project(folder: Path) -> Path:
     (dbt / "dbt_project.yml").write_text("name: ints\nprofile: ints\n")
     (dbt / "profiles.yml").write_text("ints: {target: dev, outputs: {dev: {type: duckdb}, prod: {type: duckdb}}}\n")
     (dbt / "target" / "manifest.json").write_text(json.dumps(MANIFEST))
-    (folder / "pyproject.toml").write_text(
-        '[tool.lineage_orch]\nproject_dir = "ints/dbt/flows"\nhold_until_first_load = true\n'
-    )
+    (folder / "pyproject.toml").write_text('[tool.lineage_orch]\nproject_dir = "ints/dbt/flows"\n')
     return dbt
 
 

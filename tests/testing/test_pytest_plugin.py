@@ -241,8 +241,8 @@ def test_all_ways_to_say_where_the_project_is(repo: pytest.Pytester, way: str, m
 
 
 def test_the_settings_are_those_of_the_dbt_project(repo: pytest.Pytester) -> None:
-    (repo.path / "dbt" / "pyproject.toml").write_text("[tool.lineage_orch]\nhold_until_first_load = true\n")
-    test = "def test_x(lineage_orch_settings): assert lineage_orch_settings.hold_until_first_load"
+    (repo.path / "dbt" / "pyproject.toml").write_text("[tool.lineage_orch]\nkeep_days = 3\n")
+    test = "def test_x(lineage_orch_settings): assert lineage_orch_settings.keep_days == 3"
     run(repo, test).assert_outcomes(passed=1)
 
 
