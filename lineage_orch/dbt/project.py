@@ -232,7 +232,7 @@ def _profiles_dir(settings: LineageOrchSettings, directory: Path) -> Path:
     if named:
         profiles_dir = Path(named).expanduser().absolute()
         if not (profiles_dir / "profiles.yml").is_file():
-            raise DbtError(f"no profiles.yml in {profiles_dir}; mend profiles_dir (or DBT_PROFILES_DIR)")
+            raise DbtError(f"no profiles.yml in {profiles_dir}; correct profiles_dir (or DBT_PROFILES_DIR)")
         return profiles_dir
     places = (directory, Path.cwd(), Path.home() / ".dbt")
     for place in places:

@@ -18,7 +18,7 @@ class BuildRecorder:
     A node is built well when it succeeded and each test on it that the run selected passed or warned. It is recorded
     when it and the last of its tests have finished, so a ``kill -9`` loses only the nodes in flight. A test that was
     skipped, cancelled or not reported leaves its nodes stale. What is recorded and proved bad later in the run (dbt's
-    final result differs from what it said first; a test failed that nobody planned) is taken back.
+    final result differs from what it said first; a test failed that was not planned) is taken back.
 
     Args:
         tests: each node that is to be built -> the tests on it that run too.
@@ -42,7 +42,7 @@ class BuildRecorder:
         unproved: each node that succeeded, and is not recorded since these tests on it were skipped, cancelled or
             not reported.
         unreported: nodes and tests that were planned, and of which dbt's final results do not tell.
-        unplanned: nodes that dbt ran, and nobody planned. They are not recorded: what they read may be stale.
+        unplanned: nodes that dbt ran unplanned. They are not recorded: what they read may be stale.
         ledger_error: why recording stopped, if it did.
     """
 

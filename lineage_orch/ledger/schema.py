@@ -176,7 +176,7 @@ debts = _table(
     Column("tick", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
 )
-"""The nodes that somebody asked to build, and when; due until a later run built them."""
+"""The nodes that someone asked to build, and when; due until a later run built them."""
 
 producers = _table("producers", _scope(), _key("source"))
 """What producers declare: sources, and wildcards, templates and names as they were given."""

@@ -1,6 +1,6 @@
 """Why a node is stale: one reason for each way to be it, and the sources whose updates reach it.
 
-Data, found for a node when somebody asks for it; said in words elsewhere.
+Data, found for a node when someone asks for it; said in words elsewhere.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ def select(
 ) -> tuple[str, ...]:
     """Return the selectors that make ``dbt build`` build exactly ``build``.
 
-    When that is all that hangs on ``sources``, the short form (``source:a.b.c+``); otherwise the exact nodes, and
-    for their tests alone: the sources, the ephemeral models that the nodes are made of, and the views through
+    When that is all that is downstream of ``sources``, the short form (``source:a.b.c+``); otherwise the exact nodes,
+    and for their tests alone: the sources, the ephemeral models that the nodes are made of, and the views through
     which the change passes. So bad data stops a build in the same places in both forms.
 
     Raises:

@@ -28,7 +28,7 @@ class BuildReport:
         not_built: the stale nodes that dbt, as it is called here, does not build.
         partial: each microbatch model of which some batches failed, with these.
         unreported: what was planned, and of which dbt said nothing; it is still stale.
-        unplanned: what dbt built, and nobody planned; it is not recorded.
+        unplanned: what dbt built although it was not planned; it is not recorded.
         runs: how often dbt was run.
         busy: who held the lock, if this call left the work to another.
         handed_over: whether more is due, and was left to the next call after many runs.

@@ -113,7 +113,7 @@ class Explanation:
             known.
         held: why it is held.
         failures: how many runs in a row failed on it; 0: none.
-        asked_at: the tick at which someone asked for it, if that is still to be done; 0: nobody did.
+        asked_at: the tick at which someone asked for it, if that is still to be done; 0: no one did.
         policy: when it may build.
         parents: what it reads.
         sources: every source above it, those that matter first.

@@ -24,8 +24,8 @@ INSTEAD = {
     r"told nothing": "not reported",
     r"left alone": "not affected",
 }
-# So many are left; the number only falls.
-MOST = {"lineage_orch": 32, "docs": 5}
+# One sentence of the pages may explain the idea by what is owed.
+MOST = {"lineage_orch": 5, "docs": 1}
 
 
 @pytest.mark.parametrize(("folder", "suffix"), [("lineage_orch", "*.py"), ("docs", "*.md")])
