@@ -82,7 +82,7 @@ class LineageOrchSettings(BaseSettings):
     manifest: Path | None = Field(
         None,
         description="A manifest.json to use as it is. Default: the project's own, made by `dbt parse` when it is "
-        "missing or older than the project's files.",
+        "missing or made from anything else than what is there now.",
     )
     dbt: str | None = Field(
         None,
