@@ -107,7 +107,7 @@ class LineageOrchSettings(BaseSettings):
         "build", description="`pass_through`: new data flows through a view without building it again."
     )
     rebuild_changed_code: bool = Field(
-        True, description="A node whose code changed since its last good build is out of date."
+        True, description="A node whose definition changed since its last good build is stale."
     )
     wait: bool = Field(
         True, description="In process: whether a load returns only when the build that it set off has ended."
