@@ -248,13 +248,18 @@ class Lineage:
                 stack.extend(parents[each])
         return tuple(self._ids[each] for each in sorted(found))
 
-    def test_checksum(self, test_id: str) -> str | None:
-        """Return dbt's checksum of a singular test or a unit test; that of a generic test is in its unique_id."""
+    def test_definition(self, test_id: str) -> str:
+        """Return a text that differs when the definition of a test or unit test does.
+
+        The arguments of a generic test are in its unique_id, as a hash; the code of its macro is not looked at.
+        """
         record = self._manifest.nodes.get(test_id)
-        if record is not None:
-            return record.checksum.checksum if record.checksum else None
-        unit_test = (self._manifest.unit_tests or {}).get(test_id)
-        return unit_test.checksum if unit_test and isinstance(unit_test.checksum, str) else None
+        if record is None:
+            unit_test = (self._manifest.unit_tests or {}).get(test_id)
+            return str(unit_test.checksum if unit_test else None)
+        config = record.config
+        how = (config.severity, config.error_if, config.where) if config else ()
+        return " ".join(map(str, (record.checksum.checksum if record.checksum else None, *how)))
 
     def unit_test_inputs(self, test_id: str) -> tuple[str, ...]:
         """Return the unique_ids of the nodes and sources that are given to a unit test as inputs."""

@@ -43,6 +43,10 @@ class Config(Record):
     materialized: Any = None
     freshness: Any = None
     state: Any = None
+    # Of tests alone.
+    severity: Any = None
+    error_if: Any = None
+    where: Any = None
 
 
 class Checksum(Record):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lineage_orch.plan.failures import failure_identity
+from lineage_orch.plan.failures import failure_digest, failure_identity
 from lineage_orch.plan.graph import PlanGraph, plan_graph
 from lineage_orch.plan.planner import BuildPlan, Held, plan_builds
 from lineage_orch.plan.producing import producing_sources
@@ -13,6 +13,7 @@ __all__ = [
     "Held",
     "PlanGraph",
     "Reason",
+    "failure_digest",
     "failure_identity",
     "plan_builds",
     "plan_graph",

@@ -26,7 +26,7 @@ from typing import Literal, TypeVar
 from lineage_orch.ledger import Failure, LedgerSnapshot, Moment
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import selection
-from lineage_orch.plan.failures import failure_identity, wait_after
+from lineage_orch.plan.failures import failure_digest, wait_after
 from lineage_orch.plan.graph import plan_graph
 from lineage_orch.plan.producing import producing_sources
 from lineage_orch.plan.reasons import IN_PLAN, Because, PlannedGraph, Reason, Reasons, all_sources
@@ -296,7 +296,7 @@ class _Planner:
         unique_id = self._graph.ids[number]
         if self._snapshot.debts.get(unique_id, 0) > failure.tick:
             return True
-        return failure.identity is not None and failure.identity != failure_identity(self._lineage, unique_id)
+        return failure.identity is not None and failure.identity != failure_digest(self._lineage, unique_id)
 
     def _find_blocked(self, failed: set[int]) -> dict[int, Literal["failed", "failing"]]:
         """The nodes that failed and all below them; of two ways to be it, ``failed``."""

@@ -11,7 +11,7 @@ import pytest
 
 from lineage_orch.ledger import Failure, LedgerSnapshot, Moment, NodeFact
 from lineage_orch.lineage import Lineage
-from lineage_orch.plan import BuildPlan, Held, Reason, failure_identity, plan_builds, plan_graph
+from lineage_orch.plan import BuildPlan, Held, Reason, failure_digest, plan_builds, plan_graph
 from tests.manifests import leaf, manifest, node, source
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -669,15 +669,17 @@ def test_new_data_alone_is_no_reason_to_try_again() -> None:
 def test_a_change_of_the_node_or_of_a_test_on_it_is() -> None:
     nodes = [source("raw.a"), node("mart", "raw.a")]
     lineage = lineage_of(*nodes)
-    same = failure_identity(lineage, "model.shop.mart")
+    same = failure_digest(lineage, "model.shop.mart")
     assert "mart" in held(lineage, ledger({"raw.a": 6}, failures={"mart": failure(identity=same)}))
     assert built(lineage, ledger({"raw.a": 6}, failures={"mart": failure(identity="other")})) == ["mart"]
     tested = lineage_of(*nodes, node("no_gaps", "mart", kind="test"))
     assert built(tested, ledger({"raw.a": 6}, failures={"mart": failure(identity=same)})) == ["mart"]
-    same = failure_identity(tested, "model.shop.mart")
+    same = failure_digest(tested, "model.shop.mart")
     other = lineage_of(*nodes, node("no_gaps", "mart", kind="test", checksum="fewer rows"))
     assert "mart" in held(tested, ledger({"raw.a": 6}, failures={"mart": failure(identity=same)}))
     assert built(other, ledger({"raw.a": 6}, failures={"mart": failure(identity=same)})) == ["mart"]
+    warns = lineage_of(*nodes, node("no_gaps", "mart", kind="test", config={"severity": "warn"}))
+    assert built(warns, ledger({"raw.a": 6}, failures={"mart": failure(identity=same)})) == ["mart"]
 
 
 def test_so_is_that_someone_asked_for_it() -> None:
@@ -859,6 +861,67 @@ def test_select_of_exact_nodes_brings_the_tests_of_their_sources() -> None:
     )
     found = plan(lineage, ledger({"raw.a": 6}, {"stage": 5, "mart": 5}), failed=["model.shop.mart"])
     assert found.select == ("source:shop.raw.a", "fqn:shop.stage")
+
+
+# Tests that are left out ----------------------------------------------------------------------------------
+
+
+def unit_test(name: str, model: str, *inputs: str) -> dict[str, Any]:
+    given = [{"input": each, "rows": []} for each in inputs]
+    return {
+        **leaf("unit_test", f"{model}.{name}", model),
+        "fqn": ["shop", model, name],
+        "given": given,
+        "checksum": "1",
+    }
+
+
+def test_a_unit_test_whose_own_relation_is_not_there_yet_is_left_out() -> None:
+    """Row 17: dbt looks up the columns of the inputs; a unit test that fails blocks its model."""
+    lineage = lineage_of(
+        source("raw.a"),
+        node("inc", "raw.a", materialized="incremental"),
+        unit_test("grows", "inc", "source('raw', 'a')", "this"),
+        unit_test("starts", "inc", "source('raw', 'a')"),
+    )
+    first = plan(lineage, ledger({"raw.a": 1}))
+    assert first.left_out_tests == ("unit_test.shop.inc.grows",)
+    assert first.exclude == ("fqn:shop.inc.[g]rows,resource_type:unit_test",)
+    assert first.tests_on("model.shop.inc") == {"unit_test.shop.inc.starts"}
+    assert plan(lineage, ledger({"raw.a": 6}, {"inc": 5})).left_out_tests == ()
+    gone = plan(lineage, ledger({"raw.a": 4}, {"inc": 5}), missing_relations=["model.shop.inc"])
+    assert gone.left_out_tests == ("unit_test.shop.inc.grows",)
+
+
+def test_the_inputs_that_a_model_reads_are_there_when_its_unit_tests_run() -> None:
+    lineage = lineage_of(
+        source("raw.a"),
+        node("stg", "raw.a"),
+        node("mart", "stg"),
+        node("apart", "raw.a"),
+        unit_test("adds_up", "mart", "ref('stg')"),
+        unit_test("reads_another", "mart", 'ref("shop", "apart")'),
+    )
+    assert plan(lineage, ledger({"raw.a": 1})).left_out_tests == ("unit_test.shop.mart.reads_another",)
+
+
+def test_a_data_test_waits_for_a_source_that_a_flow_has_still_to_load() -> None:
+    lineage = lineage_of(
+        source("raw.a"), source("raw.b"), node("stg", "raw.a"), node("related", "stg", "raw.b", kind="test")
+    )
+    assert plan(lineage, ledger({"raw.a": 1}, producers=("raw.b",))).left_out_tests == ("test.shop.related",)
+    assert plan(lineage, ledger({"raw.a": 1})).left_out_tests == ()
+
+
+def test_a_unit_test_of_a_view_that_is_passed_through_does_not_run(viewed: Lineage) -> None:
+    lineage = lineage_of(
+        source("raw.a"),
+        node("view", "raw.a", materialized="view"),
+        node("on_view", "view", kind="test"),
+        unit_test("of_view", "view", "source('raw', 'a')"),
+    )
+    found = plan(lineage, ledger({"raw.a": 6}, {"view": 5}), views="pass_through")
+    assert found.tests_on("model.shop.view") == {"test.shop.on_view"}
 
 
 # Size -----------------------------------------------------------------------------------------------------

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from lineage_orch.ledger import Failure, LedgerSnapshot, Moment, NodeFact
 from lineage_orch.lineage import Lineage
-from lineage_orch.plan import BuildPlan, failure_identity, plan_builds
+from lineage_orch.plan import BuildPlan, failure_digest, plan_builds
 from tests import manifests
 from tests.plan.plan_reference import UNREADABLE, Reference
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-WORLDS = int(os.environ.get("LINEAGE_ORCH_WORLDS", "120"))
+WORLDS = int(os.environ.get("LINEAGE_ORCH_WORLDS", "50"))
 
 BUILD_AFTER = st.one_of(
     st.none(),
@@ -165,7 +165,7 @@ def ledgers(draw: st.DrawFn, lineage: Lineage, *, simple: bool = False) -> Ledge
         elif step == "fail":
             for node in some:
                 known = node in lineage.nodes
-                identity = draw(st.sampled_from([None, "old", failure_identity(lineage, node) if known else "gone"]))
+                identity = draw(st.sampled_from([None, "old", failure_digest(lineage, node) if known else "gone"]))
                 for _ in range(draw(st.sampled_from([1, 1, 2, 9]))):
                     ledger.fail(tick, node, identity=identity)
         else:
@@ -242,7 +242,7 @@ def reference_of(
         snapshot,
         now,
         identities={each: lineage.identity(each) for each in lineage.nodes},
-        failure_identities={each: failure_identity(lineage, each) for each in lineage.nodes},
+        failure_identities={each: failure_digest(lineage, each) for each in lineage.nodes},
         **options,
     )
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from lineage_orch.errors import UnknownNodeError
-from lineage_orch.ledger import LedgerSnapshot, Moment, NodeFact
+from lineage_orch.ledger import Failure, LedgerSnapshot, Moment, NodeFact
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import plan_builds
 from lineage_orch.reports.explain import explain
-from lineage_orch.reports.explanation import Explanation
-from lineage_orch.reports.wording import explanation_lines, until
+from lineage_orch.reports.explanation import Explanation, PartChange
+from lineage_orch.reports.wording import explanation_lines, part_change, until
 from lineage_orch.text import listed, span
 from tests.manifests import manifest, node, source
 
@@ -44,6 +45,8 @@ def ask(
     built: Mapping[str, int | tuple[int, str]] | None = None,
     producers: tuple[str, ...] = (),
     clock: int = 60,
+    ledger: Mapping[str, Any] | None = None,
+    stored: Mapping[str, Mapping[str, str]] | None = None,
     **options: Any,
 ) -> Explanation:
     """Explain one node; ``loaded`` and ``built`` are ticks by short name, built with a checksum if not the present."""
@@ -62,9 +65,11 @@ def ask(
         {each: [Moment(tick, at(tick))] for each, tick in sources.items()},
         {each: [Moment(fact.tick, fact.built_at)] for each, fact in nodes.items()},
     )
+    snapshot = replace(snapshot, **(ledger or {}))
     options["failed"] = [lineage.resolve_node(each) for each in options.get("failed", ())]
     plan = plan_builds(lineage, snapshot, now=NOW, **options)
-    found = explain(lineage, snapshot, plan, lineage.resolve_node(name))
+    parts = {lineage.resolve_node(each): old for each, old in (stored or {}).items()}
+    found = explain(lineage, snapshot, plan, lineage.resolve_node(name), stored_parts=parts.get)
     assert json.loads(json.dumps(found.to_dict()))["verdict"] == found.verdict
     return found
 
@@ -350,6 +355,93 @@ def test_an_unknown_node() -> None:
     plan = plan_builds(lineage, LedgerSnapshot(), now=NOW)
     with pytest.raises(UnknownNodeError, match=r"no node 'model.shop.stg_order'.*did you mean 'model.shop.stg_orders'"):
         explain(lineage, LedgerSnapshot(), plan, "model.shop.stg_order")
+
+
+def test_which_part_of_the_definition_changed() -> None:
+    lineage = Lineage.from_manifest(manifest(*SHOP))
+    now = lineage.identity_parts("model.shop.stg_orders")
+    old = {**now, "macro macro.shop.cents_to_dollars": "0123", "file": "4567"}
+    facts: dict[str, Any] = {"loaded": {"raw.orders": 5}, "built": {"stg_orders": (9, "old code")}}
+    found = ask("stg_orders", *SHOP, **facts, stored={"stg_orders": old})
+    assert words(found).startswith(
+        "stg_orders will build: its file changed and macro `cents_to_dollars` is no longer a part of it since its last "
+        "good build at tick 9"
+    )
+    assert [each["part"] for each in found.to_dict()["changes"]["model.shop.stg_orders"]] == [
+        "file",
+        "macro macro.shop.cents_to_dollars",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (("macro macro.shop.cents_to_dollars", "a", "b"), "macro `cents_to_dollars` changed"),
+        (("relation", "db.silver.orders", "db.gold.orders"), "it moved to schema gold"),
+        (("relation", "db.silver.orders", "db.gold.sales"), "it moved to db.gold.sales"),
+        (("relation", "silver.orders", "gold.orders"), "it moved to gold.orders"),
+        (("config materialized", "view", "table"), "it is materialized as table (was view)"),
+        (("config unique_key", None, "id"), "config `unique_key` is new to it"),
+        (("ephemeral model.shop.eph", "a", "b"), "ephemeral model `eph` changed"),
+        (("parents", "a", "b"), "what it reads changed"),
+        (("var start_date", "a", "b"), "var `start_date` changed"),
+        (("env_var REGION", "a", "b"), "environment variable `REGION` changed"),
+    ],
+)
+def test_parts_in_words(change: tuple[str, str | None, str | None], text: str) -> None:
+    assert part_change(PartChange(*change)) == text
+
+
+def test_what_is_asked_for() -> None:
+    facts: dict[str, Any] = {"loaded": {"raw.orders": 5}, "built": {"stg_orders": 9}}
+    found = ask("stg_orders", *SHOP, **facts, ledger={"debts": {"model.shop.stg_orders": 11}})
+    assert words(found).startswith("stg_orders will build: it was asked for at tick 11.")
+
+
+def test_a_missing_relation() -> None:
+    facts: dict[str, Any] = {"loaded": {"raw.orders": 5}, "built": {"stg_orders": 9}}
+    found = ask("stg_orders", *SHOP, **facts, missing_relations=["model.shop.stg_orders"])
+    assert words(found).startswith("stg_orders will build: its relation is not in the warehouse.")
+
+
+def test_a_prerequisite() -> None:
+    resources = (*SHOP, node("mart", "stg_orders", "stg_users"))
+    found = ask("stg_users", *resources, loaded={"raw.orders": 5})
+    assert words(found).startswith("stg_users will build: it was never built, and mart reads it.")
+
+
+def test_a_node_that_fails() -> None:
+    failure = Failure(3, at(40), at(55), 55, None, "no such column")
+    facts: dict[str, Any] = {"loaded": {"raw.orders": 50}, "ledger": {"failures": {"model.shop.stg_orders": failure}}}
+    resources = (*SHOP, node("mart", "stg_orders"))
+    found = ask("stg_orders", *resources, **facts)
+    assert words(found).startswith(
+        "stg_orders is held until 14:28 UTC (in 35 min): it failed 3 times in a row (no such column)."
+    )
+    assert "New data alone does not build it earlier" in words(found)
+    assert (found.builds_when.kind, found.failures) == ("time", 3)
+    below = ask("mart", *resources, **facts)
+    assert words(below).startswith("mart is held: it waits for stg_orders, which failed.")
+    assert below.builds_when.kind == "upstream_fixed"
+
+
+def test_a_policy_that_cannot_be_read() -> None:
+    bad = node("bad", "stg_orders", config={"state": {"lag_tolerance": "soon"}})
+    found = ask("bad", *SHOP, bad, loaded={"raw.orders": 12}, built={"stg_orders": 13, "bad": 9})
+    assert "bad is held: config.state.lag_tolerance of model.shop.bad is 'soon'" in words(found)
+    assert found.builds_when.kind == "config_fixed"
+    below = ask(
+        "mart", *SHOP, bad, node("mart", "bad"), loaded={"raw.orders": 12}, ledger={"debts": {"model.shop.mart": 1}}
+    )
+    assert "it needs bad first, whose config cannot be read" in words(below)
+
+
+def test_what_dbt_does_not_build() -> None:
+    found = ask(
+        "stg_orders", *SHOP, loaded={"raw.orders": 12}, built={"stg_orders": 9}, not_built=["model.shop.stg_orders"]
+    )
+    assert found.verdict == "not_built"
+    assert words(found).startswith("stg_orders is stale, and dbt does not build it as it is called here")
 
 
 def test_words() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from lineage_orch.ledger import Holder, LedgerSnapshot, Moment, NodeFact
+from lineage_orch.ledger import Failure, Holder, LedgerSnapshot, Moment, NodeFact
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import plan_builds
 from lineage_orch.reports.status import short_names, status
+from lineage_orch.reports.tables import status_parts
 from lineage_orch.reports.wording import short_name
 from tests.manifests import manifest, node, source
 
@@ -65,6 +67,25 @@ def test_a_view_that_is_passed_through() -> None:
     snapshot = LedgerSnapshot(2, {"source.shop.a.b": 2}, {"model.shop.v": NodeFact(1, NOW)})
     plan = plan_builds(lineage, snapshot, now=NOW, views="pass_through")
     assert [each.state for each in status(lineage, snapshot, plan, None).nodes] == ["passed_through"]
+
+
+def test_names_that_no_source_has_and_patterns() -> None:
+    snapshot = replace(SNAPSHOT, unresolved={"raw.gone": 9}, producer_patterns=frozenset({"raw.{table}", "crm.*"}))
+    found = status(LINEAGE, snapshot, plan_builds(LINEAGE, snapshot, now=NOW), None)
+    assert {each.name: each.has_producer for each in found.sources} == {"raw.orders": True, "raw.users": True}
+    assert (found.unresolved, found.unmatched) == ({"raw.gone": 9}, ("crm.*",))
+    text = "\n".join(part for part in status_parts(found, NOW) if isinstance(part, str))
+    assert "With a producer, and never loaded: raw.users." in text
+    assert "Loaded, and no source of the manifest: raw.gone (tick 9)." in text
+    assert "Declared by a producer, and no source of the manifest: crm.*." in text
+
+
+def test_a_node_that_fails() -> None:
+    failure = Failure(1, NOW, NOW, 7, None, "no")
+    snapshot = replace(SNAPSHOT, failures={"model.shop.stg_orders": failure})
+    rows = status(LINEAGE, snapshot, plan_builds(LINEAGE, snapshot, now=NOW), None).nodes
+    assert {each.name: each.state for each in rows}["stg_orders"] == "failing"
+    assert {each.name: each.state for each in rows}["hourly"] == "held"
 
 
 def test_json() -> None:
