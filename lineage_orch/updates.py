@@ -12,12 +12,15 @@ from typing import Any
 class SourceUpdate:
     """One load of one source.
 
-    ``source`` is a name as the design allows it (``source_name.table``, with or without the package, or a
-    unique_id); the ledger takes unique_ids only. ``update_id`` makes the record idempotent: the same
-    ``(source, update_id)`` twice is one update. ``loaded_at`` is an aware datetime, kept in UTC.
-    ``flow_run_id`` and ``producer`` say who loaded it, for people who ask later.
+    Attributes:
+        source: a unique_id, or a name as people write it (``source_name.table``, with or without the package).
+        update_id: makes the record idempotent: the same ``(source, update_id)`` twice is one update.
+        loaded_at: when the load completed (aware), kept in UTC.
+        flow_run_id: the flow run that loaded it, for people who ask later.
+        producer: the name of the flow or task that loaded it.
 
-    Raises ``ValueError`` for an empty name or id, or a ``loaded_at`` without a time zone.
+    Raises:
+        ValueError: an empty name or id, or a ``loaded_at`` without a time zone.
     """
 
     source: str
