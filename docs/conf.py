@@ -26,7 +26,7 @@ myst_heading_anchors = 4  # as the code hosts make them
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_class_signature = "separated"
-napoleon_google_docstring = True
+napoleon_use_ivar = True  # an attribute that is a property has a docstring of its own, too
 
 # Fonts and scripts of this theme lie in its package: a page that is read asks no other host for anything.
 html_theme = "furo"

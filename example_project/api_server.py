@@ -5,7 +5,7 @@ From a shell:     python -m example_project.api_server --port 8000
 
 `GET /products?limit=30&skip=0` answers `{"products": [...], "total": 120, "skip": 0, "limit": 30}`, likewise
 `/carts` and `/users`; `limit=0` gives all rows. The rows are made up by `generate`, the same every time, and
-nobody in them exists. `generate(day=1)` is the same shop a day later: some prices changed, some carts came.
+no person in them exists. `generate(day=1)` is the same shop a day later: some prices changed, some carts came.
 """
 
 from __future__ import annotations
