@@ -236,7 +236,7 @@ class _Planner:
         self._absent = self._find_absent()
         self._retry_at = self._find_failing()
         self._blocked = self._find_blocked(self._numbers(failed))
-        self._first_loads, self._bad_above = self._find_obstacles()
+        self._obstructed = self._find_obstructed()
         self._waiting: set[int] = set()
         self._left_out: set[int] = set()
         self._pulled: set[int] = set()
@@ -313,42 +313,43 @@ class _Planner:
                 blocked[number] = "failing"
         return blocked
 
-    def _find_obstacles(self) -> tuple[dict[int, frozenset[int]], dict[int, frozenset[int]]]:
-        """What stands above nodes, up to what exists: sources to be loaded first, and policies that cannot be read."""
-        loads: dict[int, frozenset[int]] = {}
-        bad: dict[int, frozenset[int]] = {}
-        absent, bad_configs = self._absent, self._graph.bad_configs
-        if not self._unloaded and absent.isdisjoint(bad_configs):
-            return loads, bad
-        nothing: frozenset[int] = frozenset()
+    def _find_obstructed(self) -> set[int]:
+        """The nodes that cannot be built yet for want of what they read.
+
+        Above them, up to what exists, is a source to be loaded first or a node whose policy cannot be read.
+        """
+        absent, bad_configs, unloaded = self._absent, self._graph.bad_configs, self._unloaded
+        found: set[int] = set()
+        if not unloaded and absent.isdisjoint(bad_configs):
+            return found
         for number in range(self._graph.source_count, len(self._graph.ids)):
-            parents = self._graph.parents[number]
-            sources = self._unloaded.intersection(parents)
-            nodes: set[int] = set()
-            for parent in absent.intersection(parents):
-                sources |= loads.get(parent, nothing)
-                nodes |= bad.get(parent, nothing)
-                if parent in bad_configs:
-                    nodes.add(parent)
-            if sources:
-                loads[number] = frozenset(sources)
-            if nodes:
-                bad[number] = frozenset(nodes)
-        return loads, bad
+            for parent in self._graph.parents[number]:
+                if parent in unloaded or (parent in absent and (parent in found or parent in bad_configs)):
+                    found.add(number)
+                    break
+        return found
+
+    def _obstacles(self, number: int) -> tuple[set[int], set[int]]:
+        """Return the sources and the nodes for which an obstructed node waits."""
+        sources: set[int] = set()
+        nodes: set[int] = set()
+        seen = {number}
+        stack = [number] if number in self._obstructed else []
+        while stack:
+            parents = self._graph.parents[stack.pop()]
+            sources |= self._unloaded.intersection(parents)
+            above = self._absent.intersection(parents)
+            nodes |= above & self._graph.bad_configs.keys()
+            stack += above & self._obstructed - seen
+            seen |= above
+        return sources, nodes
 
     # The pass ---------------------------------------------------------------------------------------------
 
     def plan(self) -> BuildPlan:
         graph, reach, built, parents = self._graph, self._reach, self._built, self._graph.parents
         free, absent = self._free, self._absent
-        careful = bool(
-            graph.policies
-            or graph.bad_configs
-            or self._first_loads
-            or self._bad_above
-            or self._blocked
-            or self._not_built
-        )
+        careful = bool(graph.policies or graph.bad_configs or self._obstructed or self._blocked or self._not_built)
         timed, planned, in_plan = graph.above_a_lag, self._planned, IN_PLAN
         # Parents come first, so each asks parents that know their answer: no deep recursion.
         for number in range(graph.source_count, len(graph.ids)):
@@ -423,12 +424,7 @@ class _Planner:
             return False
         if number in self._blocked:
             return False
-        if (
-            number in self._first_loads
-            or number in self._graph.bad_configs
-            or number in self._bad_above
-            or self._held_by_policy(number) is not None
-        ):
+        if number in self._obstructed or number in self._graph.bad_configs or self._held_by_policy(number) is not None:
             self._waiting.add(number)
             return False
         return True
@@ -496,11 +492,12 @@ class _Planner:
         if blocked == "failed" or above:
             assert blocked is not None
             return Held(blocked, self._names(above))
-        if sources := self._first_loads.get(number):
+        sources, nodes = self._obstacles(number)
+        if sources:
             return Held("first_load", self._names(sources))
         if (wrong := self._graph.bad_configs.get(number)) is not None:
             return Held("bad_config", detail=wrong)
-        if nodes := self._bad_above.get(number):
+        if nodes:
             return Held("bad_config", self._names(nodes), detail=self._graph.bad_configs[min(nodes)])
         found = self._held_by_policy(number)
         assert found is not None
