@@ -263,6 +263,7 @@ def test_a_build_that_is_taken_back_ends_no_failures(ledger: Ledger) -> None:
         ledger.record_built(tick, [MART], built_at=NOW)
         assert ledger.snapshot().failures == {}
         ledger.take_back(tick, [MART])
+        assert [each.count for each in ledger.snapshot().failures.values()] == [count - 1][: count - 1]
         ledger.record_failed(tick, {MART: "its test failed at last"}, failed_at=NOW)
         assert ledger.snapshot().failures[MART].count == count
 

@@ -68,6 +68,8 @@ def check_taken_over(url: str) -> None:
     with engine.connect() as connection:
         assert sorted(inspect(connection).get_table_names()) == sorted(schema.METADATA.tables)
         assert connection.execute(text("SELECT version FROM lineage_orch_meta")).scalars().all() == [2]
+        adopted = connection.execute(text("SELECT update_id FROM lineage_orch_updates WHERE baseline"))
+        assert adopted.scalars().all() == ["adopt:0123"]
     engine.dispose()
 
 
