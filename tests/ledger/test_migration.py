@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -73,6 +74,11 @@ def check_taken_over(url: str) -> None:
     engine.dispose()
 
 
+def dump(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.db"
@@ -99,7 +105,7 @@ def test_a_migration_that_fails_leaves_the_ledger_of_0_1_0_as_it_was(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_ledger_1(f"sqlite:///{path}")
-    before = list(sqlite3.connect(path).iterdump())
+    before = dump(path)
 
     def broken(connection: Connection) -> None:
         connection.execute(text("INSERT INTO lineage_orch_missing VALUES (1)"))
@@ -108,14 +114,14 @@ def test_a_migration_that_fails_leaves_the_ledger_of_0_1_0_as_it_was(
         patch.setattr(schema, "_take_over_version_1", broken)
         with pytest.raises(LedgerUnavailableError, match="lineage_orch_missing"):
             ledger.snapshot()
-        assert list(sqlite3.connect(path).iterdump()) == before
+        assert dump(path) == before
         patch.undo()
         assert ledger.snapshot() == as_of_0_1_0()
 
 
 def test_a_process_of_0_1_0_that_has_the_ledger_open_writes_nothing_more(path: Path) -> None:
     make_ledger_1(f"sqlite:///{path}")
-    with sqlite3.connect(path) as old:
+    with closing(sqlite3.connect(path)) as old:
         Ledger(f"sqlite:///{path}", project="shop", target="prod").snapshot()
         with pytest.raises(sqlite3.OperationalError, match="no such table: lineage_orch_clocks"):
             # What every write of 0.1.0 begins with.
