@@ -130,7 +130,7 @@ def _record_and_build(
                 deployed = DeployedBuild(client, flow_run, flow_run.deployment_id, settings, logger)
                 report = deployed.build(orchestrator, who=who)
         else:
-            report = orchestrator.build(who=who, say=logger.info)
+            report = orchestrator.build(who=who, progress=logger.info)
         for load in loads:
             with suppress(LineageError):  # said above, or by the build
                 for source in orchestrator.without_nodes([load.source]):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -13,35 +14,59 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from lineage_orch.dbt.choice import choose_dbt
-from lineage_orch.dbt.command import shown_command
+from lineage_orch.dbt.command import not_built_by, shown_command
 from lineage_orch.dbt.current import CurrentLineage
-from lineage_orch.dbt.engine import Dbt
+from lineage_orch.dbt.engine import Dbt, list_selected, missing_relations
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.recorder import BuildRecorder
-from lineage_orch.errors import LineageError, PolicyError
+from lineage_orch.errors import LineageError, LineageOrchError, PolicyError, UnknownNodeError, UnknownSourceError
 from lineage_orch.ledger import Ledger, LedgerSnapshot
 from lineage_orch.lineage import Lineage
-from lineage_orch.loads.declaration import can_mean, is_template
-from lineage_orch.plan import BuildPlan, plan_builds, plan_graph
+from lineage_orch.loads.declaration import is_pattern
+from lineage_orch.plan import BuildPlan, failure_identity, plan_builds, plan_graph
 from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.settings import LineageOrchSettings
+from lineage_orch.text import count, few
 from lineage_orch.updates import SourceUpdate
 
 if TYPE_CHECKING:
+    from lineage_orch.ledger.lock import BuildLock
     from lineage_orch.reports.explanation import Explanation
     from lineage_orch.reports.status import Status
 
-Say = Callable[[str], Any]
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """What ``adopt`` would declare as loaded and built, or has.
+
+    Attributes:
+        sources: The sources that count as loaded from now on (baselines); those that were loaded before are none of
+            them.
+        nodes: The nodes that count as built as they stand.
+        failed: The nodes whose last build failed, which stay stale unless they are forgiven by name.
+        missing: The nodes whose relation is not in the warehouse, which stay as they are.
+        tick: The tick of the adoption; None before it is done.
+    """
+
+    sources: tuple[str, ...]
+    nodes: tuple[str, ...]
+    failed: tuple[str, ...]
+    missing: tuple[str, ...]
+    tick: int | None = None
 
 
 class Orchestrator:
-    """One dbt project and target: what was loaded, what is owed, and how it gets built.
+    """One dbt project and target: what was loaded, what is stale, and how it gets built.
 
     Args:
         settings: by default read from the environment and pyproject.toml.
         dbt: what runs dbt; by default as the setting ``dbt`` says.
         ledger: a ledger, or the url of one; by default the one that the settings name.
-        clock: returns the time now (aware); only ``build_after`` and ``lag_tolerance`` look at it.
+        clock: returns the time now (aware); only the policies look at it.
         progress: takes a line for people when the project is parsed, which may take a while.
         overrides: single settings to replace.
 
@@ -70,6 +95,7 @@ class Orchestrator:
             self.settings.ledger or self.project.ledger_url,
             project=self.project.name,
             target=self.project.target,
+            place=self.project.place,
             keep_days=self.settings.keep_days,
         )
         self._clock = clock
@@ -99,8 +125,8 @@ class Orchestrator:
     def lineage(self) -> Lineage:
         """The project's lineage as of now.
 
-        A manifest that is missing, or older than a file of the project, is made anew by ``dbt parse``, unless the
-        setting ``manifest`` names one to use as it is.
+        A manifest that is missing, or was made of other files, another target or other vars, is made anew by ``dbt
+        parse``, unless the setting ``manifest`` names one to use as it is.
 
         Raises:
             ManifestError: the manifest cannot be read.
@@ -122,10 +148,12 @@ class Orchestrator:
     def record(self, updates: Iterable[SourceUpdate | str]) -> int:
         """Record loads; returns the tick of the last.
 
-        Sources may be named as people do, ``source_name.*`` included; a plain name is an update as of now.
+        Sources may be named as people do, ``source_name.*`` included; a plain name is an update as of now. Needs
+        nothing but the ledger: where no manifest can be read, or it does not know a name, the update is kept under the
+        name as given, and belongs to its source as soon as a manifest knows it.
 
         Raises:
-            UnknownSourceError: a name is not in the manifest; all others were recorded.
+            UnknownSourceError: a name is not in the manifest of now; all updates are recorded, this one as given.
             LedgerError: the ledger cannot be reached or written; nothing was recorded.
         """
         now = self._clock()
@@ -133,28 +161,72 @@ class Orchestrator:
             SourceUpdate(each, update_id=uuid.uuid4().hex, loaded_at=now) if isinstance(each, str) else each
             for each in updates
         ]
-        resolved: list[SourceUpdate] = []
-        unknown: list[LineageError] = []
-        for update in given:
-            try:
-                resolved += [_renamed(update, source) for source in self._resolve(update.source)]
-            except LineageError as error:
-                unknown.append(error)
-        tick = self.ledger.record_updates(resolved, now=now)
-        self.ledger.register_producers([update.source for update in resolved if update.producer])
-        if unknown:
-            raise type(unknown[0])("; ".join(map(str, unknown)))
+        known = self._known_names(update.source for update in given)
+        tick = self.ledger.record_updates(
+            [
+                replace(update, source=source)
+                for update in given
+                for source in known.get(update.source, (update.source,))
+            ],
+            now=now,
+        )
+        self._note_producers([update.source for update in given if update.producer], known)
+        self._complain_of({update.source for update in given} - known.keys())
         return tick
 
-    def _resolve(self, source: str) -> tuple[str, ...]:
+    def register_producers(self, sources: Iterable[str]) -> None:
+        """Make known that these sources have a producer, before its first load.
+
+        Args:
+            sources: names, ``source_name.*``, or templates (``crm.{table}``), which stand for every source that they
+                can mean.
+
+        Raises:
+            UnknownSourceError: a name is not in the manifest of now; all are registered, this one as given.
+        """
+        names = list(sources)
+        known = self._known_names(names)
+        self._note_producers(names, known)
+        self._complain_of({name for name in names if not is_pattern(name)} - known.keys())
+
+    def _note_producers(self, names: Iterable[str], known: Mapping[str, tuple[str, ...]]) -> None:
+        self.ledger.register_producers([each for name in names for each in known.get(name, (name,))])
+
+    def _known_names(self, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Return what the manifest, as it was last parsed, knows of these names; nothing if there is none."""
         try:
-            return self._current.for_names().resolve_sources(source)
-        except LineageError:
-            # Perhaps the source is newer than the manifest.
-            return self.lineage.resolve_sources(source)
+            lineage = self._current.as_read()
+        except LineageOrchError as error:
+            logger.debug("Sources are recorded under the names that were given: %s", error)
+            return {}
+        return _resolved(lineage, names)
+
+    def _complain_of(self, names: Collection[str]) -> None:
+        """Complain of names that are in the ledger as given, where the manifest is of now and lacks them.
+
+        Nothing is parsed for it: a load may be waiting, under a timeout. A build does that, and looks again.
+        """
+        if not names:
+            return
+        try:
+            if self.settings.manifest is None and self.project.manifest_is_stale():
+                logger.debug("Recorded as named, until the project is parsed anew: %s", few(sorted(names)))
+                return
+            lineage = self._current.as_read()
+        except LineageOrchError as error:
+            logger.debug("Recorded as named, until the project can be read: %s (%s)", few(sorted(names)), error)
+            return
+        unknown: list[str] = []
+        for name in sorted(names):
+            try:
+                lineage.resolve_sources(name)
+            except LineageError as error:
+                unknown.append(str(error))
+        if unknown:
+            raise UnknownSourceError("; ".join(unknown))
 
     def without_nodes(self, sources: Iterable[str]) -> tuple[str, ...]:
-        """Return those of these sources on which nothing hangs that dbt builds.
+        """Return those of these sources that have nothing downstream that dbt builds.
 
         Raises:
             UnknownSourceError: a name is not in the manifest.
@@ -166,28 +238,58 @@ class Orchestrator:
             if lineage.nodes.keys().isdisjoint(lineage.downstream(source))
         )
 
-    def register_producers(self, sources: Iterable[str]) -> None:
-        """Make known that these sources have a producer, before its first load.
+    def retry(self, names: Iterable[str] = ()) -> tuple[str, ...]:
+        """Let failing nodes be tried again by the next build, without waiting for their time.
+
+        Args:
+            names: of nodes; none means every node that fails.
+
+        Returns:
+            Their unique_ids.
 
         Raises:
-            UnknownSourceError: a name is not in the manifest; all others were registered.
+            UnknownNodeError: no such node in the manifest.
         """
-        known: list[str] = []
-        unknown: list[LineageError] = []
-        for source in sources:
-            try:
-                known += self._declared(source)
-            except LineageError as error:
-                unknown.append(error)
-        self.ledger.register_producers(known)
-        if unknown:
-            raise type(unknown[0])("; ".join(map(str, unknown)))
+        lineage = self.lineage
+        nodes = tuple(dict.fromkeys(lineage.resolve_node(each) for each in names))
+        nodes = nodes or tuple(self.ledger.snapshot(history_of=()).failures)
+        self.ledger.clear_failures(nodes)
+        return nodes
 
-    def _declared(self, source: str) -> Iterable[str]:
-        """Return every source that a declared name can mean: a template stands for all that it can be filled to."""
-        if is_template(source):
-            return [each for each in self._current.for_names().sources if can_mean(source, each)]
-        return self._resolve(source)
+    def forget(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Take sources, nodes or producers out of the ledger: their facts, debts and failures, not the history.
+
+        A source is then as one that was never loaded and that nothing loads; a node as one that was never built.
+
+        Args:
+            names: of sources or nodes, or names that the ledger holds as given.
+
+        Returns:
+            The ids and names that were taken out.
+
+        Raises:
+            LineageError: a name is neither in the manifest nor in the ledger.
+        """
+        lineage = self.lineage
+        snapshot = self.ledger.snapshot(history_of=())
+        kept = {*snapshot.sources, *snapshot.nodes, *snapshot.producers}
+        kept |= {*snapshot.unresolved, *snapshot.producer_patterns}
+        out: dict[str, None] = {}
+        for name in names:
+            if name in kept:  # also what the manifest does not know any more
+                out[name] = None
+                continue
+            try:
+                out.update(dict.fromkeys(lineage.resolve_sources(name)))
+            except UnknownSourceError as no_source:
+                try:
+                    out[lineage.resolve_node(name)] = None
+                except UnknownNodeError:
+                    raise no_source from None
+        self.ledger.forget(list(out))
+        return tuple(out)
+
+    # What the ledger holds under names --------------------------------------------------------------------
 
     @cached_property
     def _found(self) -> tuple[frozenset[str], tuple[str, ...]]:
@@ -198,31 +300,42 @@ class Orchestrator:
 
         found = find_producers(self.settings.producers)
         said = [f"Producers in {failure.place} are not known: {failure.why}" for failure in found.failures]
-        sources: set[str] = set()
-        for source in {source for each in found.producers for source in each.sources}:
-            try:
-                sources.update(self._declared(source))
-            except LineageError as error:
-                said.append(f"A producer declares a source that is not in the manifest: {error}")
-        return frozenset(sources), tuple(said)
+        return frozenset(source for each in found.producers for source in each.sources), tuple(said)
 
-    def _with_found(self, snapshot: LedgerSnapshot) -> LedgerSnapshot:
-        """A source has a producer before its first load: what a plan shows is what a build will do."""
-        return replace(snapshot, producers=snapshot.producers | self._found[0])
+    def _seen_with(self, lineage: Lineage, snapshot: LedgerSnapshot) -> LedgerSnapshot:
+        """Return a snapshot in which names that were kept as given stand for the sources of this manifest.
+
+        And in which a source has a producer before its first load: what a plan shows is what a build will do.
+        """
+        sources = dict(snapshot.sources)
+        for name, ids in _resolved(lineage, snapshot.unresolved).items():
+            for source in ids:
+                sources[source] = max(sources.get(source, 0), snapshot.unresolved[name])
+        return replace(snapshot, sources=sources, producer_patterns=snapshot.producer_patterns | self._found[0])
 
     # Plan -------------------------------------------------------------------------------------------------
 
-    def plan(self) -> BuildPlan:
+    def plan(self, *, check_relations: bool = False) -> BuildPlan:
         """Return what a build would do now; changes nothing.
 
+        Args:
+            check_relations: also ask the warehouse which relations are gone, as a build does.
+
         Raises:
-            PolicyError: the freshness or state config of a node cannot be read.
             ManifestError, DbtError, LedgerError: the manifest or ledger cannot be read.
         """
         lineage = self.lineage
-        return self._plan(lineage, self._with_found(self.ledger.snapshot(history_of=_with_history(lineage))))
+        snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
+        missing = self._missing_relations(lineage, snapshot) if check_relations else frozenset()
+        return self._plan(lineage, snapshot, missing=missing)
 
-    def _plan(self, lineage: Lineage, snapshot: LedgerSnapshot, failed: Iterable[str] = ()) -> BuildPlan:
+    def _plan(
+        self,
+        lineage: Lineage,
+        snapshot: LedgerSnapshot,
+        failed: Iterable[str] = (),
+        missing: Collection[str] = (),
+    ) -> BuildPlan:
         settings = self.settings
         self._check_history(lineage)
         return plan_builds(
@@ -231,8 +344,16 @@ class Orchestrator:
             now=self._clock(),
             views=settings.views,
             rebuild_changed_code=settings.rebuild_changed_code,
+            missing_relations=missing,
+            not_built=not_built_by(settings.dbt_command, settings.dbt_flags, lineage),
             failed=frozenset(failed),
         )
+
+    def _missing_relations(self, lineage: Lineage, snapshot: LedgerSnapshot) -> frozenset[str]:
+        """Return the nodes that the ledger holds as built and that are not in the warehouse."""
+        if not snapshot.nodes:
+            return frozenset()
+        return (missing_relations(self._dbt, lineage) or frozenset()) & snapshot.nodes.keys()
 
     def _check_history(self, lineage: Lineage) -> None:
         graph = plan_graph(lineage)
@@ -246,107 +367,158 @@ class Orchestrator:
 
     # Build ------------------------------------------------------------------------------------------------
 
-    def build(self, *, who: str | None = None, say: Say = lambda _: None) -> BuildReport:
+    def build(self, *, who: str | None = None, progress: Progress = lambda _: None) -> BuildReport:
         """Build all that is due, until nothing is.
 
         Whoever finds the lock taken leaves at once (``report.busy`` says who holds it): the holder plans again
-        after each dbt run, and once more after it let go. Nothing that failed is tried again in the same call
-        unless new data came for it.
+        after each dbt run, and once more after it let go. Nothing that was not built well is tried again in the same
+        call unless new data came for it.
 
         Args:
             who: how others are told who builds; this process and host are added.
-            say: takes a line for people on each step.
+            progress: takes a line for people on each step.
 
         Raises:
-            PolicyError: the freshness or state config of a node cannot be read.
             DbtError: dbt could not be run.
-            ManifestError, LedgerError: the manifest or ledger cannot be read or written. What was not recorded
-                stays owed.
+            ManifestError, LedgerError: the manifest or ledger cannot be read or written. What was not recorded is still
+                stale.
         """
         import socket
 
         report = BuildReport()
         me = f"{who + ', ' if who else ''}process {os.getpid()} on {socket.gethostname()}"
         tried: dict[str, int] = {}
-        sources, said = self._found
-        self.ledger.register_producers(sorted(sources))
+        names, said = self._found
+        self.ledger.register_producers(sorted(names))
         for line in said:
-            say(line)
+            progress(line)
         while True:
             with self.ledger.build_lock(who=me) as held:
                 if not held:
                     holder = self.ledger.holder()
                     report.busy = f"{holder.who} (since {holder.since:%H:%M:%S} UTC)" if holder else "another process"
-                    say(report.summary())
+                    progress(report.summary())
                     return report
-                while self._build_once(report, tried, say):
+                missing: frozenset[str] | None = None
+                while True:
+                    missing, more = self._build_once(report, tried, missing, held, progress)
+                    if not more:
+                        break
                     held.check()
             # A load that was recorded after the last plan found the lock still taken, and left it to us.
             lineage = self._current.as_read()
-            snapshot = self.ledger.snapshot(history_of=_with_history(lineage))
+            snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
             if self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried)).is_empty:
                 return report
 
-    def _build_once(self, report: BuildReport, tried: dict[str, int], say: Say) -> bool:
-        """Plan and build once; returns whether to plan again."""
+    def _build_once(
+        self,
+        report: BuildReport,
+        tried: dict[str, int],
+        missing: frozenset[str] | None,
+        held: BuildLock,
+        progress: Progress,
+    ) -> tuple[frozenset[str], bool]:
+        """Plan and build once; returns the relations that are gone, and whether to plan again."""
         lineage = self.lineage
+        self._name_all(lineage, progress)
         tick, snapshot = self.ledger.begin_build(now=self._clock(), history_of=_with_history(lineage))
-        plan = self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried))
-        report.held, report.next_due = plan.held, plan.next_due
-        failed = {node: each for node, each in plan.held.items() if each.reason in ("failed", "failing")}
-        report.blocked = [node for node, each in failed.items() if each.waiting_for]
-        report.failing = {node: each.detail or "" for node, each in failed.items() if each.until is not None}
-        report.not_built = list(plan.not_built)
+        self._take_identities(lineage, snapshot)
+        snapshot = self._seen_with(lineage, snapshot)
+        if missing is None:
+            missing = self._missing_relations(lineage, snapshot)
+        plan = self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried), missing)
+        report.held, report.next_due, report.not_built = plan.held, plan.next_due, list(plan.not_built)
+        waits = {node: each for node, each in plan.held.items() if each.reason in ("failed", "failing")}
+        report.blocked = [node for node, each in waits.items() if each.waiting_for]
+        report.failing = {
+            node: each.detail or "failed"
+            for node, each in waits.items()
+            if each.reason == "failing" and not each.waiting_for and node not in tried
+        }
         if plan.is_empty:
-            return False
+            return missing, False
+        # Before dbt runs, which writes the manifest anew: it is read again for them.
+        identities = {node: lineage.identity_parts(node) for node in (*plan.build, *plan.passed_through)}
         recorder = BuildRecorder(
             self._tests_to_run(plan, plan.build),
-            self._recording(lineage, tick),
+            lambda node: self.ledger.record_built(
+                tick, [node], built_at=self._clock(), identities={node: identities[node]}
+            ),
+            lambda node: self.ledger.take_back(tick, [node]),
             passed=self._tests_to_run(plan, plan.passed_through),
             tested_by=lineage.tested_by,
+            check=held.check_now_and_then,
+            record_failed=lambda failed: self.ledger.record_failed(
+                tick,
+                failed,
+                failed_at=self._clock(),
+                identities={node: failure_identity(lineage, node) for node in failed},
+            ),
         )
         if plan.select:
             exclude = plan.exclude if self.settings.dbt_command == "build" else ()
-            say(shown_command(self.settings, plan.select, exclude))
+            progress(shown_command(self.settings, plan.select, exclude))
             report.runs += 1
             if exclude:
-                tests = f"{len(exclude)} test{'s' * (len(exclude) != 1)}"
-                say(f"Left out for now: {tests} that also read what is held or was never built.")
+                progress(
+                    f"Left out for now: {count(len(exclude), 'test')} that also read what is held or was never built."
+                )
             outcome = self._dbt.build(plan.select, exclude, recorder.on_result)
             recorder.finish(outcome.results, cut_short=outcome.cut_short)
             for line in recorder.notes:
-                say(line)
+                progress(line)
+            report.partial.update(
+                {each.unique_id: list(each.failed_batches) for each in outcome.results if each.failed_batches}
+            )
         report.built += [node for node in recorder.built if node not in report.built]
         for node in recorder.built:
             tried.pop(node, None)
             report.failed.pop(node, None)
+            report.partial.pop(node, None)
         report.failed.update(recorder.failed)
+        report.unreported += [each for each in recorder.unreported if each in plan.build]
+        report.unplanned += recorder.unplanned
         tried.update(dict.fromkeys(recorder.unbuilt, tick))
         if recorder.ledger_error is not None:
             raise recorder.ledger_error
-        return True
+        return missing.difference(recorder.built), True
+
+    def _name_all(self, lineage: Lineage, progress: Progress) -> None:
+        """Give updates that were kept as named to the sources that this manifest knows by these names."""
+        unresolved = self.ledger.snapshot(history_of=()).unresolved
+        if known := _resolved(lineage, unresolved):
+            self.ledger.resolve_names(known)
+        if unknown := sorted(unresolved.keys() - known.keys()):
+            progress(
+                f"Loaded, and not in {lineage.where}: {few(unknown)}. Kept until a source has that name, or "
+                "`lineage-orch forget` takes it out."
+            )
+
+    def _take_identities(self, lineage: Lineage, snapshot: LedgerSnapshot) -> None:
+        """Give rows that a ledger of 0.1.0 holds their identity, where the checksum that it kept still agrees."""
+        unknown = {
+            node: lineage.identity_parts(node)
+            for node, fact in snapshot.nodes.items()
+            if fact.identity is None and node in lineage.nodes and fact.checksum in (None, lineage.nodes[node].checksum)
+        }
+        if unknown:
+            self.ledger.take_identities(unknown)
 
     def _tests_to_run(self, plan: BuildPlan, nodes: Iterable[str]) -> Mapping[str, frozenset[str]]:
         if self.settings.dbt_command != "build":
             return dict.fromkeys(nodes, frozenset())
         return {node: plan.tests_on(node) for node in nodes}
 
-    def _recording(self, lineage: Lineage, tick: int) -> Callable[[str], None]:
-        def record(node: str) -> None:
-            checksum = lineage.nodes[node].checksum
-            checksums = {node: checksum} if checksum else {}
-            self.ledger.record_built(tick, [node], built_at=self._clock(), checksums=checksums)
-
-        return record
-
     # Questions --------------------------------------------------------------------------------------------
 
     def status(self) -> Status:
-        """Return what the ledger knows of each source and node, and what is owed."""
+        """Return what the ledger knows of each source and node, and what is stale."""
         from lineage_orch.reports.status import status
 
         lineage = self.lineage
-        snapshot = self._with_found(self.ledger.snapshot())
+        # Only the history that a policy asks for: the table of updates may have millions of rows.
+        snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
         return status(lineage, snapshot, self._plan(lineage, snapshot), self.ledger.holder())
 
     def explain(self, node: str) -> Explanation:
@@ -358,33 +530,111 @@ class Orchestrator:
         from lineage_orch.reports.explain import explain
 
         lineage = self.lineage
-        snapshot = self._with_found(self.ledger.snapshot())
-        return explain(lineage, snapshot, self._plan(lineage, snapshot), lineage.resolve_node(node))
+        snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
+        plan = self._plan(lineage, snapshot)
+        return explain(lineage, snapshot, plan, lineage.resolve_node(node), stored_parts=self.ledger.identity_parts)
 
-    def adopt(self) -> int:
-        """Declare the warehouse as it stands as loaded and built; returns the tick of it.
+    # adopt ------------------------------------------------------------------------------------------------
 
-        For a warehouse that was built before lineage_orch came: every source counts as loaded, every node as
-        built with its code of now, and nothing is owed.
+    def adoption(self, select: Iterable[str] = ()) -> Adoption:
+        """Return what :meth:`adopt` would declare; changes nothing.
+
+        Args:
+            select: names of sources (with all that is downstream of them) or of nodes, or selectors of dbt's
+                grammar; none means the whole project.
+
+        Raises:
+            LineageError: a name is not in the manifest.
         """
         lineage = self.lineage
-        now = self._clock()
-        adoption = f"adopt:{uuid.uuid4().hex}"
-        loaded = self.ledger.snapshot(history_of=()).sources
-        never = [source for source in lineage.sources if source not in loaded]
-        self.ledger.record_updates([SourceUpdate(source, adoption, now) for source in never], now=now)
-        tick, _ = self.ledger.begin_build(now=now, history_of=())
-        checksums = {node.unique_id: node.checksum for node in lineage.nodes.values() if node.checksum}
-        self.ledger.record_built(tick, list(lineage.nodes), built_at=now, checksums=checksums)
-        return tick
+        snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=()))
+        sources, nodes = self._selected(lineage, tuple(select))
+        gone = missing_relations(self._dbt, lineage) or frozenset()
+        return Adoption(
+            sources=tuple(each for each in sources if each not in snapshot.sources),
+            nodes=tuple(each for each in nodes if each not in gone and each not in snapshot.failures),
+            failed=tuple(each for each in nodes if each not in gone and each in snapshot.failures),
+            missing=tuple(each for each in nodes if each in gone),
+        )
+
+    def _selected(self, lineage: Lineage, names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the sources and nodes that are meant by names, or by selectors of dbt's own grammar."""
+        if not names:
+            return tuple(lineage.sources), tuple(lineage.nodes)
+        sources: dict[str, None] = {}
+        nodes: set[str] = set()
+        for name in names:
+            try:
+                found = lineage.resolve_sources(name)
+            except UnknownSourceError as no_source:
+                try:
+                    nodes.add(lineage.resolve_node(name))
+                except UnknownNodeError:
+                    listed = list_selected(self._dbt, name)
+                    if not listed:
+                        raise no_source from None
+                    sources.update(dict.fromkeys(each for each in listed if each in lineage.sources))
+                    nodes.update(each for each in listed if each in lineage.nodes)
+            else:
+                sources.update(dict.fromkeys(found))
+                nodes |= lineage.downstream(*found) & lineage.nodes.keys()
+        return tuple(sources), tuple(each for each in lineage.nodes if each in nodes)
+
+    def adopt(self, select: Iterable[str] = (), *, forgive_failed: Collection[str] = ()) -> Adoption:
+        """Declare the warehouse as it stands as loaded and built: a baseline.
+
+        For a warehouse that was built before lineage_orch came. What is never loaded counts as loaded, which makes no
+        source move (``updates_on: all`` does not wait for it); nodes count as built with their code of now. A node
+        whose last build failed, or whose relation is not in the warehouse, stays as it is. Loads recorded meanwhile
+        stay news. Takes the build lock.
+
+        Args:
+            select: names of sources (with all that is downstream of them) or of nodes, or selectors of dbt's
+                grammar; none means the whole project.
+            forgive_failed: the nodes whose failure is forgiven: they count as built.
+
+        Raises:
+            LineageError: a name is not in the manifest.
+            LedgerError: another process builds now, or the ledger cannot be written.
+        """
+        from lineage_orch.errors import LedgerError
+
+        lineage = self.lineage
+        forgiven = {lineage.resolve_node(each) for each in forgive_failed}
+        with self.ledger.build_lock(who=f"adopt, process {os.getpid()}") as held:
+            if not held:
+                holder = self.ledger.holder()
+                raise LedgerError(f"{holder.who if holder else 'another process'} builds now; adopt when it is done")
+            found = self.adoption(select)
+            now = self._clock()
+            self.ledger.record_updates(
+                [SourceUpdate(source, f"adopt:{uuid.uuid4().hex}", now) for source in found.sources],
+                now=now,
+                baseline=True,
+            )
+            tick, _ = self.ledger.begin_build(now=now, history_of=())
+            nodes = (*found.nodes, *(each for each in found.failed if each in forgiven))
+            self.ledger.record_built(
+                tick, nodes, built_at=now, identities={node: lineage.identity_parts(node) for node in nodes}
+            )
+        return replace(
+            found, nodes=nodes, failed=tuple(each for each in found.failed if each not in forgiven), tick=tick
+        )
 
 
-def _renamed(update: SourceUpdate, source: str) -> SourceUpdate:
-    return SourceUpdate(source, update.update_id, update.loaded_at, update.flow_run_id, update.producer)
+def _resolved(lineage: Lineage, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the sources of those of these names that the manifest knows; templates are none of them."""
+    out: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        try:
+            out[name] = lineage.resolve_sources(name)
+        except LineageError:
+            continue  # whoever needs it asks again, and tells what is wrong with it
+    return out
 
 
 def _with_history(lineage: Lineage) -> frozenset[str]:
-    """What ``lag_tolerance`` needs to know the history of: what the nodes that have it hang on."""
+    """What ``lag_tolerance`` needs to know the history of: what is upstream of the nodes that have it."""
     graph = plan_graph(lineage)
     lagging = [number for number, policy in graph.policies.items() if policy.lag_tolerance is not None]
     above: set[int] = set()

@@ -83,7 +83,7 @@ def make(project: Path) -> Make:
     return make
 
 
-def test_a_load_builds_what_hangs_on_it_and_nothing_else(make: Make) -> None:
+def test_a_load_builds_what_is_downstream_and_nothing_else(make: Make) -> None:
     orchestrator, dbt = make()
     orchestrator.record(["raw.c"])
     report = orchestrator.build()
@@ -93,8 +93,9 @@ def test_a_load_builds_what_hangs_on_it_and_nothing_else(make: Make) -> None:
     assert not orchestrator.build().runs
 
 
-def test_a_failed_node_and_what_hangs_on_it_stay_owed(make: Make) -> None:
-    orchestrator, dbt = make()
+def test_a_failed_node_and_what_is_below_it_are_still_stale(make: Make) -> None:
+    clock = Clock()
+    orchestrator, dbt = make(clock=clock)
     orchestrator.record(["raw.a", "raw.b"])
     dbt.failing = model("mart_ab")
     report = orchestrator.build()
@@ -107,12 +108,29 @@ def test_a_failed_node_and_what_hangs_on_it_stay_owed(make: Make) -> None:
 
     dbt.failing = set()
     report = orchestrator.build()
-    assert report.built == ["model.shop.mart_ab", "model.shop.top"], "only what is owed"
+    assert not report.runs, "it waits before it is tried again"
+    assert list(report.failing) == ["model.shop.mart_ab"]
+    assert report.next_due == clock.now + timedelta(minutes=10)
+    clock.now += timedelta(minutes=10)
+    report = orchestrator.build()
+    assert report.built == ["model.shop.mart_ab", "model.shop.top"], "only what is stale"
     assert report.ok
+    assert not orchestrator.ledger.snapshot().failures
 
 
-def test_a_node_whose_test_failed_is_not_built_and_blocks_what_hangs_on_it(make: Make) -> None:
+def test_a_retry_does_not_wait(make: Make) -> None:
     orchestrator, dbt = make()
+    orchestrator.record(["raw.a", "raw.b"])
+    dbt.failing = model("mart_ab")
+    orchestrator.build()
+    dbt.failing = set()
+    assert orchestrator.retry() == ("model.shop.mart_ab",)
+    assert set(orchestrator.build().built) == model("mart_ab", "top")
+
+
+def test_a_node_whose_test_failed_is_not_built_and_blocks_what_is_below_it(make: Make) -> None:
+    clock = Clock()
+    orchestrator, dbt = make(clock=clock)
     orchestrator.record(["raw.a", "raw.b"])
     dbt.failing = {"test.shop.test_stg_a"}
     report = orchestrator.build()
@@ -120,8 +138,9 @@ def test_a_node_whose_test_failed_is_not_built_and_blocks_what_hangs_on_it(make:
     for _ in range(2):
         report = orchestrator.build()
         assert not report.built, "still blocked in later runs"
-        assert "test.shop.test_stg_a" in report.failed
+        assert "test_stg_a" in report.failing["model.shop.stg_a"]
     dbt.failing = set()
+    clock.now += timedelta(hours=6)
     assert set(orchestrator.build().built) == model("stg_a", "mart_ab", "top")
 
 
@@ -137,8 +156,8 @@ def test_a_failed_test_of_two_nodes_blocks_those_that_were_built_in_that_run(mak
     assert after["model.shop.stg_a"] == before["model.shop.stg_a"]
     assert after["model.shop.stg_b"] == before["model.shop.stg_b"]
     plan = orchestrator.plan()
-    assert "model.shop.stg_a" in plan.build
-    assert "model.shop.stg_b" not in plan.build, "it was not built in that run, so it is not blamed"
+    assert plan.held["model.shop.stg_a"].reason == "failing"
+    assert "model.shop.stg_b" not in {*plan.build, *plan.held}, "it was not built in that run, so it is not blamed"
 
 
 def test_an_update_that_lands_during_a_build_is_built_by_the_same_call(make: Make) -> None:
@@ -152,22 +171,18 @@ def test_an_update_that_lands_during_a_build_is_built_by_the_same_call(make: Mak
     assert orchestrator.plan().is_empty
 
 
-def test_new_data_for_a_failed_node_is_tried_in_the_same_call(make: Make) -> None:
-    orchestrator, dbt = make()
+def test_new_data_alone_does_not_try_a_failed_node_before_its_time(make: Make) -> None:
+    clock = Clock()
+    orchestrator, dbt = make(clock=clock)
     dbt.failing = model("stg_c")
-
-    def heal() -> None:
-        if len(dbt.commands) == 1:
-            orchestrator.record(["raw.c"])
-        else:
-            dbt.failing = set()
-
-    dbt.before_build = heal
+    landed = iter([lambda: orchestrator.record(["raw.c"])])
+    dbt.before_build = lambda: next(landed, lambda: None)()
     orchestrator.record(["raw.c"])
     report = orchestrator.build()
-    assert report.runs == 2
-    assert report.ok
-    assert set(report.built) == model("stg_c")
+    assert report.runs == 1
+    dbt.failing = set()
+    clock.now += timedelta(minutes=10)
+    assert set(orchestrator.build().built) == model("stg_c")
 
 
 def test_an_update_that_lands_after_the_last_plan_is_seen_after_the_lock_is_let_go(make: Make) -> None:
@@ -314,8 +329,9 @@ def test_views_pass_the_change_through_and_are_tested(make: Make) -> None:
     dbt.failing = {"test.shop.test_view"}
     orchestrator.record(["raw.a"])
     report = orchestrator.build()
-    assert not report.built, "a failing test on the view blocks what hangs on it"
+    assert not report.built, "a failing test on the view blocks what is below it"
     dbt.failing = set()
+    orchestrator.retry()
     assert set(orchestrator.build().built) == model("mart")
 
 
@@ -359,7 +375,7 @@ def test_a_source_without_models_runs_nothing_and_says_so(make: Make) -> None:
     assert orchestrator.without_nodes(["raw.lonely"]) == ("source.shop.raw.lonely",)
 
 
-def test_a_ledger_that_fails_during_the_build_is_an_error_and_what_it_missed_stays_owed(make: Make) -> None:
+def test_a_ledger_that_fails_during_the_build_is_an_error_and_what_it_missed_is_still_stale(make: Make) -> None:
     orchestrator, dbt = make()
     real = orchestrator.ledger.record_built
 
@@ -379,29 +395,30 @@ def test_a_ledger_that_fails_during_the_build_is_an_error_and_what_it_missed_sta
     assert len(dbt.commands) == 2
 
 
-def test_dbt_run_leaves_what_it_does_not_build_owed_and_ends(make: Make) -> None:
-    shop = (source("raw.a"), node("snap", "raw.a", kind="snapshot"), node("mart", "raw.a"))
-    orchestrator, dbt = make(*shop, dbt_command="run")
-    real = dbt.build
-
-    def only_models(select: Any, exclude: Any, on_result: Any) -> Any:
-        from lineage_orch.dbt.engine import Outcome
-
-        outcome = real(select, exclude, lambda r: on_result(r) if r.unique_id.startswith("model.") else None)
-        return Outcome(tuple(each for each in outcome.results if each.unique_id.startswith("model.")))
-
-    dbt.build = only_models  # type: ignore[method-assign]
+def test_dbt_run_leaves_out_what_it_does_not_build_and_says_so(make: Make) -> None:
+    shop = (
+        source("raw.a"),
+        node("snap", "raw.a", kind="snapshot"),
+        node("mart", "raw.a"),
+        node("below", "snapshot.shop.snap"),
+    )
+    orchestrator, _ = make(*shop)
     orchestrator.record(["raw.a"])
-    report = orchestrator.build()
+    orchestrator.build()
+    running, _ = make(*shop, dbt_command="run")
+    running.record(["raw.a"])
+    report = running.build()
     assert report.built == ["model.shop.mart"]
-    assert report.runs == 1
-    assert "snapshot.shop.snap" in orchestrator.plan().build
+    assert "snapshot.shop.snap" in report.not_built
+    assert not running.build().runs, "and what is below it is not built again and again"
+    assert set(orchestrator.build().built) == {"snapshot.shop.snap", "model.shop.below"}
 
 
-def test_random_loads_and_failures_end_in_a_warehouse_that_owes_nothing(make: Make) -> None:
-    """200 random loads with a model that fails now and then, then healed: nothing is owed, nothing was missed."""
+def test_random_loads_and_failures_end_up_to_date(make: Make) -> None:
+    """200 random loads with a model that fails now and then, then healed: nothing is stale, nothing was missed."""
     chance = random.Random(7)
-    orchestrator, dbt = make()
+    clock = Clock()
+    orchestrator, dbt = make(clock=clock)
     version = dict.fromkeys((A, B, C), 0)
     contents: dict[str, Any] = {}
     lineage = orchestrator.lineage
@@ -420,7 +437,9 @@ def test_random_loads_and_failures_end_in_a_warehouse_that_owes_nothing(make: Ma
         dbt.failing = set(chance.sample(sorted(lineage.nodes), k=chance.choice([0, 0, 1])))
         if chance.random() < 0.7:
             orchestrator.build()
+        clock.now += timedelta(minutes=chance.choice([1, 60]))
     dbt.failing = set()
+    orchestrator.retry()
     orchestrator.build()
     assert orchestrator.plan().is_empty
     assert contents["model.shop.mart_ab"] == ((version[A],), (version[B],))

@@ -44,6 +44,7 @@ for command in (
     questions.sources,
     builds.record,
     builds.adopt,
+    builds.retry,
     builds.forget,
     check.check,
     check.stub_sources,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -29,7 +29,7 @@ def build(
     from lineage_orch.reports import tables
 
     with common.orchestrator(dbt_flags=dbt_flags) as orchestrator:
-        report = orchestrator.build(who="lineage-orch build", say=progress)
+        report = orchestrator.build(who="lineage-orch build", progress=progress)
         names = {} if report.busy else names_in(orchestrator)
     print_result(common, report.to_dict(), tables.report_parts(report, names, now()))
     return _outcome(report)
@@ -70,7 +70,7 @@ def record(
     with common.orchestrator() as orchestrator:
         tick = orchestrator.record([SourceUpdate(each, load, at, producer=producer) for each in source])
         if build:
-            report = orchestrator.build(who="lineage-orch record --build", say=progress)
+            report = orchestrator.build(who="lineage-orch record --build", progress=progress)
             names = {} if report.busy else names_in(orchestrator)
     parts: Parts = [f"Recorded {', '.join(source)} at tick {tick}."]
     if report is not None:
@@ -104,32 +104,43 @@ def adopt(
     unless they are named with --forgive-failed; so does what is not in the warehouse.
     """
     with common.orchestrator() as orchestrator:
-        adopting: Any = orchestrator
         lineage, ledger = orchestrator.lineage, orchestrator.ledger
         names = names_in(orchestrator)
-        failures = [each for each in ledger.snapshot(history_of=()).failures if each in lineage.nodes]
-        forgiven = {lineage.resolve_node(each) for each in forgive_failed or ()}
-        kept = sorted(names[each] for each in failures if each not in forgiven)
+        forgiven = [lineage.resolve_node(each) for each in forgive_failed or ()]
+        found = orchestrator.adoption(select)
+        kept = sorted(names[each] for each in found.failed if each not in forgiven)
         if kept:
             progress(f"Failed in their last build, and stay stale unless named with --forgive-failed: {few(kept)}.")
-        if forgiven:
-            progress(f"Forgiven, although their last build may have failed: {few(names[each] for each in forgiven)}.")
-        whole = f"{count(lineage.sources, 'source')} as loaded and {count(lineage.nodes, 'node')} as built"
-        what = f"{listed(select)} as loaded and built" if select else whole
+        if found.missing:
+            gone = few(sorted(names[each] for each in found.missing))
+            progress(f"Not in the warehouse, and not counted as built: {gone}.")
+        built = len(found.nodes) + len(found.failed) - len(kept)
+        what = f"{count(found.sources, 'source')} as loaded and {count(built, 'node')} as built"
         if not yes and not confirm(f"Declare {what} in {ledger.project}, target {ledger.target}?"):
             progress("Nothing was changed.")
             return FAILED
-        options: dict[str, Any] = {"select": select} if select else {}
-        options |= {"forgive_failed": sorted(forgiven)} if forgiven else {}
-        tick = adopting.adopt(**options)
-        adopted = [each for each, fact in ledger.snapshot(history_of=()).nodes.items() if fact.tick == tick]
-    if select:
-        said = f"Declared {listed(select)} as loaded and built: {count(adopted, 'node')}, at tick {tick}."
-    else:
-        loaded = count(lineage.sources, "source")
-        said = f"Declared {loaded} as loaded and {count(adopted, 'node')} as built, at tick {tick}."
-        said += "" if len(adopted) < len(lineage.nodes) else " Nothing is stale."
-    print_result(common, {"tick": tick, "nodes": len(adopted), "stay_stale": kept}, [said])
+        done = orchestrator.adopt(select, forgive_failed=forgiven)
+    data = {
+        "tick": done.tick,
+        "sources": len(done.sources),
+        "nodes": len(done.nodes),
+        "still_stale": kept,
+        "missing": sorted(names[each] for each in done.missing),
+    }
+    print_result(common, data, [f"Declared {what}, at tick {done.tick}."])
+    return DONE
+
+
+def retry(
+    *node: Annotated[str, Parameter(help="A failing model, snapshot or seed. Default: all that fail.")],
+    common: Common = DEFAULTS,
+) -> int:
+    """Let nodes that failed be tried again by the next build, without waiting for their time."""
+    with common.orchestrator() as orchestrator:
+        nodes = orchestrator.retry(node)
+        names = names_in(orchestrator)
+    said = f"Will be tried again: {listed((names.get(each, each) for each in nodes), most=8)}."
+    print_result(common, {"nodes": list(nodes)}, [said if nodes else "No node is failing."])
     return DONE
 
 
@@ -144,9 +155,8 @@ def forget(
     if not all(name) or not name:
         raise SettingsError("forget needs one source or node, or more, such as raw.orders")
     with common.orchestrator() as orchestrator:
-        forgetting: Any = orchestrator
-        forgetting.forget(name)
-    print_result(common, {"forgotten": list(name)}, [f"Forgot {listed(name, most=8)}."])
+        forgotten = orchestrator.forget(name)
+    print_result(common, {"forgotten": list(forgotten)}, [f"Forgot {listed(name, most=8)}."])
     return DONE
 
 

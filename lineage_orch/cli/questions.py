@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -32,8 +32,7 @@ def plan(
     from lineage_orch.reports import tables
 
     with common.orchestrator() as orchestrator:
-        asked: Any = orchestrator
-        plan = asked.plan(check_relations=True) if check_relations else orchestrator.plan()
+        plan = orchestrator.plan(check_relations=check_relations)
         names = names_in(orchestrator)
         data = tables.plan_to_dict(plan)
         parts = tables.plan_parts(plan, names, now(), orchestrator.settings.dbt_command)
@@ -117,7 +116,7 @@ def _sources_of(common: Common, places: list[str] | None) -> tuple[Lineage, dict
         from lineage_orch.ledger import Ledger
 
         url = settings.ledger or project.ledger_url
-        with Ledger(url, project=project.name, target=project.target) as ledger:
+        with Ledger(url, project=project.name, target=project.target, place=project.place) as ledger:
             known = ledger.producers()
     return lineage, _add_found(known, lineage, settings.producers)
 

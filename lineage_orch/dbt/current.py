@@ -66,14 +66,17 @@ class CurrentLineage:
             try:
                 version = self.path.stat().st_mtime_ns
                 if self._read is None or self._read[0] != version:
-                    self._read = (version, Lineage.from_manifest(self.path))
+                    self._read = (version, self._lineage())
             except (ManifestError, FileNotFoundError):
                 if patience and not self._is_given and self._is_being_written():
                     time.sleep(patience)
                     continue
-                self._read = (0, Lineage.from_manifest(self.path))
+                self._read = (0, self._lineage())
             return self._read[1]
         raise AssertionError("unreachable")
+
+    def _lineage(self) -> Lineage:
+        return Lineage.from_manifest(self.path, vars=self._project.vars_of_code)
 
     def _parse_once(self, reason: str, *, asked_for: bool) -> None:
         from filelock import FileLock

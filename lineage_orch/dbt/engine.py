@@ -83,3 +83,17 @@ class KnowsRelations(Protocol):
 def missing_relations(dbt: Dbt, lineage: Lineage) -> frozenset[str] | None:
     """Return what ``KnowsRelations.missing_relations`` does; None of an engine that cannot tell."""
     return dbt.missing_relations(lineage) if isinstance(dbt, KnowsRelations) else None
+
+
+@runtime_checkable
+class ListsSelections(Protocol):
+    """A ``Dbt`` that can tell what a selector of dbt's grammar means."""
+
+    def list_selected(self, selector: str) -> frozenset[str]:
+        """Return the unique_ids of the resources that a selector matches; raises DbtError where it cannot be read."""
+        ...
+
+
+def list_selected(dbt: Dbt, selector: str) -> frozenset[str]:
+    """Return what ``ListsSelections.list_selected`` does; nothing of an engine that cannot tell."""
+    return dbt.list_selected(selector) if isinstance(dbt, ListsSelections) else frozenset()

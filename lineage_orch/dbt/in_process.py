@@ -85,6 +85,20 @@ class DbtRunner:
             finally:
                 close_duckdb()
 
+    def list_selected(self, selector: str) -> frozenset[str]:
+        """Return the unique_ids of the resources that a selector of dbt's grammar matches, by ``dbt ls``.
+
+        Raises:
+            DbtError: dbt cannot read the selector, or could not run.
+        """
+        args = ["ls", "--select", selector, "--output", "json", "--output-keys", "unique_id", *self._scope()]
+        with _one_at_a_time, self._noting() as listen:
+            outcome = self._invoke_plain(args, listen)
+        if not outcome.success:
+            raise DbtError(f"dbt cannot say what {selector!r} selects: {_why(outcome.exception)}")
+        found: list[str] = outcome.result or []
+        return frozenset(json.loads(each)["unique_id"] for each in found)
+
     def _scope(self) -> list[str]:
         """What a user would pass too: dbt parses all anew when ``--target`` or ``--vars`` come or go."""
         args = ["--target", self._project.passed_target] if self._project.passed_target else []

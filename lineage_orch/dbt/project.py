@@ -16,6 +16,7 @@ from lineage_orch.dbt.compat import PARTIAL_PARSE, parsed_by_same_call
 from lineage_orch.dbt.inputs import OTHER_COMMAND, Inputs, Record, digest, files_of
 from lineage_orch.dbt.profile import Profile, load_yaml, render
 from lineage_orch.errors import DbtError, SettingsError
+from lineage_orch.lineage.identity import overlay_vars
 from lineage_orch.settings import LineageOrchSettings
 
 _RESOURCE_PATHS = {
@@ -47,6 +48,7 @@ class DbtProject:
         packages: the folder in which its packages are installed.
         passed_target: the target to pass to dbt; None where dbt finds it by itself.
         vars: to pass to dbt.
+        vars_of_code: the values that code reads: ``vars`` of dbt_project.yml with those that are passed over them.
     """
 
     directory: Path
@@ -58,6 +60,7 @@ class DbtProject:
     packages: Path
     passed_target: str | None
     vars: Mapping[str, Any] = field(repr=False)
+    vars_of_code: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def target(self) -> str:
@@ -200,7 +203,12 @@ class DbtProject:
             packages=directory / (rendered("packages-install-path") or "dbt_packages"),
             passed_target=settings.target,
             vars=settings.vars,
+            vars_of_code=overlay_vars(_mapping(config.get("vars")), settings.vars),
         )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _dbt_version() -> str:

@@ -82,7 +82,7 @@ class DeployedBuild:
         wake_ups = [run for run in waiting if run.is_wake_up]
         taken = self._record(orchestrator, to_take_over(waiting, datetime.now(UTC)))
         self._learn(orchestrator)
-        report = orchestrator.build(who=who, say=self._logger.info)
+        report = orchestrator.build(who=who, progress=self._logger.info)
         self._dismiss(taken, report)
         for _ in range(MAX_ROUNDS):
             if report.busy:
@@ -93,7 +93,7 @@ class DeployedBuild:
             taken = self._record(orchestrator, due)
             if not taken and not waited:
                 break
-            report = _joined(report, orchestrator.build(who=who, say=self._logger.info))
+            report = _joined(report, orchestrator.build(who=who, progress=self._logger.info))
             self._dismiss(taken, report)
         self._wake_up(orchestrator, report, wake_ups)
         return report

@@ -273,7 +273,7 @@ def reconcile_and_build(
     if plan.is_empty and plan.next_due is None:
         progress("Nothing is stale.")
     elif deployment is None:
-        report = orchestrator.build(who="lineage-orch reconcile", say=progress)
+        report = orchestrator.build(who="lineage-orch reconcile", progress=progress)
         progress(report.summary())
         report.raise_for_failures()
     else:

@@ -46,6 +46,7 @@ from lineage_orch.ledger.schema import (
     updates,
 )
 from lineage_orch.ledger.snapshot import Failure, Holder, LedgerSnapshot, Moment, NodeFact
+from lineage_orch.text import few
 from lineage_orch.updates import SourceUpdate
 
 T = TypeVar("T")
@@ -68,7 +69,8 @@ _BUILD_COLUMNS = ("changed_tick", "built_at", "checksum", "identity", "seconds",
 class _Scope:
     """The clock of a ledger within one transaction; id 0: nothing was written to it yet."""
 
-    def __init__(self, connection: Connection, scope_id: int, tick: int) -> None:
+    def __init__(self, connection: Connection, scope_id: int, tick: int, place: str = "") -> None:
+        self.place = place
         self.connection = connection
         self.id = scope_id
         self.tick = tick
@@ -111,7 +113,8 @@ class Ledger:
         project: The dbt project's name.
         target: The dbt target's name.
         place: Where the target builds, as ``database.schema``: two people whose targets have one name and two
-            schemas do not mark each other's nodes as built.
+            schemas do not mark each other's nodes as built. ``None``: the only one that this ledger knows of the
+            project and target; ``""`` where it knows none.
         keep_days: History older than this many days may be pruned; newest facts are kept for ever.
 
     Raises:
@@ -121,7 +124,7 @@ class Ledger:
         ValueError: an empty project or target, or a ``keep_days`` below 1.
     """
 
-    def __init__(self, url: str, *, project: str, target: str, place: str = "", keep_days: int = 90) -> None:
+    def __init__(self, url: str, *, project: str, target: str, place: str | None = None, keep_days: int = 90) -> None:
         if not project or not target:
             raise ValueError(f"a ledger needs a project and a target, got {project!r} and {target!r}")
         if keep_days < 1:
@@ -812,23 +815,44 @@ class Ledger:
 
     def _lock_scope(self) -> str:
         # Lengths keep ("a", "b.c") and ("a.b", "c") apart.
-        parts = (self.project, self.target, *([self.place] if self.place else []))
+        place = self._read(lambda scope: scope.place) if self.place is None else self.place
+        parts = (self.project, self.target, *([place] if place else []))
         return "lineage_orch " + " ".join(f"{len(each)} {each}" for each in parts)
 
     # -- the clock ------------------------------------------------------------------------------------------
 
-    def _clock(self, place: str) -> ColumnElement[bool]:
-        return and_(scopes.c.project == self.project, scopes.c.target == self.target, scopes.c.place == place)
+    def _clocks(self, connection: Connection, *, lock: bool = False) -> Row[Any] | None:
+        """Return the row of this scope's clock: that of its place, or, without a place, the only one there is."""
+        query = select(scopes.c.id, scopes.c.tick, scopes.c.place).where(
+            scopes.c.project == self.project, scopes.c.target == self.target
+        )
+        if self.place is not None:
+            query = query.where(scopes.c.place == self.place)
+        rows = connection.execute(query.with_for_update() if lock else query).all()
+        if len(rows) < 2:
+            return rows[0] if rows else None
+        plain = next((row for row in rows if not row.place), None)
+        if plain is None:
+            known = few(sorted(repr(row.place) for row in rows))
+            raise LedgerError(
+                f"the ledger {self.url} knows {self.project}/{self.target} in several places ({known}); name one of "
+                "them: Ledger(..., place=...)"
+            )
+        return plain
+
+    def _plain_clock(self) -> ColumnElement[bool]:
+        return and_(scopes.c.project == self.project, scopes.c.target == self.target, scopes.c.place == "")
 
     def _read(self, question: Callable[[_Scope], T]) -> T:
         """Ask about this scope in one read transaction."""
-        query = select(scopes.c.id, scopes.c.tick)
         with self._database.read() as connection:
-            row = connection.execute(query.where(self._clock(self.place))).first()
+            row = self._clocks(connection)
             if row is None and self.place:
                 # The facts that the first write will take over.
-                row = connection.execute(query.where(self._clock(""))).first()
-            return question(_Scope(connection, *(row or (0, 0))))
+                row = connection.execute(
+                    select(scopes.c.id, scopes.c.tick, scopes.c.place).where(self._plain_clock())
+                ).first()
+            return question(_Scope(connection, *(row or (0, 0, self.place or ""))))
 
     @contextmanager
     def _write(self) -> Iterator[_Scope]:
@@ -837,16 +861,16 @@ class Ledger:
         Every writer locks the clock's row first, until it commits, so the writes of one scope run one after the
         other: ticks come in commit order, ``begin_build`` reads one state, and no two writers can deadlock.
         """
-        lock = select(scopes.c.id, scopes.c.tick).where(self._clock(self.place)).with_for_update()
         with self._database.write() as connection:
-            row = connection.execute(lock).first()
+            row = self._clocks(connection, lock=True)
             if row is None:
                 if self.place:
-                    connection.execute(update(scopes).where(self._clock("")).values(place=self.place))
-                new = {"project": self.project, "target": self.target, "place": self.place, "tick": 0}
+                    connection.execute(update(scopes).where(self._plain_clock()).values(place=self.place))
+                new = {"project": self.project, "target": self.target, "place": self.place or "", "tick": 0}
                 connection.execute(self._database.backend.insert_new(scopes), [new])
-                row = connection.execute(lock).one()
-            scope = _Scope(connection, row.id, row.tick)
+                row = self._clocks(connection, lock=True)
+                assert row is not None
+            scope = _Scope(connection, row.id, row.tick, row.place)
             yield scope
             if scope.tick != row.tick:
                 connection.execute(update(scopes).where(scopes.c.id == row.id).values(tick=scope.tick))

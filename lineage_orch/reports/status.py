@@ -170,7 +170,7 @@ def status(lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, holder: 
 
 
 def loaded_at(snapshot: LedgerSnapshot, source: str) -> datetime | None:
-    """Return when a source's newest update was loaded (UTC), or None if the snapshot does not hold it."""
+    """Return when a source's newest update was loaded (UTC), or None if it never was."""
     if source in snapshot.loaded_at:
         return snapshot.loaded_at[source]
     tick = snapshot.sources.get(source)

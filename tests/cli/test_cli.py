@@ -16,8 +16,7 @@ import pytest
 
 from lineage_orch.cli.app import main
 from lineage_orch.dbt.engine import OnResult, Outcome, Result
-from lineage_orch.ledger import Ledger, LedgerSnapshot
-from lineage_orch.ledger.snapshot import Failure
+from lineage_orch.ledger import Ledger
 from lineage_orch.lineage import Lineage
 from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.plan import plan_graph
@@ -178,17 +177,18 @@ def test_a_failed_build_is_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch
     assert "Binder Error: no column x" in out
     assert "waits for stg_orders, which failed" in out
     code, out, _ = run("build", "--json")
-    assert code == 1
-    assert list(json.loads(out)["failed"]) == ["model.shop.stg_orders"]
+    assert code == 0, "nothing new failed"
+    assert json.loads(out)["failing"].keys() == {"model.shop.stg_orders"}
     code, out, _ = run("record", "raw.users", "--build", "--json")
-    assert code == 1
+    assert code == 0
     assert json.loads(out)["build"]["built"] == ["model.shop.stg_users"]
     monkeypatch.setattr(FakeDbt, "broken", frozenset())
+    assert "Nothing was due" in good(run("build")), "it waits before it is tried again"
+    assert data(run("retry", "stg_orders", "--json")) == {"nodes": ["model.shop.stg_orders"]}
     assert "Built 3 nodes." in good(run("build"))
 
 
 def test_a_build_that_another_process_does_is_exit_code_0(run: Run, project: Path) -> None:
-    from lineage_orch.ledger import Ledger
 
     good(run("record", "raw.orders"))
     with (
@@ -301,32 +301,33 @@ def test_adopt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "2 sources" not in good(run("status"))
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    assert "Nothing is stale." in good(run("adopt"))
+    assert "Declared 2 sources as loaded and 4 nodes as built, at tick 3." in good(run("adopt"))
     assert "Nodes: 4 up to date." in good(run("status"))
     assert data(run("adopt", "--yes", "--json"))["nodes"] == 4
 
 
 def test_adopt_says_what_failed_and_forgives_it_by_name(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    orders, users = "model.shop.stg_orders", "model.shop.stg_users"
-    asked: list[dict[str, Any]] = []
-    failures = {each: Failure(1, NOW, NOW, 1, None, "no") for each in (orders, users)}
-    monkeypatch.setattr(Ledger, "snapshot", lambda *_, **__: LedgerSnapshot(failures=failures))
-    monkeypatch.setattr(Orchestrator, "adopt", lambda _, **options: asked.append(options) or 1)
-
-    code, out, err = run("adopt", "raw.orders", "--forgive-failed", "stg_orders", "--yes", "--json")
+    monkeypatch.setattr(FakeDbt, "broken", frozenset({"model.shop.stg_orders", "model.shop.stg_users"}))
+    good(run("record", "raw.*"))
+    assert run("build")[0] == 1
+    code, out, err = run("adopt", "raw.orders", "raw.users", "--forgive-failed", "stg_orders", "--yes", "--json")
     assert code == 0, err
-    assert asked == [{"select": ("raw.orders",), "forgive_failed": [orders]}]
     assert "stay stale unless named with --forgive-failed: stg_users." in err
-    assert json.loads(out) == {"tick": 1, "nodes": 0, "stay_stale": ["stg_users"]}
+    done = json.loads(out)
+    assert (done["still_stale"], done["missing"], done["sources"]) == (["stg_users"], [], 0)
+    assert data(run("explain", "stg_users", "--json"))["verdict"] == "held"
+    assert data(run("explain", "stg_orders", "--json"))["verdict"] == "up_to_date"
 
 
-def test_forget(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(Orchestrator, "forget", lambda _, names: asked.append(tuple(names)), raising=False)
+def test_forget(run: Run) -> None:
+    good(run("record", "raw.orders", "--build"))
     assert good(run("forget", "raw.orders", "mart")) == "Forgot raw.orders and mart.\n"
-    assert data(run("forget", "mart", "--json")) == {"forgotten": ["mart"]}
-    assert asked == [("raw.orders", "mart"), ("mart",)]
+    status = data(run("status", "--json"))
+    assert {each["name"]: each["tick"] for each in status["sources"]}["raw.orders"] == 0
+    assert {each["name"]: each["tick"] for each in status["nodes"]}["mart"] == 0
+    assert data(run("forget", "mart", "--json")) == {"forgotten": ["model.shop.mart"]}
     assert "forget needs one source or node" in error(run("forget"))
+    assert "no source 'raw.oders'" in error(run("forget", "raw.oders"))
 
 
 def test_plan_asks_the_warehouse_where_it_is_told_to(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

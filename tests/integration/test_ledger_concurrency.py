@@ -280,10 +280,7 @@ def test_a_long_build_notices_that_postgres_dropped_its_lock(ledger: Ledger, pos
         sql(postgres_database, KILL_OTHERS)
         with pytest.raises(LedgerUnavailableError, match=r"was lost: .*stop this build"):
             held.check()
-        with (
-            Ledger(postgres_database, project="shop", target="prod") as another,
-            another.build_lock("two") as second,
-        ):
+        with Ledger(postgres_database, project="shop", target="prod").build_lock("two") as second:
             assert second
     with ledger.build_lock("one") as held:
         assert held
@@ -314,10 +311,7 @@ def test_a_lost_session_stops_what_is_recorded(
             record(f"model.shop.m{number}")
         assert asked <= 3, "at most once a second"
         sql(postgres_database, KILL_OTHERS)
-        with (
-            Ledger(postgres_database, project="shop", target="prod") as another,
-            another.build_lock("two") as second,
-        ):
+        with Ledger(postgres_database, project="shop", target="prod").build_lock("two") as second:
             assert second, "another build may run now"
             time.sleep(1)
             with pytest.raises(LedgerUnavailableError, match=r"was lost: .*stop this build"):
@@ -334,8 +328,7 @@ def test_postgres_takes_a_ledger_of_0_1_0_over(postgres_database: str) -> None:
 def test_postgres_has_the_tables_that_are_described(postgres_database: str) -> None:
     """A ledger that was brought forward is as one that is new: in each column, key and index."""
     make_ledger_1(postgres_database)
-    with Ledger(postgres_database, project="shop", target="prod") as ledger:
-        ledger.snapshot()
+    Ledger(postgres_database, project="shop", target="prod").snapshot()
     with admin(postgres_database) as engine:
         inspector = inspect(engine)
         for name, table in schema.METADATA.tables.items():

@@ -1,0 +1,521 @@
+"""What the ledger says is built is what stands in the warehouse: hard cases, each with real dbt on DuckDB."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import duckdb
+import pytest
+
+from lineage_orch import Orchestrator, SettingsError
+from lineage_orch.reports.build_report import BuildReport
+from lineage_orch.reports.wording import explanation_lines
+
+pytestmark = pytest.mark.integration
+
+PROJECT = """
+name: tiny
+version: "1.0"
+profile: tiny
+flags: {send_anonymous_usage_stats: false}
+models:
+  tiny:
+    +materialized: table
+"""
+PROFILE = """
+tiny:
+  target: dev
+  outputs:
+    dev: {type: duckdb, path: "{{ env_var('TINY_WAREHOUSE') }}", schema: main, threads: 1}
+    prod: {type: duckdb, path: "{{ env_var('TINY_WAREHOUSE') }}", schema: prod, threads: 1}
+"""
+SOURCES = """
+sources:
+  - name: raw
+    schema: raw
+    tables: [{name: orders}, {name: customers}, {name: countries}]
+"""
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+@dataclass
+class Tiny:
+    """A small dbt project, its warehouse, and an orchestrator that is opened anew for each call."""
+
+    folder: Path
+    warehouse: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
+
+    def write(self, **files: str) -> None:
+        """Write files; ``models__a_sql`` is ``models/a.sql``."""
+        for name, text in files.items():
+            head, _, ending = name.rpartition("_")
+            path = self.folder / f"{head.replace('__', '/')}.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(dedent(text).strip() + "\n", encoding="utf-8")
+
+    def load(self, table: str, sql: str) -> None:
+        """Fill a raw table, and say so."""
+        with duckdb.connect(str(self.warehouse)) as connection:
+            connection.execute("create schema if not exists raw")
+            connection.execute(f"create or replace table raw.{table} as {sql}")
+        self.record(f"raw.{table}")
+
+    def record(self, *sources: str) -> None:
+        with self.open() as orchestrator:
+            orchestrator.record(sources)
+
+    def open(self, **more: Any) -> Orchestrator:
+        return Orchestrator(project_dir=self.folder, clock=self.clock, **{**self.settings, **more})
+
+    def build(self, **more: Any) -> BuildReport:
+        with self.open(**more) as orchestrator:
+            return orchestrator.build()
+
+    def due(self, **more: Any) -> set[str]:
+        with self.open(**more) as orchestrator:
+            return {each.split(".")[-1] for each in orchestrator.plan().build}
+
+    def held(self) -> dict[str, str]:
+        with self.open() as orchestrator:
+            return {each.split(".")[-1]: why.reason for each, why in orchestrator.plan().held.items()}
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        with duckdb.connect(str(self.warehouse), read_only=True) as connection:
+            return connection.execute(sql).fetchall()
+
+
+Make = Callable[..., Tiny]
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_other_producers: None) -> Make:
+    def make(**files: str) -> Tiny:
+        folder = tmp_path / "tiny"
+        folder.mkdir()
+        warehouse = tmp_path / "warehouse.duckdb"
+        monkeypatch.setenv("TINY_WAREHOUSE", str(warehouse))
+        tiny = Tiny(folder, warehouse)
+        tiny.write(**{"dbt_project_yml": PROJECT, "profiles_yml": PROFILE, "models__sources_yml": SOURCES, **files})
+        return tiny
+
+    return make
+
+
+ORDERS = "select 1 as id, 10 as amount, 'a' as status"
+STAGE = "select * from {{ source('raw', 'orders') }}"
+MART = "select count(*) as n from {{ ref('stage') }}"
+
+
+def built(report: BuildReport) -> set[str]:
+    return {each.split(".")[-1] for each in report.built}
+
+
+# What dbt did -----------------------------------------------------------------------------------------------
+
+
+def test_microbatch_with_a_failed_batch_is_still_stale(make: Make) -> None:
+    tiny = make(
+        models__daily_sql="""
+            {{ config(materialized='incremental', incremental_strategy='microbatch', event_time='day',
+                      batch_size='day', begin='2026-01-01') }}
+            select day, 1 / (case when {{ var('bad', false) }} and day = date '2026-01-02'
+                             then error('no') else 1 end) as n
+            from {{ source('raw', 'orders') }}
+        """,
+        models__below_sql="select count(*) as n from {{ ref('daily') }}",
+        models__times_yml="""
+            sources:
+              - name: raw
+                schema: raw
+                tables: [{name: orders, config: {event_time: day}}]
+        """,
+        models__sources_yml="models: []",
+    )
+    tiny.load("orders", "select date '2026-01-01' + i::int as day from range(3) t(i)")
+    flags = ("--event-time-start", "2026-01-01", "--event-time-end", "2026-01-04")
+    report = tiny.build(vars={"bad": True}, dbt_flags=flags)
+    assert "daily" not in built(report)
+    assert any("daily" in each for each in report.failed)
+    assert {"daily", "below"} <= tiny.due(vars={"bad": False}, dbt_flags=flags), "the failed day is still missing"
+    report = tiny.build(vars={"bad": False}, dbt_flags=flags)
+    assert {"daily", "below"} <= built(report)
+    assert tiny.query("select count(*) from daily") == [(3,)]
+
+
+@pytest.mark.parametrize("how", ["flag", "project"])
+def test_fail_fast_leaves_nodes_with_skipped_tests_stale(make: Make, how: str) -> None:
+    flags = "flags: {send_anonymous_usage_stats: false, fail_fast: true}"
+    project = PROJECT if how == "flag" else PROJECT.replace("flags: {send_anonymous_usage_stats: false}", flags)
+    tiny = make(
+        dbt_project_yml=project,
+        models__a_sql=STAGE,
+        models__b_sql=STAGE,
+        models__below_sql="select * from {{ ref('b') }}",
+        models__tests_yml="""
+            models:
+              - name: a
+                columns: [{name: status, data_tests: [accepted_values: {arguments: {values: ['a']}}]}]
+              - name: b
+                columns: [{name: id, data_tests: [not_null, unique]}, {name: status, data_tests: [not_null]}]
+        """,
+    )
+    if how == "flag":
+        tiny.settings["dbt_flags"] = ("--fail-fast",)
+    tiny.load("orders", "select 1 as id, 10 as amount, 'bad' as status from range(2)")
+    report = tiny.build()
+    assert not report.ok
+    assert not {"a", "b", "below"} & built(report), "a test that was skipped has not passed"
+    tiny.clock.ahead = timedelta(hours=7)
+    assert "below" not in built(tiny.build()), "bad rows do not go past a test"
+    tiny.load("orders", ORDERS)
+    tiny.clock.ahead = timedelta(hours=14)
+    assert {"a", "b", "below"} <= built(tiny.build())
+
+
+def test_run_alone_does_not_build_the_children_of_a_snapshot_again_and_again(make: Make) -> None:
+    tiny = make(
+        models__below_sql="select * from {{ ref('history') }}",
+        models__stage_sql=STAGE,
+        snapshots__history_yml="""
+            snapshots:
+              - name: history
+                relation: ref('stage')
+                config: {unique_key: id, strategy: check, check_cols: all}
+        """,
+    )
+    tiny.load("orders", ORDERS)
+    assert {"stage", "history", "below"} <= built(tiny.build())
+    tiny.load("orders", ORDERS)
+    first = tiny.build(dbt_command="run")
+    assert built(first) == {"stage"}
+    assert not tiny.build(dbt_command="run").built
+    assert {"history", "below"} <= built(tiny.build()), "what `run` leaves out is still stale for `build`"
+
+
+# What a node is ---------------------------------------------------------------------------------------------
+
+
+def shop(make: Make, **more: str) -> Tiny:
+    tiny = make(
+        **{
+            "macros__money_sql": "{% macro cents(c) %}{{ dollars(c) }}{% endmacro %}",
+            "macros__dollars_sql": "{% macro dollars(c) %}({{ c }} / 100){% endmacro %}",
+            "models__middle_sql": "{{ config(materialized='ephemeral') }} select id, amount from {{ ref('stage') }}",
+            "models__stage_sql": STAGE,
+            "models__mart_sql": "select id, {{ cents('amount') }} as dollars from {{ ref('middle') }}",
+            "models__other_sql": "select id, {{ var('region', 0) }} as region from {{ ref('stage') }}",
+            **more,
+        }
+    )
+    tiny.load("orders", ORDERS)
+    assert {"stage", "mart", "other"} <= built(tiny.build())
+    assert not tiny.due()
+    return tiny
+
+
+def test_a_macro_makes_exactly_its_readers_stale(make: Make) -> None:
+    tiny = shop(make)
+    tiny.write(macros__dollars_sql="{% macro dollars(c) %}({{ c }} / 100.0){% endmacro %}")
+    assert tiny.due() == {"mart"}
+    with tiny.open() as orchestrator:
+        text = "\n".join(explanation_lines(orchestrator.explain("mart")))
+    assert "dollars" in text
+    assert built(tiny.build()) == {"mart"}
+    assert not tiny.due()
+
+
+def test_an_ephemeral_model_makes_exactly_its_readers_stale(make: Make) -> None:
+    tiny = shop(make)
+    tiny.write(
+        models__middle_sql="{{ config(materialized='ephemeral') }} select id, 2 as amount from {{ ref('stage') }}"
+    )
+    assert built(tiny.build()) == {"mart"}
+    assert not tiny.due()
+
+
+def test_the_value_of_a_var_makes_exactly_its_readers_stale(make: Make) -> None:
+    tiny = shop(make)
+    assert tiny.due(vars={"region": 7}) == {"other"}
+    assert built(tiny.build(vars={"region": 7})) == {"other"}
+    assert not tiny.due(vars={"region": 7})
+
+
+@pytest.mark.parametrize("config", ["+schema: gold", "+alias: stage_two", "+materialized: view"])
+def test_a_moved_relation_is_built_with_its_readers(make: Make, config: str) -> None:
+    tiny = shop(make)
+    tiny.write(dbt_project_yml=f"{PROJECT.rstrip()}\n    stage:\n      {config}\n")
+    assert {"stage", "mart", "other"} <= tiny.due()
+    report = tiny.build()
+    assert report.ok
+    assert {"stage", "mart", "other"} <= built(report)
+    assert not tiny.due()
+
+
+def test_docs_meta_and_tags_change_nothing(make: Make) -> None:
+    tiny = shop(make)
+    tiny.write(
+        models__docs_yml="""
+            models:
+              - name: stage
+                description: what it is
+                config: {meta: {owner: us}, tags: [nightly]}
+        """,
+        models__unrelated_md="{% docs x %} words {% enddocs %}",
+    )
+    assert not tiny.due()
+
+
+def test_a_new_latest_version_is_read_by_its_readers(make: Make) -> None:
+    versions = """
+        models:
+          - name: stage
+            latest_version: {latest}
+            versions: [{v: 1}, {v: 2}]
+    """
+    tiny = make(
+        models__stage_v1_sql=STAGE,
+        models__stage_v2_sql=f"{STAGE} where id > 0",
+        models__mart_sql=MART,
+        models__versions_yml=versions.replace("{latest}", "1"),
+    )
+    tiny.load("orders", ORDERS)
+    assert tiny.build().ok
+    tiny.write(models__versions_yml=versions.replace("{latest}", "2"))
+    assert "mart" in tiny.due()
+
+
+# What is there ----------------------------------------------------------------------------------------------
+
+
+def test_a_first_load_builds_what_it_needs_first(make: Make) -> None:
+    tiny = make(
+        seeds__codes_csv="code,name\na,first",
+        models__stage_sql=STAGE,
+        models__stage_countries_sql="select * from {{ source('raw', 'countries') }}",
+        models__mart_sql="""
+            select s.id, c.name, k.name as country from {{ ref('stage') }} s
+            join {{ ref('codes') }} c on c.code = s.status cross join {{ ref('stage_countries') }} k
+        """,
+    )
+    with duckdb.connect(str(tiny.warehouse)) as connection:
+        connection.execute("create schema raw; create table raw.countries as select 'here' as name")
+    tiny.load("orders", ORDERS)
+    report = tiny.build()
+    assert report.ok, report.failed
+    assert {"codes", "stage", "stage_countries", "mart"} <= built(report)
+    assert not tiny.due()
+
+
+def test_a_table_dropped_by_hand_is_built_again(make: Make) -> None:
+    tiny = shop(make)
+    with duckdb.connect(str(tiny.warehouse)) as connection:
+        connection.execute("drop table other")
+    with tiny.open() as orchestrator:
+        assert {each.split(".")[-1] for each in orchestrator.plan(check_relations=True).build} == {"other"}
+    assert built(tiny.build()) == {"other"}
+
+
+def test_a_seed_that_changed_is_built_with_its_readers(make: Make) -> None:
+    tiny = shop(
+        make, seeds__codes_csv="code\na", models__names_sql="select * from {{ ref('codes') }}, {{ ref('stage') }}"
+    )
+    tiny.write(seeds__codes_csv="code\nb")
+    assert {"codes", "names"} == built(tiny.build())
+
+
+# adopt ------------------------------------------------------------------------------------------------------
+
+
+def test_updates_on_all_does_not_wait_for_what_was_only_adopted(make: Make) -> None:
+    tiny = make(
+        models__stage_sql=STAGE,
+        models__static_sql="select * from {{ source('raw', 'countries') }}",
+        models__mart_sql="""
+            {{ config(freshness={'build_after': {'count': 0, 'period': 'day', 'updates_on': 'all'}}) }}
+            select s.id, c.name from {{ ref('stage') }} s cross join {{ ref('static') }} c
+        """,
+    )
+    with duckdb.connect(str(tiny.warehouse)) as connection:
+        connection.execute("create schema raw; create table raw.countries as select 'here' as name")
+        connection.execute(f"create table raw.orders as {ORDERS}")
+        for name, sql in (
+            ("stage", ORDERS),
+            ("static", "select 'here' as name"),
+            ("mart", "select 1 as id, 'x' as name"),
+        ):
+            connection.execute(f"create table {name} as {sql}")
+    with tiny.open() as orchestrator:
+        orchestrator.adopt()
+    assert not tiny.due()
+    tiny.load("orders", ORDERS)
+    assert {"stage", "mart"} == built(tiny.build())
+
+
+def test_adopt_forgives_no_failure_and_takes_no_missing_table_for_built(make: Make) -> None:
+    tiny = make(
+        models__stage_sql=STAGE, models__broken_sql="select nothing from {{ ref('stage') }}", models__mart_sql=MART
+    )
+    tiny.load("orders", ORDERS)
+    assert not tiny.build().ok
+    with duckdb.connect(str(tiny.warehouse)) as connection:
+        connection.execute("drop table mart")
+    with tiny.open() as orchestrator:
+        orchestrator.adopt()
+        plan = orchestrator.plan(check_relations=True)
+    still = {each.split(".")[-1] for each in (*plan.build, *plan.held)}
+    assert still == {"broken", "mart"}
+
+
+# Time, targets, files ---------------------------------------------------------------------------------------
+
+
+def test_a_wrong_clock_holds_nothing_for_years(make: Make) -> None:
+    tiny = make(
+        models__stage_sql=STAGE,
+        models__mart_sql="""
+            {{ config(freshness={'build_after': {'count': 1, 'period': 'hour'}}) }}
+            select count(*) as n from {{ ref('stage') }}
+        """,
+    )
+    tiny.clock.ahead = timedelta(days=3 * 365)
+    tiny.load("orders", ORDERS)
+    assert "mart" in built(tiny.build())
+    tiny.clock.ahead = timedelta()
+    tiny.load("orders", ORDERS)
+    with tiny.open() as orchestrator:
+        plan = orchestrator.plan()
+    assert plan.next_due is None or plan.next_due < datetime.now(UTC) + timedelta(hours=2)
+
+
+def test_a_manifest_of_another_target_is_not_used(make: Make, tmp_path: Path) -> None:
+    tiny = make(
+        models__stage_sql=STAGE,
+        models__mart_sql="""
+            {{ config(freshness=({'build_after': {'count': 9, 'period': 'day'}} if target.name == 'prod' else none)) }}
+            select count(*) as n from {{ ref('stage') }}
+        """,
+    )
+    tiny.settings["target"] = "prod"
+    tiny.load("orders", ORDERS)
+    assert "mart" in built(tiny.build())
+    tiny.load("orders", ORDERS)
+    assert built(tiny.build()) == {"stage"}
+    dbt(tiny, "parse", "--target", "dev")
+    assert tiny.held() == {"mart": "build_after"}
+    assert not tiny.build().built
+
+
+def dbt(tiny: Tiny, *arguments: str) -> None:
+    subprocess.run(
+        [Path(sys.executable).with_name("dbt"), *arguments],
+        cwd=tiny.folder,
+        env={**os.environ, "DBT_PROFILES_DIR": str(tiny.folder)},
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_two_developers_with_one_target_name_have_a_scope_each(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = make(
+        models__stage_sql=STAGE,
+        profiles_yml=PROFILE.replace("schema: main", "schema: \"dbt_{{ env_var('DEVELOPER') }}\""),
+    )
+    monkeypatch.setenv("DEVELOPER", "ann")
+    tiny.load("orders", ORDERS)
+    assert built(tiny.build()) == {"stage"}
+    tiny.record("raw.orders")
+    monkeypatch.setenv("DEVELOPER", "bob")
+    assert not tiny.build().built, "what was loaded for ann is no news for bob"
+    monkeypatch.setenv("DEVELOPER", "ann")
+    assert tiny.due() == {"stage"}
+
+
+@pytest.mark.parametrize(
+    "flags", [("--target", "prod"), ("--target=prod",), ("-t", "prod"), ("--select", "mart"), ("--exclude", "mart")]
+)
+def test_flags_that_would_move_the_build_are_refused(make: Make, flags: tuple[str, ...]) -> None:
+    tiny = make(models__stage_sql=STAGE)
+    with pytest.raises(SettingsError, match=flags[0].split("=")[0]):
+        tiny.open(dbt_flags=flags)
+
+
+def test_a_file_restored_with_an_older_time_is_seen(make: Make) -> None:
+    tiny = shop(make)
+    older = tiny.folder / "older.yml"
+    older.write_text(SOURCES.replace(", {name: countries}", ""))
+    os.utime(older, (1_600_000_000, 1_600_000_000))
+    shutil.copy2(older, tiny.folder / "models" / "sources.yml")
+    older.unlink()
+    with tiny.open() as orchestrator:
+        assert "source.tiny.raw.countries" not in orchestrator.lineage.sources
+
+
+# Loads before all that can fail -----------------------------------------------------------------------------
+
+
+def test_an_update_is_recorded_while_the_project_does_not_parse(make: Make) -> None:
+    tiny = make(models__stage_sql="select {{ nonsense", models__mart_sql=MART)
+    with duckdb.connect(str(tiny.warehouse)) as connection:
+        connection.execute(f"create schema raw; create table raw.orders as {ORDERS}")
+    tiny.record("raw.orders")
+    tiny.write(models__stage_sql=STAGE)
+    assert {"stage", "mart"} <= tiny.due()
+    assert {"stage", "mart"} <= built(tiny.build())
+
+
+def test_jaffle_shop_loads_end_green_whatever_their_order(make: Make) -> None:
+    """One producer for all tables by a template: models and unit tests wait for what was never loaded."""
+    tables = ("customers", "orders", "products")
+    tiny = make(
+        models__sources_yml="""
+            sources: [{name: ecom, schema: raw, tables: [{name: customers}, {name: orders}, {name: products}]}]
+        """,
+        **{f"models__stg_{each}_sql": f"select * from {{{{ source('ecom', '{each}') }}}}" for each in tables},
+        models__items_sql="""
+            select o.id, p.price from {{ ref('stg_orders') }} o join {{ ref('stg_products') }} p using (id)
+        """,
+        models__mart_sql="select c.id, i.price from {{ ref('stg_customers') }} c join {{ ref('items') }} i using (id)",
+        models__tests_yml="""
+            models:
+              - name: items
+                columns: [{name: id, data_tests: [{relationships: {arguments: {to: ref('stg_products'), field: id}}}]}]
+            unit_tests:
+              - name: joins
+                model: mart
+                given:
+                  - {input: ref('stg_customers'), rows: [{id: 1}]}
+                  - {input: ref('items'), rows: [{id: 1, price: 2}]}
+                expect: {rows: [{id: 1, price: 2}]}
+        """,
+    )
+    with tiny.open() as orchestrator:
+        orchestrator.register_producers(["ecom.{table}"])
+    for each in tables:
+        with duckdb.connect(str(tiny.warehouse)) as connection:
+            connection.execute("create schema if not exists raw")
+            connection.execute(f"create or replace table raw.{each} as select 1 as id, 2 as price")
+        tiny.record(f"ecom.{each}")
+        report = tiny.build()
+        assert report.ok, (each, report.failed)
+    assert tiny.query("select * from mart") == [(1, 2)]
+    assert not tiny.due()
