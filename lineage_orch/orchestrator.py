@@ -64,7 +64,7 @@ class Orchestrator:
 
     Args:
         settings: by default read from the environment and pyproject.toml.
-        dbt: what runs dbt; by default as the setting ``dbt`` says.
+        dbt: what runs dbt, or the setting ``dbt``; by default as the setting says.
         ledger: a ledger, or the url of one; by default the one that the settings name.
         clock: returns the time now (aware); only the policies look at it.
         progress: takes a line for people when the project is parsed, which may take a while.
@@ -79,7 +79,7 @@ class Orchestrator:
         self,
         settings: LineageOrchSettings | None = None,
         *,
-        dbt: Dbt | None = None,
+        dbt: Dbt | str | None = None,
         ledger: Ledger | str | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         progress: Callable[[str], Any] = lambda _: None,
@@ -87,6 +87,8 @@ class Orchestrator:
     ) -> None:
         if isinstance(ledger, str):
             overrides["ledger"], ledger = ledger, None
+        if isinstance(dbt, str):
+            overrides["dbt"], dbt = dbt, None
         self.settings = settings.with_overrides(**overrides) if settings else LineageOrchSettings(**overrides)
         self.project = DbtProject.find(self.settings)
         self._dbt: Dbt = dbt or choose_dbt(self.project, self.settings)

@@ -203,7 +203,7 @@ def _parsed(project: Any, settings: LineageOrchSettings, folder: Path) -> Path:
 
     from filelock import FileLock
 
-    from lineage_orch.dbt.in_process import DbtRunner
+    from lineage_orch.dbt.choice import choose_dbt
 
     made = folder / "target" / "manifest.json"
     ready = folder / "manifest.json"
@@ -212,7 +212,7 @@ def _parsed(project: Any, settings: LineageOrchSettings, folder: Path) -> Path:
             if project.manifest_is_stale():
                 made.parent.mkdir(exist_ok=True)
                 with _environment(DBT_LOG_PATH=str(folder / "logs")):
-                    DbtRunner(replace(project, target_path=made.parent), settings).parse()
+                    choose_dbt(replace(project, target_path=made.parent), settings).parse()
                 shutil.copyfile(made, folder / "manifest.part")
             else:
                 shutil.copyfile(project.manifest_path, folder / "manifest.part")

@@ -1,0 +1,286 @@
+"""The same project over dbt 1 in this process, dbt 1 as a process, and dbt 2: the same tables, the same ledger.
+
+dbt 2 is run where ``LINEAGE_ORCH_TEST_DBT2`` names one (``make test-dbt2``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from lineage_orch import Orchestrator
+from lineage_orch.errors import DbtError
+from lineage_orch.reports.build_report import BuildReport
+
+pytestmark = pytest.mark.integration
+
+DBT_1 = str(Path(sys.executable).parent / "dbt")
+DBT_2 = os.environ.get("LINEAGE_ORCH_TEST_DBT2")
+
+FILES = {
+    "dbt_project.yml": "name: shop\nprofile: shop\nflags: {send_anonymous_usage_stats: false}\n"
+    "models: {shop: {+materialized: table}}\n",
+    # dbt 2 knows no flags.PROFILES_DIR: an absolute path from the environment.
+    "profiles.yml": "shop: {target: dev, outputs: {dev: {type: duckdb, threads: 1, "
+    "path: \"{{ env_var('SHOP_WAREHOUSE') }}\"}}}\n",
+    "models/schema.yml": """
+sources:
+  - name: raw
+    tables:
+      - name: orders
+        columns: [{name: order_id, data_tests: [not_null]}]
+      - name: events
+        config: {event_time: happened}
+      - name: customers
+models:
+  - name: stg_orders
+    columns:
+      - {name: order_id, data_tests: [unique, {not_null: {config: {severity: warn}}}]}
+unit_tests:
+  - name: adds_up
+    model: revenue
+    given: [{input: ref('stg_orders'), rows: [{order_id: 1, amount: 5}, {order_id: 2, amount: 7}]}]
+    expect: {rows: [{total: 12}]}
+exposures:
+  - {name: board, type: dashboard, owner: {email: a@b.c}, depends_on: ["ref('revenue')"]}
+""",
+    "models/stg_orders.sql": "select o.*, c.name as colour "
+    "from {{ source('raw', 'orders') }} o, {{ ref('colours') }} c",
+    "models/stg_customers.sql": "select name from {{ source('raw', 'customers') }}",
+    "models/glass.sql": "{{ config(materialized='ephemeral') }} select * from {{ ref('stg_orders') }}",
+    "models/revenue.sql": "select sum(amount) as total from {{ ref('stg_orders') }}",
+    "models/v_orders.sql": "{{ config(materialized='view') }} select * from {{ ref('glass') }}",
+    "models/events.sql": "{{ config(materialized='incremental', incremental_strategy='microbatch', "
+    "event_time='happened', batch_size='day', begin='2026-01-01', full_refresh=false) }}\n"
+    "select happened, case when bad then error('bad day') else 1 end as x from {{ source('raw', 'events') }}",
+    "snapshots/snap.yml": "snapshots: [{name: snap, relation: ref('stg_orders'), "
+    "config: {unique_key: order_id, strategy: check, check_cols: [amount]}}]\n",
+    "seeds/colours.csv": "id,name\n1,red\n",
+    "tests/positive.sql": "select * from {{ ref('revenue') }} where total < 0",
+}
+SLOW = "select sum(a.range * b.range % 7) as total from {{ ref('stg_orders') }}, range(10000000) a, range(20000) b"
+
+
+@dataclass
+class Shop:
+    folder: Path
+    dbt: str | None
+
+    def orchestrator(self, **settings: Any) -> Orchestrator:
+        return Orchestrator(project_dir=self.folder, dbt=self.dbt, **settings)
+
+    def build(self, *sources: str, **settings: Any) -> BuildReport:
+        with self.orchestrator(**settings) as orchestrator:
+            orchestrator.record(sources)
+            return orchestrator.build()
+
+    def built(self) -> set[str]:
+        """The nodes that the ledger knows as built."""
+        with self.orchestrator() as orchestrator:
+            nodes = orchestrator.ledger.snapshot().nodes
+        return {node.rpartition(".")[2] for node in nodes}
+
+    def rows(self, table: str) -> list[tuple[Any, ...]]:
+        with duckdb.connect(str(self.folder / "shop.duckdb"), read_only=True) as connection:
+            return sorted(connection.execute(f"select * from {table}").fetchall())
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+
+@pytest.fixture(params=["dbt 1 in process", "dbt 1 as a process", "dbt 2"])
+def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    dbt = {"dbt 1 in process": None, "dbt 1 as a process": DBT_1, "dbt 2": DBT_2}[request.param]
+    if request.param == "dbt 2" and dbt is None:
+        pytest.skip("LINEAGE_ORCH_TEST_DBT2 names no dbt 2; `make test-dbt2` sets one up")
+    shop = Shop(tmp_path, dbt)
+    for name, text in FILES.items():
+        shop.write(name, text)
+    warehouse = tmp_path / "shop.duckdb"
+    monkeypatch.setenv("SHOP_WAREHOUSE", str(warehouse))
+    with duckdb.connect() as connection:
+        # A file that the older DuckDB of dbt 2 can read.
+        connection.execute(f"attach '{warehouse}' as shop (storage_version 'v1.2.0'); use shop; create schema raw")
+        connection.execute("create table raw.orders as select 1 as order_id, 5 as amount union all select 2, 7")
+        connection.execute("create table raw.customers as select 'Ann' as name")
+        connection.execute(
+            "create table raw.events as select now()::timestamp - i * interval 1 day as happened, i = 1 as bad "
+            "from range(3) t(i)"
+        )
+    begin = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 2 * 86400))
+    shop.write("models/events.sql", FILES["models/events.sql"].replace("2026-01-01", begin))
+    return shop
+
+
+needs_process = pytest.mark.parametrize("shop", ["dbt 1 as a process", "dbt 2"], indirect=True)
+
+
+def names(ids: Any) -> set[str]:
+    return {each.rpartition(".")[2] for each in ids}
+
+
+def test_the_same_tables_and_the_same_ledger(shop: Shop) -> None:
+    report = shop.build("raw.orders", "raw.customers", "raw.events")
+    # A microbatch model of which one batch failed is not built.
+    assert names(report.failed) == {"events"}
+    assert shop.built() == {"colours", "stg_orders", "stg_customers", "revenue", "v_orders", "snap"}
+    assert shop.rows("revenue") == [(12,)]
+    assert shop.rows("stg_customers") == [("Ann",)]
+    assert [row[:2] for row in shop.rows("v_orders")] == [(1, 5), (2, 7)]
+    assert len(shop.rows("snap")) == 2
+    # The next load builds what is below it, and nothing else.
+    with duckdb.connect(str(shop.folder / "shop.duckdb")) as connection:
+        connection.execute("insert into raw.orders values (3, 30)")
+    again = shop.build("raw.orders")
+    # (What failed is tried again; dbt 2 then runs fewer batches, and may succeed.)
+    assert names(again.built) - {"events"} == {"stg_orders", "revenue", "v_orders", "snap"}
+    assert shop.rows("revenue") == [(42,)]
+    assert len(shop.rows("snap")) == 3
+
+
+def test_a_unit_test_that_fails_leaves_its_model_stale(shop: Shop) -> None:
+    shop.write("models/schema.yml", FILES["models/schema.yml"].replace("total: 12", "total: 13"))
+    report = shop.build("raw.orders")
+    assert "unit_test.shop.revenue.adds_up" in report.failed
+    assert shop.built() == {"colours", "stg_orders", "v_orders", "snap"}
+
+
+def test_a_data_test_that_fails_leaves_its_model_stale(shop: Shop) -> None:
+    shop.write("tests/positive.sql", "select * from {{ ref('revenue') }}")
+    report = shop.build("raw.orders")
+    assert "test.shop.positive" in report.failed
+    assert shop.built() == {"colours", "stg_orders", "v_orders", "snap"}
+
+
+def test_fail_fast_records_nothing_that_did_not_run(shop: Shop) -> None:
+    shop.write("models/stg_customers.sql", "select error('no') as name from {{ source('raw', 'customers') }}")
+    report = shop.build("raw.orders", "raw.customers", dbt_flags=("--fail-fast",))
+    assert names(report.failed) >= {"stg_customers"}
+    built = shop.built()
+    assert "stg_customers" not in built
+    with duckdb.connect(str(shop.folder / "shop.duckdb"), read_only=True) as connection:
+        there = {name for (name,) in connection.execute("select table_name from information_schema.tables").fetchall()}
+    assert built <= there
+    # And nothing is called failed for having been stopped.
+    assert names(report.failed) == {"stg_customers"}
+
+
+def test_a_project_that_does_not_parse_says_so(shop: Shop) -> None:
+    shop.write("models/broken.sql", "select * from {{ ref('nowhere') }}")
+    with pytest.raises(DbtError, match="nowhere"):
+        shop.build("raw.orders")
+
+
+def dbts(folder: Path) -> list[int]:
+    """The processes that run dbt on the project."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            command = (entry / "cmdline").read_bytes().decode().split("\0")
+            state = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        except (OSError, IndexError):
+            continue
+        if str(folder) in command and "--project-dir" in command and state != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@needs_process
+def test_a_kill_of_dbt_keeps_what_finished(shop: Shop) -> None:
+    shop.write("models/slow.sql", SLOW)
+
+    def kill() -> None:
+        wait_until(lambda: "v_orders" in shop.built())
+        for each in dbts(shop.folder):
+            os.kill(each, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    with shop.orchestrator() as orchestrator:
+        orchestrator.record(["raw.orders"])
+        _ = orchestrator.lineage
+        killer.start()
+        with pytest.raises(DbtError, match="SIGKILL"):
+            orchestrator.build()
+    killer.join()
+    assert {"stg_orders", "v_orders"} <= shop.built()
+    assert "slow" not in shop.built()
+
+
+@needs_process
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_us_ends_dbt_and_keeps_what_finished(shop: Shop, how: signal.Signals) -> None:
+    shop.write("models/slow.sql", SLOW)
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from lineage_orch import Orchestrator\n"
+        f"with Orchestrator(project_dir={str(shop.folder)!r}, dbt={shop.dbt!r}) as orchestrator:\n"
+        "    orchestrator.record(['raw.orders']); orchestrator.build()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    us = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.DEVNULL)
+    wait_until(lambda: (shop.folder / "target" / "manifest.json").exists() and "v_orders" in shop.built())
+    us.send_signal(how)
+    us.wait(60)
+    wait_until(lambda: not dbts(shop.folder))
+    assert {"stg_orders", "v_orders"} <= shop.built()
+    assert "slow" not in shop.built()
+
+
+@needs_process
+def test_its_own_ls_selects_what_we_say(shop: Shop) -> None:
+    with shop.orchestrator() as orchestrator:
+        lineage = orchestrator.lineage
+        places = ["--project-dir", str(shop.folder), "--profiles-dir", str(shop.folder)]
+        command = [str(shop.dbt), "ls", *places, "--quiet", "--output", "json", "--resource-type", "all"]
+
+        def ls(*select: str) -> set[str]:
+            if shop.dbt == DBT_2:  # has no "all"
+                kinds = ["model", "source", "seed", "snapshot", "test", "unit_test", "exposure"]
+                command[-2:] = [word for kind in kinds[:-1] for word in ("--resource-type", kind)]
+            ran = subprocess.run(
+                [*command, "--output-keys", "unique_id", "--select", *select],
+                capture_output=True, text=True, cwd=shop.folder,
+            )  # fmt: skip
+            lines = [line for line in ran.stdout.splitlines() if line.startswith("{") and "unique_id" in line]
+            return {json.loads(line)["unique_id"] for line in lines}
+
+        for source in lineage.sources:
+            ours = {each for each in lineage.downstream(source) if not each.startswith("exposure.")}
+            theirs = {each for each in ls(f"{lineage.selectors.source(source)}+") if not each.startswith("exposure.")}
+            assert theirs - {source} == ours - {source}
+        nodes = [each for each in lineage.nodes if each.startswith("model.")]
+        chosen = {each for each in ls(*(lineage.selectors.node(each) for each in nodes)) if each in lineage.nodes}
+        assert chosen == set(nodes)
+
+
+@needs_process
+def test_nothing_of_dbt_is_needed_here(shop: Shop) -> None:
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['dbt', 'dbt_common', 'dbt.adapters', 'prefect_dbt']))\n"
+        "from lineage_orch import Orchestrator\n"
+        f"with Orchestrator(project_dir={str(shop.folder)!r}, dbt={shop.dbt!r}) as orchestrator:\n"
+        "    orchestrator.record(['raw.customers']); print(orchestrator.build().built)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert "stg_customers" in ran.stdout, ran.stderr
