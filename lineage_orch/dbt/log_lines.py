@@ -43,14 +43,12 @@ class Line:
         text: the message, without colours and stacks; empty for a line that only spaces the others.
         started: the unique_id of the node that begins with this line, if one does.
         ended: how the node that ends with this line ended, if one does.
-        name: of the node that began or ended.
     """
 
     level: int
     text: str
     started: str | None = None
     ended: Result | None = None
-    name: str = ""
 
 
 class LogReader:
@@ -108,13 +106,13 @@ class LogReader:
         elif unique_id and name == "NodeStart":
             self._running[unique_id] += 1
             if self._running[unique_id] == 1:
-                return Line(level, text, started=unique_id, name=str(node.get("node_name") or unique_id))
+                return Line(level, text, started=unique_id)
         elif unique_id and name == "NodeFinished":
             self._running[unique_id] -= 1
             if self._running[unique_id] <= 0:
                 result = self._ended(unique_id, node, data.get("run_result") or {})
                 self.results[unique_id] = result
-                return Line(level, text, ended=result, name=str(node.get("node_name") or unique_id))
+                return Line(level, text, ended=result)
         elif level >= logging.ERROR and text:
             if unique_id:
                 self._node_errors[unique_id] = text

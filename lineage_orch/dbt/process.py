@@ -9,7 +9,9 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from uuid import UUID
 
 from lineage_orch.dbt.child import Child
 from lineage_orch.dbt.engine import FAILED, OnResult, Outcome, Result
@@ -17,6 +19,7 @@ from lineage_orch.dbt.log_lines import LogReader
 from lineage_orch.dbt.profile import profiles_for_dbt
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.run_results import final_results, read_run_results
+from lineage_orch.dbt.task_runs import NodeTaskRuns
 from lineage_orch.errors import DbtError
 from lineage_orch.settings import LineageOrchSettings
 from lineage_orch.text import listed, one_line
@@ -132,15 +135,15 @@ class ProcessDbt:
                 child = Child([self._found(), *args, *places, *_LOG_FLAGS], cwd=project.directory, grace=self._grace)
             except OSError as error:
                 raise DbtError(f"{self.executable} cannot be run: {error}") from None
-            with child:
-                self._follow(child, log, logger, on_result)
+            with child, NodeTaskRuns(_flow_run_id(), logger) as shown:
+                self._follow(child, log, logger, on_result, shown)
                 code = child.wait()
         if log.invocation_id:
             # The manifest was made from what the project was when dbt began.
             project.note_manifest(inputs, made_by=log.invocation_id)
         return log, code
 
-    def _follow(self, child: Child, log: LogReader, logger: Logger, on_result: OnResult) -> None:
+    def _follow(self, child: Child, log: LogReader, logger: Logger, on_result: OnResult, shown: NodeTaskRuns) -> None:
         """Pass on all that dbt says until it has ended."""
         try:
             for text in child.lines(silence=self._silence):
@@ -149,7 +152,10 @@ class ProcessDbt:
                 elif (line := log.read(text)) is not None:
                     if line.text:
                         logger.log(line.level, "%s", line.text)
+                    if line.started is not None:
+                        shown.started(line.started)
                     if line.ended is not None:
+                        shown.ended(line.ended)
                         on_result(line.ended)
         except BaseException:
             # Ctrl-C, a timeout, Prefect's cancellation, an error of ours. What succeeds until dbt is stopped counts;
@@ -194,12 +200,19 @@ def _say_silence(logger: Logger, silence: float) -> None:
     )
 
 
+def _flow_run_id() -> UUID | None:
+    """Return the id of the Prefect flow run that this is in; None outside of one."""
+    # Prefect takes a second to import; where nothing has, there is no flow run.
+    prefect = sys.modules.get("prefect.context")
+    context = prefect.FlowRunContext.get() if prefect is not None else None
+    return context.flow_run.id if context is not None and context.flow_run is not None else None
+
+
 def _run_logger() -> Logger:
     """Return the Prefect run's logger, in a run; else the library's, which shows warnings and errors alone."""
-    from prefect.context import FlowRunContext
+    if _flow_run_id() is None:
+        return logging.getLogger("lineage_orch.dbt")
     from prefect.logging import get_run_logger
 
-    if FlowRunContext.get() is not None:
-        run_logger: Logger = get_run_logger()
-        return run_logger
-    return logging.getLogger("lineage_orch.dbt")
+    run_logger: Logger = get_run_logger()
+    return run_logger
