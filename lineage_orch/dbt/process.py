@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from uuid import UUID
 
 from lineage_orch.dbt.child import Child
@@ -132,7 +133,8 @@ class ProcessDbt:
             places = ["--project-dir", str(project.directory), "--profiles-dir", str(profiles_dir)]
             places += ["--target-path", str(project.target_path)]
             try:
-                child = Child([self._found(), *args, *places, *_LOG_FLAGS], cwd=project.directory, grace=self._grace)
+                # Where dbt in this process would be, too: a relative path in profiles.yml counts from there.
+                child = Child([self._found(), *args, *places, *_LOG_FLAGS], cwd=Path.cwd(), grace=self._grace)
             except OSError as error:
                 raise DbtError(f"{self.executable} cannot be run: {error}") from None
             with child, NodeTaskRuns(_flow_run_id(), logger) as shown:

@@ -143,6 +143,7 @@ def fake(tmp_path: Path) -> Fake:
         executable = tmp_path / "dbt"
         head = f"#!{sys.executable}\nimport os, pathlib, signal, subprocess, sys, time\n"
         head += f"FIXTURES = pathlib.Path({str(FIXTURES)!r})\n"
+        head += f"os.chdir({str(tmp_path)!r})\n" if "pids" in body else ""
         head += "TARGET = pathlib.Path(dict(zip(sys.argv, sys.argv[1:])).get('--target-path', ''))\n"
         head += "def copy(name):\n    TARGET.mkdir(parents=True, exist_ok=True)\n"
         head += "    (TARGET / 'run_results.json').write_bytes((FIXTURES / f'{name}.run_results.json').read_bytes())\n"
@@ -155,13 +156,15 @@ def fake(tmp_path: Path) -> Fake:
     return make
 
 
-def test_arguments_pass_by_no_shell(fake: Fake, tmp_path: Path) -> None:
+def test_arguments_pass_by_no_shell(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     fake("import json; pathlib.Path('args').write_text(json.dumps(sys.argv[1:]))").build(
         ["a b", "$(touch x)"], ["--odd"], lambda _: None
     )
     import json
 
-    args = json.loads((tmp_path / "args").read_text(encoding="utf-8"))  # dbt runs in the project's folder
+    args = json.loads(Path("args").read_text(encoding="utf-8"))  # dbt runs where this process does
     assert args[:5] == ["build", "--select", "a b", "$(touch x)", "--exclude"]
     assert json.loads(args[args.index("--vars") + 1]) == {"a": "b; c $d"}
     assert args[args.index("--threads") + 1] == "4"
