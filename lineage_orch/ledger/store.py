@@ -374,10 +374,12 @@ class Ledger:
 
         The snapshot holds every update with a lower tick and none with a higher one: what lands later makes
         nodes stale again. A random id of the run is written beside the tick, and this object shows it when it
-        records at that tick; another one must be given it (``snapshot.run_id``). Once a day this also prunes.
+        records at that tick; another one must be given it (``snapshot.run_id``). Times after ``now``, which a wrong
+        clock wrote, become ``now``, and stay so: else they would hold nodes until they come. Once a day this also
+        prunes.
 
         Args:
-            now: When it begins (aware); decides whether to prune, and what. Default: the clock on the wall.
+            now: When it begins (aware). Default: the clock on the wall.
             history_of: See :meth:`snapshot`.
             who: Names the run for people.
 
@@ -390,6 +392,7 @@ class Ledger:
             pruned = _mark(scope, _PRUNED)
             if pruned is None or moment - datetime.fromisoformat(pruned) >= _PRUNE_EVERY:
                 self._prune(scope, moment)
+            _bring_back(scope, moment)
             tick = scope.next_tick()
             row = {"scope_id": scope.id, "tick": tick, "run_id": run_id, "begun_at": moment, "who": who}
             scope.connection.execute(insert(runs), [row])
@@ -968,6 +971,26 @@ def _snapshot(scope: _Scope, history_of: Collection[str] | None, run_id: str | N
         unresolved={source: tick for source, tick, _, _ in newest if not _is_source(source)},
         loaded_at={source: at for source, _, at, _ in newest if _is_source(source)},
     )
+
+
+def _bring_back(scope: _Scope, now: datetime) -> None:
+    """Let what was loaded, built or failed after ``now`` count as of now, for good."""
+
+    def bring_back(column: Column[Any], *only: ColumnElement[bool]) -> None:
+        table = column.table
+        scope.connection.execute(
+            update(table).where(table.c.scope_id == scope.id, column > now, *only).values({column.name: now})
+        )
+
+    # Two long tables: only what is news since the run before, and the builds of the nodes that it is about.
+    before = select(func.coalesce(func.max(runs.c.tick), 0)).where(runs.c.scope_id == scope.id).scalar_subquery()
+    bring_back(updates.c.loaded_at, updates.c.tick > before)
+    bring_back(sources.c.loaded_at)
+    ahead = select(nodes.c.node).where(nodes.c.scope_id == scope.id, nodes.c.built_at > now)
+    bring_back(builds.c.built_at, builds.c.node.in_(ahead))
+    bring_back(nodes.c.built_at)
+    bring_back(failures.c.since)
+    bring_back(failures.c.last_at)
 
 
 def _history(

@@ -212,6 +212,22 @@ def test_what_is_taken_back_is_as_before_the_run_and_asked_for(ledger: Ledger) -
     assert ledger.snapshot().nodes[MART].tick == again
 
 
+def test_times_that_a_wrong_clock_wrote_become_those_of_the_next_run(ledger: Ledger) -> None:
+    ahead = NOW + timedelta(days=3 * 365)
+    ledger.record_updates([SourceUpdate(ORDERS, "1", ahead)])
+    tick, _ = ledger.begin_build(now=ahead)
+    ledger.record_built(tick, [MART], built_at=ahead)
+    ledger.record_failed(tick, {STAGE: "no"}, failed_at=ahead)
+    ledger.record_updates([SourceUpdate(ORDERS, "2", ahead)])
+    _, snapshot = ledger.begin_build(now=NOW)
+    later = ledger.snapshot()
+    for seen in (snapshot, later):
+        assert seen.nodes[MART].built_at == seen.node_history[MART][-1].at == NOW
+        assert (seen.failures[STAGE].since, seen.failures[STAGE].last_at) == (NOW, NOW)
+        assert seen.loaded_at[ORDERS] == seen.source_history[ORDERS][-1].at == NOW
+    assert ledger.begin_build(now=NOW + timedelta(hours=1))[1].nodes[MART].built_at == NOW, "and they stay so"
+
+
 def test_a_build_of_before_is_there_to_go_back_to_however_old_it_is(ledger: Ledger) -> None:
     old = NOW - timedelta(days=400)
     for _ in range(3):

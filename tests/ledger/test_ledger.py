@@ -283,7 +283,7 @@ class LedgerMachine(RuleBasedStateMachine):
     sources = st.sampled_from([ORDERS, ITEMS, SHOPS])
     all_nodes = st.sampled_from([MART, STAGE, "seed.shop.s"])
     node_sets = st.sets(all_nodes, max_size=3)
-    times = st.datetimes(min_value=datetime(2000, 1, 1), timezones=st.just(UTC))
+    times = st.datetimes(datetime(2000, 1, 1), datetime(2000, 2, 1), timezones=st.just(UTC))
 
     def __init__(self) -> None:
         super().__init__()
@@ -313,8 +313,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def begin(self) -> None:
         self.tick += 1
-        # At a time when nothing is old enough to be pruned.
-        tick, snapshot = self.ledger.begin_build(now=datetime(2000, 1, 1, tzinfo=UTC))
+        # At a time when nothing is old enough to be pruned, and nothing is of the future.
+        tick, snapshot = self.ledger.begin_build(now=datetime(2000, 2, 1, tzinfo=UTC))
         assert tick == snapshot.tick == self.tick
         assert replace(snapshot, run_id=None) == self.ledger.snapshot()
         self.runs.append(tick)
