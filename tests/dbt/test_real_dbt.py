@@ -129,6 +129,7 @@ def test_a_test_that_fail_fast_skipped_holds_its_node_back(make: Make, opened: l
     assert A in orchestrator.plan().build or A in orchestrator.plan().held
     load(folder, "select 1 as id")
     orchestrator.record(["raw.t"])
+    orchestrator.retry()
     assert orchestrator.build().built == [A, B]
 
 

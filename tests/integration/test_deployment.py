@@ -178,7 +178,6 @@ def test_a_load_that_was_killed_after_completed_is_reconciled_once(
     assert shop.built_at("stg_orders") > before
     idle = server.ended(server.launch(SHOP))
     assert idle["state"]["message"] == "Nothing was due."
-    assert idle["total_run_time"] < 5
 
 
 def test_tasks_whose_hooks_were_lost_are_reconciled_too(

@@ -210,6 +210,8 @@ def test_a_model_that_fails_fails_the_build_by_name_and_never_the_load(
     assert built_shop.built_at("revenue") == before
     # Once fixed, the next load of anything builds what is stale.
     built_shop.write_orders((1, 1, "5"))
+    with Orchestrator() as orchestrator:
+        orchestrator.retry()
     load_unread()
     assert built_shop.query("select name, revenue from revenue") == [("Ada", 5.0)]
 
@@ -227,7 +229,7 @@ def test_a_test_that_fails_blocks_what_is_below_and_is_named(
     assert "test.shop.unique_stg_customers_customer_id" in errors(caplog)
     assert built_shop.built_at("revenue") == before
     with Orchestrator() as orchestrator:
-        assert "model.shop.stg_customers" in orchestrator.plan().build
+        assert orchestrator.plan().held["model.shop.stg_customers"].reason == "failing"
 
 
 # A hook that fails -------------------------------------------------------------------------------------------

@@ -387,9 +387,9 @@ def test_the_history_tells_of_loads_as_their_hooks_did(fired: Recorder):
 
     def found() -> Any:
         with get_client(sync_client=True) as client:
-            loads = completed_loads(client, LoadsOf("for/this-test"), start, datetime.now(UTC))
             # The task that is rolled back ends Completed first, and then again.
             ended = {run.state_name for run in client.read_task_runs(flow_run_filter=of_parent)}
+            loads = completed_loads(client, LoadsOf("for/this-test"), start, datetime.now(UTC))
             return ended >= {"Completed", "RolledBack"} and [
                 update for load in loads for update in load.updates(client)
             ]
