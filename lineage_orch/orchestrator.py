@@ -17,6 +17,7 @@ from lineage_orch.dbt.choice import choose_dbt
 from lineage_orch.dbt.command import not_built_by, shown_command
 from lineage_orch.dbt.current import CurrentLineage
 from lineage_orch.dbt.engine import Dbt, list_selected, missing_relations
+from lineage_orch.dbt.microbatch import event_times
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.recorder import BuildRecorder
 from lineage_orch.errors import LineageError, LineageOrchError, PolicyError, UnknownNodeError, UnknownSourceError
@@ -352,10 +353,11 @@ class Orchestrator:
         )
 
     def _missing_relations(self, lineage: Lineage, snapshot: LedgerSnapshot) -> frozenset[str]:
-        """Return the nodes that the ledger holds as built and that are not in the warehouse."""
-        if not snapshot.nodes:
+        """Return the nodes that are not in the warehouse; none where that is of no use, or cannot be told."""
+        # Of what was never built it matters to a microbatch model alone: whether dbt will start at its `begin`.
+        if not snapshot.nodes and all(lineage.microbatch(node) is None for node in lineage.nodes):
             return frozenset()
-        return (missing_relations(self._dbt, lineage) or frozenset()) & snapshot.nodes.keys()
+        return missing_relations(self._dbt, lineage) or frozenset()
 
     def _check_history(self, lineage: Lineage) -> None:
         graph = plan_graph(lineage)
@@ -460,13 +462,16 @@ class Orchestrator:
         )
         if plan.select:
             exclude = plan.exclude if self.settings.dbt_command == "build" else ()
-            progress(shown_command(self.settings, plan.select, exclude))
+            # What was tried before in this call may be there by now, with some of its batches.
+            gone, flags = missing.difference(tried), self.settings.dbt_flags
+            times = event_times(lineage, plan.build, snapshot.nodes, gone, self._clock(), flags)
+            progress(shown_command(self.settings, plan.select, exclude, times))
             report.runs += 1
             if exclude:
                 progress(
                     f"Left out for now: {count(len(exclude), 'test')} that also read what is held or was never built."
                 )
-            outcome = self._dbt.build(plan.select, exclude, recorder.on_result)
+            outcome = self._dbt.build(plan.select, exclude, recorder.on_result, times)
             recorder.finish(outcome.results, cut_short=outcome.cut_short)
             for line in recorder.notes:
                 progress(line)

@@ -114,13 +114,16 @@ def _values(flags: Iterable[str], *names: str) -> list[str]:
     return values
 
 
-def shown_command(settings: LineageOrchSettings, select: Sequence[str], exclude: Sequence[str] = ()) -> str:
+def shown_command(
+    settings: LineageOrchSettings, select: Sequence[str], exclude: Sequence[str] = (), flags: Sequence[str] = ()
+) -> str:
     """Return the whole dbt command for people, fit for a shell; of ``vars`` only the names: a value may be secret.
 
     Args:
         settings: whose command, target, vars and flags it has.
         select: the selectors.
         exclude: the selectors of what is left out.
+        flags: what this build needs beside those of the settings.
     """
     words = ["dbt", settings.dbt_command, "--select", *select]
     if exclude:
@@ -129,7 +132,8 @@ def shown_command(settings: LineageOrchSettings, select: Sequence[str], exclude:
         words += ["--target", settings.target]
     if settings.vars:
         words += ["--vars", _names_only(settings.vars)]
-    return " ".join(word if word == "--select" else shlex.quote(word) for word in [*words, *settings.dbt_flags])
+    words += [*flags, *settings.dbt_flags]
+    return " ".join(word if word == "--select" else shlex.quote(word) for word in words)
 
 
 def _names_only(given: Mapping[str, Any]) -> str:

@@ -62,8 +62,10 @@ class Dbt(Protocol):
         """
         ...
 
-    def build(self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult) -> Outcome:
-        """Build a selection.
+    def build(
+        self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult, flags: Sequence[str] = ()
+    ) -> Outcome:
+        """Build a selection; ``flags`` are what this one build needs beside those of the settings.
 
         ``on_result`` is called as each node or test finishes, in the thread that ran it. Raises DbtError if dbt
         could not run at all; a node or test that fails is a result, not an error.

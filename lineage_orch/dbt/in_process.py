@@ -46,12 +46,14 @@ class DbtRunner:
                 )
         return listen.invocation_id
 
-    def build(self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult) -> Outcome:
+    def build(
+        self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult, flags: Sequence[str] = ()
+    ) -> Outcome:
         """Build a selection."""
         args = [self._settings.dbt_command, "--select", *select]
         if exclude:
             args += ["--exclude", *exclude]
-        args += [*self._scope(), *self._settings.dbt_flags]
+        args += [*self._scope(), *flags, *self._settings.dbt_flags]
         with _one_at_a_time:
             try:
                 with self._noting(_listener(on_result)) as listen:

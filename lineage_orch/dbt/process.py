@@ -90,13 +90,15 @@ class ProcessDbt:
             )
         return log.invocation_id or None
 
-    def build(self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult) -> Outcome:
+    def build(
+        self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult, flags: Sequence[str] = ()
+    ) -> Outcome:
         """Build a selection."""
         command = self._settings.dbt_command
         args = [command, "--select", *select]
         if exclude:
             args += ["--exclude", *exclude]
-        log, code = self._run([*args, *self._scope(), *self._settings.dbt_flags], on_result)
+        log, code = self._run([*args, *self._scope(), *flags, *self._settings.dbt_flags], on_result)
         written = read_run_results(self._project.target_path / "run_results.json", log.invocation_id)
         results = final_results(log, written)
         if not _ran(code, results):

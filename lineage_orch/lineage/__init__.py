@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lineage_orch.lineage.graph import Lineage
-from lineage_orch.lineage.identity import Relation, changed_parts, overlay_vars
+from lineage_orch.lineage.identity import Microbatch, Relation, changed_parts, overlay_vars
 from lineage_orch.lineage.policy import Policy
 from lineage_orch.lineage.records import BuiltGraph, ManifestWarning, Node, SourceTable
 
@@ -11,6 +11,7 @@ __all__ = [
     "BuiltGraph",
     "Lineage",
     "ManifestWarning",
+    "Microbatch",
     "Node",
     "Policy",
     "Relation",

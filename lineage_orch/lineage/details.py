@@ -77,8 +77,10 @@ def read_details(
     where: str,
     checksums: Mapping[str, str | None],
     digest: Callable[[str, NodeDetails], T],
-) -> tuple[dict[str, T], dict[str, Macro]]:
-    """Return the details of models, snapshots, seeds and functions, digested, and the macros; all by unique_id.
+) -> tuple[dict[str, T], dict[str, Macro], dict[str, tuple[str, ...]]]:
+    """Return the details of models, snapshots, seeds and functions, digested, the macros, and what each test calls.
+
+    All by unique_id; of a data test the macros that it calls.
 
     Args:
         source: the file, or the dict that ``json.load`` made of one.
@@ -91,9 +93,12 @@ def read_details(
         ManifestError: the file cannot be read any more, or is of other code by now.
     """
     found: dict[str, T] = {}
+    called: dict[str, tuple[str, ...]] = {}
 
     def take(nodes: Mapping[str, NodeDetails]) -> None:
         for unique_id, node in nodes.items():
+            if unique_id.startswith("test."):
+                called[unique_id] = (node.depends_on.macros if node.depends_on else None) or ()
             if not unique_id.startswith(_KINDS):
                 continue
             if unique_id in checksums and node.file_checksum != checksums[unique_id]:
@@ -108,6 +113,7 @@ def read_details(
                 pieces = decode_in_pieces(Path(source), _decoder, _node_decoder, take)
                 if pieces is None:
                     found.clear()
+                    called.clear()
                     last = _of_bytes(Path(source).read_bytes(), where)
                 else:
                     last = pieces[1]
@@ -118,7 +124,7 @@ def read_details(
     for unique_id in checksums:
         if unique_id not in found:
             raise _changed(where, unique_id)
-    return found, last.macros or {}
+    return found, last.macros or {}, called
 
 
 def _changed(where: str, unique_id: str) -> ManifestError:

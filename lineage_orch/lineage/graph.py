@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from lineage_orch.errors import LineageError
 from lineage_orch.lineage import names, unit_tests
 from lineage_orch.lineage.details import read_details
-from lineage_orch.lineage.identity import FactsReader, Identity, Relation, digest, read_identities
+from lineage_orch.lineage.identity import (
+    FactsReader,
+    Identity,
+    Microbatch,
+    Relation,
+    digest,
+    read_identities,
+    read_test_macros,
+)
 from lineage_orch.lineage.manifest import Manifest, collector_off, read_manifest
 from lineage_orch.lineage.records import (
     PASTED_TYPES,
@@ -251,7 +259,8 @@ class Lineage:
     def test_definition(self, test_id: str) -> str:
         """Return a text that differs when the definition of a test or unit test does.
 
-        The arguments of a generic test are in its unique_id, as a hash; the code of its macro is not looked at.
+        The arguments of a generic test are in its unique_id, as a hash. The macros that a data test is made of count,
+        without dbt's own. Raises ManifestError as :meth:`identity` does.
         """
         record = self._manifest.nodes.get(test_id)
         if record is None:
@@ -259,6 +268,8 @@ class Lineage:
             return str(unit_test.checksum if unit_test else None)
         config = record.config
         how = (config.severity, config.error_if, config.where) if config else ()
+        if macros := self._test_macros.get(test_id):
+            how = (*how, macros)
         return " ".join(map(str, (record.checksum.checksum if record.checksum else None, *how)))
 
     def unit_test_inputs(self, test_id: str) -> tuple[str, ...]:
@@ -310,11 +321,19 @@ class Lineage:
 
     # Identity ---------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def _identities(self) -> Mapping[str, Identity]:
+        return self._read_again[0]
+
+    @property
+    def _test_macros(self) -> Mapping[str, str]:
+        return self._read_again[1]
+
+    @cached_property
+    def _read_again(self) -> tuple[Mapping[str, Identity], Mapping[str, str]]:
         checksums = {node.unique_id: node.checksum for node in self.nodes.values()}
-        facts, macros = read_details(self._source, self.where, checksums, FactsReader())
-        return read_identities(
+        facts, macros, called = read_details(self._source, self.where, checksums, FactsReader())
+        identities = read_identities(
             facts,
             macros,
             self.built_graph,
@@ -324,6 +343,7 @@ class Lineage:
             self.adapter_type,
             self.project_name,
         )
+        return identities, read_test_macros(called, macros, self.adapter_type, self.project_name)
 
     def identity(self, node_id: str) -> str:
         """Return one fingerprint of all that a node is made of; see :mod:`lineage_orch.lineage.identity`.
@@ -355,6 +375,14 @@ class Lineage:
             KeyError, ManifestError: as :meth:`identity`.
         """
         return self._identities[node_id].relation
+
+    def microbatch(self, node_id: str) -> Microbatch | None:
+        """Return in which batches a node is built, if dbt builds it in batches.
+
+        Raises:
+            KeyError, ManifestError: as :meth:`identity`.
+        """
+        return self._identities[node_id].microbatch
 
     # What dbt builds --------------------------------------------------------------------------------------
 

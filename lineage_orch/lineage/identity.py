@@ -40,6 +40,8 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -120,11 +122,28 @@ def digest(parts: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+class Microbatch(NamedTuple):
+    """The batches of a microbatch model, as its config has them.
+
+    Attributes:
+        batch_size: hour, day, month or year.
+        begin: the time (UTC) of the first batch; None where it cannot be read, and dbt cannot build the model.
+        lookback: how many batches before that of now dbt builds again.
+        is_refreshed: its config says ``full_refresh: true``: each build makes all its batches.
+    """
+
+    batch_size: str
+    begin: datetime | None
+    lookback: int
+    is_refreshed: bool
+
+
 class Identity(NamedTuple):
-    """What a node is made of, and where it is in the warehouse."""
+    """What a node is made of, where it is in the warehouse, and in which batches it is built, if in any."""
 
     parts: Mapping[str, str]
     relation: Relation
+    microbatch: Microbatch | None = None
 
 
 class _Config(NamedTuple):
@@ -224,8 +243,29 @@ def read_identities(
     """
     reader = _Reader(facts, _Macros(macros, adapter_type, project_name), built, sources, seen_through, variables)
     return {
-        unique_id: Identity(reader.parts(unique_id), reader.facts(unique_id).relation)
+        unique_id: Identity(
+            reader.parts(unique_id),
+            reader.facts(unique_id).relation,
+            _microbatch(reader.facts(unique_id).config.values),
+        )
         for unique_id in built.ids[built.source_count :]
+    }
+
+
+def read_test_macros(
+    called: Mapping[str, Iterable[str]], macros: Mapping[str, Macro], adapter_type: str | None, project_name: str | None
+) -> dict[str, str]:
+    """Return, for each data test that is made of macros of the project or its packages, a fingerprint of these.
+
+    Args:
+        called: the macros that each test calls, by unique_id.
+        macros, adapter_type, project_name: as for :func:`read_identities`.
+    """
+    known = _Macros(macros, adapter_type, project_name)
+    return {
+        test: fingerprint(*(f"{macro} {known.fingerprint(macro)}" for macro in sorted(used)))
+        for test, starts in called.items()
+        if (used := known.used_by(starts, {}))
     }
 
 
@@ -287,7 +327,7 @@ class _Reader:
         ids = self._built.ids
         parents = [ids[each] for each in self._built.parents[self._built.index[unique_id]]]
         seen = [*map(self._as_parent, parents)]
-        if config.get("incremental_strategy") == "microbatch":
+        if _is_microbatch(config):
             # It reads of each parent the rows of one batch, by the parent's own event_time.
             seen += [f"{each} by {self.facts(each).config.values.get('event_time')}" for each in parents]
         return sorted(seen)
@@ -459,6 +499,17 @@ def _contract(config: Mapping[str, Any], node: NodeDetails) -> str | None:
 
 def _is_microbatch(config: Mapping[str, Any]) -> bool:
     return config.get("incremental_strategy") == "microbatch"
+
+
+def _microbatch(config: Mapping[str, Any]) -> Microbatch | None:
+    size, lookback = config.get("batch_size"), config.get("lookback")
+    if not _is_microbatch(config) or not isinstance(size, str):
+        return None
+    begin: datetime | None = None
+    with suppress(ValueError):
+        at = datetime.fromisoformat(str(config.get("begin")))
+        begin = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    return Microbatch(size, begin, lookback if isinstance(lookback, int) else 1, config.get("full_refresh") is True)
 
 
 def _without_folder(relation_name: str) -> str:

@@ -46,7 +46,9 @@ class FakeDbt:
         """Return the nodes of the project whose relation is not there."""
         return frozenset(self.missing & lineage.nodes.keys())
 
-    def build(self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult) -> Outcome:
+    def build(
+        self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult, flags: Sequence[str] = ()
+    ) -> Outcome:
         """Build a selection; raises DbtError if another build is running."""
         if not self._busy.acquire(blocking=False):
             raise DbtError("two builds at once")

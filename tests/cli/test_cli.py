@@ -45,7 +45,9 @@ class FakeDbt:
     def parse(self) -> None:
         raise AssertionError("the manifest is given; nothing is to be parsed")
 
-    def build(self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult) -> Outcome:
+    def build(
+        self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult, flags: Sequence[str] = ()
+    ) -> Outcome:
         print("dbt prints to stdout")
         lineage = Lineage.from_manifest(MANIFEST)
         chosen: set[str] = set()

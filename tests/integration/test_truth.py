@@ -162,6 +162,39 @@ def test_microbatch_with_a_failed_batch_is_still_stale(make: Make) -> None:
     assert tiny.query("select count(*) from daily") == [(3,)]
 
 
+@pytest.mark.parametrize("how", ["failed", "killed", "late"])
+def test_no_batch_of_a_microbatch_model_is_left_out(make: Make, how: str) -> None:
+    """dbt by itself builds the batch of now and ``lookback`` before it, whatever became of those before."""
+    today = datetime.now(UTC).date()
+    begin = f"{today - timedelta(days=6)}"
+    tiny = make(
+        models__daily_sql=f"""
+            {{{{ config(materialized='incremental', incremental_strategy='microbatch', event_time='day',
+                      batch_size='day', begin='{begin}') }}}}
+            select day, 1 / (case when {{{{ var('bad', false) }}}} and day = date '{today - timedelta(days=4)}'
+                             then error('no') else 1 end) as n
+            from {{{{ source('raw', 'orders') }}}}
+        """,
+        models__sources_yml="""
+            sources: [{name: raw, schema: raw, tables: [{name: orders, config: {event_time: day}}]}]
+        """,
+    )
+    week = f"select date '{begin}' + i::int as day from range(7) t(i)"
+    if how == "late":
+        tiny.load("orders", f"{week} where i < 2")
+        tiny.clock.ahead = -timedelta(days=5)
+        assert built(tiny.build()) == {"daily"}
+        tiny.clock.ahead = timedelta()
+    tiny.load("orders", week)
+    if how != "late":
+        assert not built(tiny.build(vars={"bad": True}))
+    if how == "killed":  # nothing says that it failed, and its relation is there
+        with tiny.open() as orchestrator:
+            orchestrator.forget(["daily"])
+    assert built(tiny.build(vars={"bad": False})) == {"daily"}
+    assert tiny.query("select count(*) from daily") == [(7,)]
+
+
 @pytest.mark.parametrize("how", ["flag", "project"])
 def test_fail_fast_leaves_nodes_with_skipped_tests_stale(make: Make, how: str) -> None:
     flags = "flags: {send_anonymous_usage_stats: false, fail_fast: true}"
@@ -302,6 +335,21 @@ def test_a_new_latest_version_is_read_by_its_readers(make: Make) -> None:
     assert tiny.build().ok
     tiny.write(models__versions_yml=versions.replace("{latest}", "2"))
     assert "mart" in tiny.due()
+
+
+def test_a_test_whose_macro_is_put_right_is_tried_at_once(make: Make) -> None:
+    fails = "{% test even(model, column_name) %} select * from {{ model }} where {{ wrong() }} {% endtest %}"
+    tiny = make(
+        models__stage_sql=STAGE,
+        models__tests_yml="models: [{name: stage, columns: [{name: id, data_tests: [even]}]}]",
+        tests__generic__even_sql=fails,
+        macros__wrong_sql="{% macro wrong() %}true{% endmacro %}",
+    )
+    tiny.load("orders", ORDERS)
+    assert not tiny.build().ok
+    assert tiny.held() == {"stage": "failing"}
+    tiny.write(macros__wrong_sql="{% macro wrong() %}id % 2 = 7{% endmacro %}")
+    assert built(tiny.build()) == {"stage"}
 
 
 # What is there ----------------------------------------------------------------------------------------------

@@ -1,0 +1,94 @@
+"""From when on dbt is to build microbatch models, so that no batch is left out.
+
+By itself dbt builds the batch of now and ``lookback`` batches before it, whatever was built before. So a batch that
+failed, or that nothing built while the model failed or waited, would be missing for good as soon as one build of later
+batches succeeds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from lineage_orch.ledger.snapshot import NodeFact
+from lineage_orch.lineage import Lineage, Microbatch
+
+_OF_THE_USER = ("--event-time-start", "--event-time-end", "--full-refresh")
+
+
+def event_times(
+    lineage: Lineage,
+    nodes: Iterable[str],
+    built: Mapping[str, NodeFact],
+    missing: Collection[str],
+    now: datetime,
+    flags: Sequence[str],
+    *,
+    environ: Mapping[str, str] = os.environ,
+) -> tuple[str, ...]:
+    """Return the flags that make dbt build each batch since a model's last good build; none where it does so anyway.
+
+    dbt has one span of time for a whole run, so it is that of the model that needs most. A batch that is built again
+    is replaced.
+
+    Args:
+        lineage: the project.
+        nodes: what is to be built.
+        built: the last good build of each node that has one.
+        missing: the nodes whose relation is not there: dbt builds those from their ``begin`` on.
+        now: an aware datetime.
+        flags: the user's own; with a span of time, or ``--full-refresh``, among them, nothing is added.
+        environ: where dbt finds the same wishes.
+
+    Raises:
+        KeyError, ManifestError: as :meth:`Lineage.identity`.
+    """
+    models = [(node, batches) for node in nodes if (batches := lineage.microbatch(node)) is not None]
+    if not models or _user_decides(flags, environ):
+        return ()
+    starts: list[datetime] = []
+    is_needed = False
+    for node, batches in models:
+        by_dbt = _batch(now, batches.batch_size, back=batches.lookback)
+        if node in missing or batches.is_refreshed:
+            starts.append(batches.begin or by_dbt)
+            continue
+        needed = _needed(batches, built.get(node), now) or by_dbt
+        is_needed |= needed < by_dbt
+        starts.append(min(needed, by_dbt))
+    if not is_needed:
+        return ()
+    # dbt takes the end as exclusive, and in whole seconds.
+    end = now.astimezone(UTC) + timedelta(seconds=1)
+    return ("--event-time-start", _shown(min(starts)), "--event-time-end", _shown(end))
+
+
+def _user_decides(flags: Sequence[str], environ: Mapping[str, str]) -> bool:
+    given = any(flag.partition("=")[0] in _OF_THE_USER or flag == "-f" for flag in flags)
+    return given or any(environ.get("DBT_" + name[2:].upper().replace("-", "_")) for name in _OF_THE_USER)
+
+
+def _needed(batches: Microbatch, last: NodeFact | None, now: datetime) -> datetime | None:
+    """Return where the first batch begins of which not all is known to be built."""
+    if last is None:
+        return batches.begin
+    return _batch(min(last.built_at, now), batches.batch_size, back=max(batches.lookback - 1, 0))
+
+
+def _batch(at: datetime, size: str, *, back: int) -> datetime:
+    """Return the begin of the batch of a time, or of one so many batches before it."""
+    at = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    if size == "hour":
+        return at - timedelta(hours=back)
+    at = at.replace(hour=0)
+    if size == "day":
+        return at - timedelta(days=back)
+    if size == "month":
+        months = at.year * 12 + at.month - 1 - back
+        return at.replace(year=months // 12, month=months % 12 + 1, day=1)
+    return at.replace(year=at.year - back, month=1, day=1)
+
+
+def _shown(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%S}"

@@ -1,0 +1,74 @@
+"""From when on microbatch models are built: dbt's own span of time, unless a batch would be left out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from lineage_orch.dbt.microbatch import event_times
+from lineage_orch.ledger.snapshot import NodeFact
+from lineage_orch.lineage import Lineage
+
+NOW = datetime(2026, 3, 10, 12, 30, 15, tzinfo=UTC)
+DAILY, HOURLY = "model.shop.daily", "model.shop.hourly"
+END = ("--event-time-end", "2026-03-10T12:30:16")
+
+
+def model(name: str, **config: Any) -> dict[str, Any]:
+    strategy = {"materialized": "incremental", "incremental_strategy": "microbatch", "begin": "2026-01-01T00:00:00"}
+    return {"resource_type": "model", "name": name, "package_name": "shop", "config": {**strategy, **config}}
+
+
+def lineage(**config: Any) -> Lineage:
+    nodes = {
+        DAILY: model("daily", **{"batch_size": "day", **config}),
+        HOURLY: model("hourly", batch_size="hour", lookback=3),
+        "model.shop.plain": {"name": "plain", "config": {"materialized": "table"}},
+    }
+    return Lineage.from_manifest({"metadata": {}, "nodes": nodes, "sources": {}, "child_map": {}, "parent_map": {}})
+
+
+def times(*nodes: str, built: dict[str, str], missing: tuple[str, ...] = (), flags: Any = (), **more: Any) -> Any:
+    facts = {node: NodeFact(1, datetime.fromisoformat(f"{at}+00:00")) for node, at in built.items()}
+    config, environ = more.pop("config", {}), more.pop("environ", {})
+    return event_times(lineage(**config), nodes, facts, missing, NOW, flags, environ=environ)
+
+
+def test_where_dbt_leaves_no_batch_out_it_is_called_as_ever() -> None:
+    assert times("model.shop.plain", built={}) == ()
+    assert times(DAILY, built={DAILY: "2026-03-09T00:10"}) == ()
+    assert times(HOURLY, built={HOURLY: "2026-03-10T11:59"}) == ()
+    assert times(DAILY, built={}, missing=(DAILY,)) == ()  # from `begin` on
+    assert times(DAILY, built={DAILY: "2026-03-01T00:00"}, config={"full_refresh": True}) == ()
+
+
+@pytest.mark.parametrize(
+    ("built", "config", "start"),
+    [
+        ("2026-03-08T23:00", {}, "2026-03-08"),
+        ("2026-03-06T01:00", {"lookback": 3}, "2026-03-04"),
+        ("2026-03-09T09:00", {"lookback": 0}, "2026-03-09"),
+        ("2026-01-31T09:00", {"batch_size": "month"}, "2026-01-01"),
+        ("2026-01-03T09:00", {"batch_size": "month", "lookback": 4}, "2025-10-01"),
+        ("2024-02-29T09:00", {"batch_size": "year"}, "2024-01-01"),
+        (None, {}, "2026-01-01"),  # it is there, and no build of it was good
+    ],
+)
+def test_batches_since_the_last_good_build_are_built(built: str | None, config: dict[str, Any], start: str) -> None:
+    found = times(DAILY, built={DAILY: built} if built else {}, config=config)
+    assert found == ("--event-time-start", f"{start}T00:00:00", *END)
+
+
+def test_the_model_that_needs_most_decides_for_the_run() -> None:
+    late = {DAILY: "2026-03-09T00:00", HOURLY: "2026-03-10T02:00"}
+    assert times(HOURLY, built=late) == ("--event-time-start", "2026-03-10T00:00:00", *END)
+    assert times(DAILY, HOURLY, built=late) == ("--event-time-start", "2026-03-09T00:00:00", *END)
+    assert times(DAILY, HOURLY, built=late, missing=(DAILY,)) == ("--event-time-start", "2026-01-01T00:00:00", *END)
+
+
+@pytest.mark.parametrize("flags", [("--event-time-start=2026-03-01", "--event-time-end=2026-03-02"), ("-f",)])
+def test_the_users_own_span_of_time_stands(flags: tuple[str, ...]) -> None:
+    assert times(DAILY, built={DAILY: "2026-03-01T00:00"}, flags=flags) == ()
+    assert times(DAILY, built={DAILY: "2026-03-01T00:00"}, environ={"DBT_FULL_REFRESH": "1"}) == ()
