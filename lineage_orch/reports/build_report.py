@@ -31,7 +31,6 @@ class BuildReport:
         unplanned: what dbt built although it was not planned; it is not recorded.
         runs: how often dbt was run.
         busy: who held the lock, if this call left the work to another.
-        handed_over: whether more is due, and was left to the next call after many runs.
     """
 
     built: list[str] = field(default_factory=list)
@@ -46,7 +45,6 @@ class BuildReport:
     unplanned: list[str] = field(default_factory=list)
     runs: int = 0
     busy: str | None = None
-    handed_over: bool = False
 
     @property
     def ok(self) -> bool:
@@ -76,8 +74,6 @@ class BuildReport:
             parts.append(f"{len(self.unreported)} without a result from dbt")
         if self.unplanned:
             parts.append(f"{len(self.unplanned)} built by dbt without being planned")
-        if self.handed_over:
-            parts.append("more is due, and left to the next build")
         text = ", ".join(parts)
         return text[0].upper() + text[1:] + "."
 
@@ -109,7 +105,6 @@ class BuildReport:
             "unplanned": self.unplanned,
             "runs": self.runs,
             "busy": self.busy,
-            "handed_over": self.handed_over,
         }
 
 
