@@ -246,7 +246,10 @@ def _next_step(why: Explanation, now: datetime) -> str | None:
         "upstream_released": f"It will build when {waiting} {_s(step.waiting_for, 'build')}.",
     }.get(step.kind)
     if why.held is not None and why.held.reason == "failing" and why.held.until is not None:
-        text = "New data alone does not build it earlier; a change of its definition or of a test on it does."
+        text = (
+            "New data alone does not build it earlier; a change of its definition or of a test on it does, and "
+            f"`lineage-orch retry {why.names[why.node]}`."
+        )
     if step.kind == "all_new" and why.verdict == "held":
         awaited = [why.names[each.unique_id] for each in why.sources if each.state == "awaited"]
         loads = f" For that, load {listed(awaited, 'or')}." if awaited else ""
