@@ -329,7 +329,7 @@ def test_forget(run: Run) -> None:
     assert {each["name"]: each["tick"] for each in status["nodes"]}["mart"] == 0
     assert data(run("forget", "mart", "--json")) == {"forgotten": ["model.shop.mart"]}
     assert "forget needs one source or node" in error(run("forget"))
-    assert "no source 'raw.oders'" in error(run("forget", "raw.oders"))
+    assert "no source 'raw.order'" in error(run("forget", "raw.order"))
 
 
 def test_plan_asks_the_warehouse_where_it_is_told_to(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
