@@ -467,6 +467,9 @@ class Orchestrator:
             times = event_times(lineage, plan.build, snapshot.nodes, gone, self._clock(), flags)
             progress(shown_command(self.settings, plan.select, exclude, times))
             report.runs += 1
+            # New data alone leaves a node stale until it is built well, and what was never built is stale anyway.
+            doubtful = plan.changed_code | (missing & snapshot.nodes.keys())
+            self.ledger.begin_nodes(tick, [node for node in plan.build if node in doubtful])
             if exclude:
                 progress(
                     f"Left out for now: {count(len(exclude), 'test')} that also read what is held or was never built."

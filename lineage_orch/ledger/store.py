@@ -499,6 +499,26 @@ class Ledger:
                     .values(cleared_tick=tick)
                 )
 
+    def begin_nodes(self, tick: int, node_ids: Iterable[str], *, run_id: str | None = None) -> None:
+        """Note, before a run sets about these nodes, that they are due until it or a later run built them well.
+
+        A table that was made anew, and whose test then failed, is not what the ledger tells of any more. Nothing
+        else would say so once its code is again what it was at its last good build.
+
+        Args:
+            tick: The R of :meth:`begin_build`.
+            node_ids: unique_ids of models, snapshots and seeds.
+            run_id: The id of the run, if another object began it.
+
+        Raises:
+            LedgerError: this ledger knows no such run.
+        """
+        names = _list_of(node_ids)
+        if names:
+            with self._write() as scope:
+                self._check_run(scope, tick, run_id)
+                self._add_debts(scope, names, tick, "a build of it did not come to a good end")
+
     def take_back(self, tick: int, node_ids: Iterable[str], *, run_id: str | None = None) -> None:
         """Take back what was recorded at this tick and proved bad later in the run.
 

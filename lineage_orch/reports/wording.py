@@ -74,15 +74,21 @@ def held_reason(held: Held, names: Names) -> str:
     }[held.reason]
 
 
+# A build that is due for one of these is noted in the ledger as asked for, when it begins.
+_SAY_ENOUGH = {"identity", "missing_relation"}
+
+
 def short_reasons(reasons: Iterable[Reason], because: Iterable[str], names: Names) -> str:
     """Return in a few words why a node is stale: the sources whose updates reach it, and whatever else there is."""
     words = [short_name(each, names) for each in sorted(because)]
+    reasons = list(reasons)
+    kinds = {each.kind for each in reasons}
     for reason in reasons:
         readers = listed(short_name(each, names) for each in reason.subjects)
         words += {
             "identity": ["changed code"],
             "missing_relation": ["its relation is gone"],
-            "asked": ["asked for"],
+            "asked": [] if kinds & _SAY_ENOUGH else ["asked for, or not built well"],
             "prerequisite": [f"needed by {readers}"],
         }.get(reason.kind, [])
     return listed(words) or "newer parents"
@@ -153,8 +159,8 @@ def _why_due(why: Explanation) -> str:
         reasons.append(f"{_what_changed(why, why.node)} {'too' if reasons else f'since its {last}'}")
     if "missing_relation" in kinds:
         reasons.append("its relation is not in the warehouse")
-    if "asked" in kinds:
-        reasons.append(f"it was asked for at tick {why.asked_at}")
+    if "asked" in kinds and not kinds.keys() & _SAY_ENOUGH:
+        reasons.append(f"it was asked for, or a build of it came to no good end, at tick {why.asked_at}")
     if "prerequisite" in kinds:
         readers = listed(names[each] for each in kinds["prerequisite"].subjects)
         absent = "" if "missing_relation" in kinds else "it was never built, and "

@@ -337,6 +337,27 @@ def test_a_new_latest_version_is_read_by_its_readers(make: Make) -> None:
     assert "mart" in tiny.due()
 
 
+@pytest.mark.parametrize("how", ["failed", "gone"])
+def test_what_a_failed_build_left_behind_is_built_again(make: Make, how: str) -> None:
+    """The table is not what the ledger tells of any more, also where the code is what it was, and nothing is loaded."""
+    values = (
+        "models: [{name: stage, columns: [{name: status, data_tests: [accepted_values: {arguments: {values: [X]}}]}]}]"
+    )
+    tiny = shop(make, models__tests_yml=values.replace("X", "a"))
+    if how == "failed":
+        tiny.write(models__stage_sql="select id, amount, 'bad' as status from {{ source('raw', 'orders') }}")
+    else:
+        tiny.write(models__tests_yml=values.replace("X", "b"))
+        with duckdb.connect(str(tiny.warehouse)) as connection:
+            connection.execute("drop table stage")
+    assert not tiny.build().ok
+    assert tiny.held()["stage"] == "failing"
+    tiny.write(models__stage_sql=STAGE, models__tests_yml=values.replace("X", "a"))
+    assert "stage" in built(tiny.build())
+    assert tiny.query("select status from stage") == [("a",)]
+    assert not tiny.due()
+
+
 def test_a_test_whose_macro_is_put_right_is_tried_at_once(make: Make) -> None:
     fails = "{% test even(model, column_name) %} select * from {{ model }} where {{ wrong() }} {% endtest %}"
     tiny = make(

@@ -298,6 +298,17 @@ def test_what_is_asked_for_is_due_until_a_later_run_builds_it(ledger: Ledger) ->
     assert ledger.ask_for([], reason="nothing") == ledger.snapshot().tick
 
 
+def test_what_a_run_sets_about_is_due_until_it_is_built_well(ledger: Ledger) -> None:
+    build(ledger, MART, STAGE)
+    tick, _ = ledger.begin_build(now=NOW)
+    ledger.begin_nodes(tick, [MART, STAGE])
+    assert ledger.snapshot().debts == {MART: tick, STAGE: tick}
+    ledger.record_built(tick, [MART], built_at=NOW)
+    assert ledger.snapshot().debts == {STAGE: tick}
+    with pytest.raises(LedgerError):
+        ledger.begin_nodes(tick + 1, [MART])
+
+
 # -- identities -------------------------------------------------------------------------------------------------
 
 
