@@ -474,7 +474,8 @@ class Orchestrator:
                 progress(
                     f"Left out for now: {count(len(exclude), 'test')} that also read what is held or was never built."
                 )
-            outcome = self._dbt.build(plan.select, exclude, recorder.on_result, times)
+            # Only where there are any: an engine of a user's own may know no flags.
+            outcome = self._dbt.build(plan.select, exclude, recorder.on_result, *([times] if times else []))
             recorder.finish(outcome.results, cut_short=outcome.cut_short)
             for line in recorder.notes:
                 progress(line)

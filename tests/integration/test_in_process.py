@@ -79,9 +79,9 @@ def dbt_builds(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     selections: list[list[str]] = []
     build = DbtRunner.build
 
-    def spy(self: DbtRunner, select: Any, exclude: Any, on_result: Any) -> Any:
+    def spy(self: DbtRunner, select: Any, *more: Any) -> Any:
         selections.append(list(select))
-        return build(self, select, exclude, on_result)
+        return build(self, select, *more)
 
     monkeypatch.setattr(DbtRunner, "build", spy)
     return selections
