@@ -616,6 +616,7 @@ class Orchestrator:
             if not held:
                 holder = self.ledger.holder()
                 raise LedgerError(f"{holder.who if holder else 'another process'} builds now; adopt when it is done")
+            before = self.ledger.snapshot(history_of=()).tick
             found = self.adoption(select)
             now = self._clock()
             self.ledger.record_updates(
@@ -623,8 +624,20 @@ class Orchestrator:
                 now=now,
                 baseline=True,
             )
-            tick, _ = self.ledger.begin_build(now=now, history_of=())
-            nodes = (*found.nodes, *(each for each in found.failed if each in forgiven))
+            tick, snapshot = self.ledger.begin_build(now=now, history_of=())
+            snapshot = self._seen_with(lineage, snapshot)
+            # What was loaded since this began is news: what is downstream of it is left as it is.
+            late = [
+                source
+                for source in lineage.sources
+                if snapshot.sources.get(source, 0) > before and source not in snapshot.baselines
+            ]
+            news = lineage.downstream(*late) if late else frozenset()
+            nodes = tuple(
+                node
+                for node in (*found.nodes, *(each for each in found.failed if each in forgiven))
+                if node not in news
+            )
             self.ledger.record_built(
                 tick, nodes, built_at=now, identities={node: lineage.identity_parts(node) for node in nodes}
             )

@@ -300,6 +300,21 @@ def test_adopt_declares_the_warehouse_as_loaded_and_built(make: Make) -> None:
     assert set(orchestrator.plan().build) == model("stg_a", "mart_ab", "top")
 
 
+def test_a_load_that_lands_while_adopt_runs_is_still_news(make: Make) -> None:
+    orchestrator, _ = make()
+    other, _ = make()
+    real = orchestrator.adoption
+
+    def slow(select: Any = ()) -> Any:
+        found = real(select)
+        other.record(["raw.a"])
+        return found
+
+    orchestrator.adoption = slow  # type: ignore[method-assign]
+    orchestrator.adopt()
+    assert set(orchestrator.plan().build) == model("stg_a", "mart_ab", "top")
+
+
 def test_changed_code_is_built_after_the_first_build_is_known(make: Make, project: Path) -> None:
     orchestrator, _ = make()
     assert orchestrator.plan().is_empty

@@ -515,7 +515,7 @@ def _microbatch(config: Mapping[str, Any]) -> Microbatch | None:
 def _without_folder(relation_name: str) -> str:
     """Return a relation that is a file, without the folder that the project lies in on this machine.
 
-    dbt-duckdb reads a source straight from ``'/home/me/project/data/orders.json'``.
+    dbt-duckdb reads a source straight from ``'/data/project/raw/orders.json'``.
     """
     path = relation_name.replace("\\", "/").lstrip("'\"")
     if path.startswith("/") or path[1:3] == ":/":
