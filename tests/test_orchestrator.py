@@ -83,7 +83,7 @@ def make(project: Path) -> Make:
     return make
 
 
-def test_a_load_builds_what_is_downstream_and_nothing_else(make: Make) -> None:
+def test_load_builds_what_is_downstream_and_nothing_else(make: Make) -> None:
     orchestrator, dbt = make()
     orchestrator.record(["raw.c"])
     report = orchestrator.build()
@@ -93,7 +93,7 @@ def test_a_load_builds_what_is_downstream_and_nothing_else(make: Make) -> None:
     assert not orchestrator.build().runs
 
 
-def test_a_failed_node_and_what_is_below_it_are_still_stale(make: Make) -> None:
+def test_failed_node_and_what_is_below_it_are_still_stale(make: Make) -> None:
     clock = Clock()
     orchestrator, dbt = make(clock=clock)
     orchestrator.record(["raw.a", "raw.b"])
@@ -118,7 +118,7 @@ def test_a_failed_node_and_what_is_below_it_are_still_stale(make: Make) -> None:
     assert not orchestrator.ledger.snapshot().failures
 
 
-def test_a_retry_does_not_wait(make: Make) -> None:
+def test_retry_does_not_wait(make: Make) -> None:
     orchestrator, dbt = make()
     orchestrator.record(["raw.a", "raw.b"])
     dbt.failing = model("mart_ab")
@@ -128,7 +128,7 @@ def test_a_retry_does_not_wait(make: Make) -> None:
     assert set(orchestrator.build().built) == model("mart_ab", "top")
 
 
-def test_a_node_whose_test_failed_is_not_built_and_blocks_what_is_below_it(make: Make) -> None:
+def test_failed_test_blocks_what_is_below(make: Make) -> None:
     clock = Clock()
     orchestrator, dbt = make(clock=clock)
     orchestrator.record(["raw.a", "raw.b"])
@@ -144,7 +144,7 @@ def test_a_node_whose_test_failed_is_not_built_and_blocks_what_is_below_it(make:
     assert set(orchestrator.build().built) == model("stg_a", "mart_ab", "top")
 
 
-def test_a_failed_test_of_two_nodes_blocks_those_that_were_built_in_that_run(make: Make) -> None:
+def test_failed_test_of_two_nodes_blocks_those_built_in_its_run(make: Make) -> None:
     orchestrator, dbt = make()
     orchestrator.record(["raw.a", "raw.b"])
     orchestrator.build()
@@ -160,7 +160,7 @@ def test_a_failed_test_of_two_nodes_blocks_those_that_were_built_in_that_run(mak
     assert "model.shop.stg_b" not in {*plan.build, *plan.held}, "it was not built in that run, so it is not blamed"
 
 
-def test_an_update_that_lands_during_a_build_is_built_by_the_same_call(make: Make) -> None:
+def test_update_that_lands_during_build_is_built_by_same_call(make: Make) -> None:
     orchestrator, dbt = make()
     landed = iter([lambda: orchestrator.record(["raw.a"])])
     dbt.before_build = lambda: next(landed, lambda: None)()
@@ -171,7 +171,7 @@ def test_an_update_that_lands_during_a_build_is_built_by_the_same_call(make: Mak
     assert orchestrator.plan().is_empty
 
 
-def test_new_data_alone_does_not_try_a_failed_node_before_its_time(make: Make) -> None:
+def test_failing_node_is_not_tried_early_for_new_data(make: Make) -> None:
     clock = Clock()
     orchestrator, dbt = make(clock=clock)
     dbt.failing = model("stg_c")
@@ -185,7 +185,7 @@ def test_new_data_alone_does_not_try_a_failed_node_before_its_time(make: Make) -
     assert set(orchestrator.build().built) == model("stg_c")
 
 
-def test_an_update_that_lands_after_the_last_plan_is_seen_after_the_lock_is_let_go(make: Make) -> None:
+def test_update_after_last_plan_is_seen_when_lock_is_free(make: Make) -> None:
     orchestrator, _ = make()
     real = orchestrator.ledger.build_lock
     late = iter([True])
@@ -206,7 +206,7 @@ def test_an_update_that_lands_after_the_last_plan_is_seen_after_the_lock_is_let_
     assert orchestrator.plan().is_empty
 
 
-def test_whoever_finds_the_lock_taken_leaves_and_says_who_holds_it(make: Make) -> None:
+def test_taken_lock_is_left_with_its_holder_named(make: Make) -> None:
     orchestrator, dbt = make()
     orchestrator.record(["raw.a"])
     other, _ = make()
@@ -218,7 +218,7 @@ def test_whoever_finds_the_lock_taken_leaves_and_says_who_holds_it(make: Make) -
     assert not orchestrator.build().busy
 
 
-def test_the_same_update_twice_is_built_once(make: Make) -> None:
+def test_same_update_twice_is_built_once(make: Make) -> None:
     orchestrator, dbt = make()
     update = SourceUpdate("raw.c", "load-1", datetime(2026, 1, 1, tzinfo=UTC))
     assert orchestrator.record([update]) == orchestrator.record([update, update])
@@ -228,14 +228,14 @@ def test_the_same_update_twice_is_built_once(make: Make) -> None:
     assert len(dbt.commands) == 1
 
 
-def test_a_wrong_name_is_an_error_and_the_others_are_recorded(make: Make) -> None:
+def test_wrong_name_is_error_and_others_are_recorded(make: Make) -> None:
     orchestrator, _ = make()
     with pytest.raises(UnknownSourceError, match=r"no source 'raw\.aa'.*did you mean 'raw\.a'"):
         orchestrator.record(["raw.aa", "raw.c"])
     assert set(orchestrator.plan().build) == model("stg_c")
 
 
-def test_a_wildcard_records_every_table(make: Make) -> None:
+def test_wildcard_records_every_table(make: Make) -> None:
     orchestrator, _ = make()
     orchestrator.record(["raw.*"])
     assert set(orchestrator.ledger.snapshot().sources) == {A, B, C}
@@ -254,7 +254,7 @@ def test_held_nodes_are_reported_with_their_time(make: Make) -> None:
     assert orchestrator.build().built == ["model.shop.slow"]
 
 
-def test_first_load_holds_until_every_source_with_a_producer_was_loaded(make: Make) -> None:
+def test_first_load_waits_for_every_source_with_producer(make: Make) -> None:
     orchestrator, _ = make()
     orchestrator.register_producers(["raw.*"])
     orchestrator.record(["raw.a"])
@@ -265,7 +265,7 @@ def test_first_load_holds_until_every_source_with_a_producer_was_loaded(make: Ma
     assert set(orchestrator.build().built) == model("stg_b", "mart_ab", "top")
 
 
-def test_a_test_between_a_built_and_a_held_node_waits_for_the_held_one(make: Make) -> None:
+def test_test_between_built_and_held_node_waits_for_held_one(make: Make) -> None:
     orchestrator, dbt = make()
     dbt.failing = {"test.shop.test_both"}  # as it would: stg_b does not exist
     orchestrator.register_producers(["raw.*"])
@@ -277,7 +277,7 @@ def test_a_test_between_a_built_and_a_held_node_waits_for_the_held_one(make: Mak
     assert "test.shop.test_both" in orchestrator.build().failed, "and then it runs"
 
 
-def test_the_setting_producers_makes_known_who_loads_what_before_the_first_load(make: Make, tmp_path: Path) -> None:
+def test_producers_of_setting_count_before_first_load(make: Make, tmp_path: Path) -> None:
     loads = tmp_path / "loads.py"
     loads.write_text(
         "from prefect import flow\nfrom lineage_orch import produces_source\n"
@@ -290,7 +290,7 @@ def test_the_setting_producers_makes_known_who_loads_what_before_the_first_load(
     assert report.held["model.shop.mart_ab"].waiting_for == (B,)
 
 
-def test_adopt_declares_the_warehouse_as_loaded_and_built(make: Make) -> None:
+def test_adopt_declares_warehouse_as_loaded_and_built(make: Make) -> None:
     orchestrator, _ = make()
     orchestrator.register_producers(["raw.*"])
     orchestrator.adopt()
@@ -300,7 +300,7 @@ def test_adopt_declares_the_warehouse_as_loaded_and_built(make: Make) -> None:
     assert set(orchestrator.plan().build) == model("stg_a", "mart_ab", "top")
 
 
-def test_a_load_that_lands_while_adopt_runs_is_still_news(make: Make) -> None:
+def test_load_that_lands_while_adopt_runs_is_still_news(make: Make) -> None:
     orchestrator, _ = make()
     other, _ = make()
     real = orchestrator.adoption
@@ -315,7 +315,7 @@ def test_a_load_that_lands_while_adopt_runs_is_still_news(make: Make) -> None:
     assert set(orchestrator.plan().build) == model("stg_a", "mart_ab", "top")
 
 
-def test_changed_code_is_built_after_the_first_build_is_known(make: Make, project: Path) -> None:
+def test_changed_code_is_built_after_first_build_is_known(make: Make, project: Path) -> None:
     orchestrator, _ = make()
     assert orchestrator.plan().is_empty
     orchestrator.record(["raw.c"])
@@ -327,7 +327,7 @@ def test_changed_code_is_built_after_the_first_build_is_known(make: Make, projec
     assert changed.plan().is_empty
 
 
-def test_views_pass_the_change_through_and_are_tested(make: Make) -> None:
+def test_views_pass_change_through_and_are_tested(make: Make) -> None:
     shop = (
         source("raw.a"),
         node("view_a", "raw.a", materialized="view"),
@@ -350,7 +350,7 @@ def test_views_pass_the_change_through_and_are_tested(make: Make) -> None:
     assert set(orchestrator.build().built) == model("mart")
 
 
-def test_a_kill_below_a_passed_view_builds_nothing_finished_again(make: Make) -> None:
+def test_kill_below_passed_view_builds_nothing_finished_again(make: Make) -> None:
     shop = (
         source("raw.a"),
         node("view_a", "raw.a", materialized="view"),
@@ -373,7 +373,7 @@ def test_a_kill_below_a_passed_view_builds_nothing_finished_again(make: Make) ->
     assert orchestrator.build().built == ["model.shop.second"]
 
 
-def test_a_lag_longer_than_the_history_is_refused(make: Make) -> None:
+def test_lag_longer_than_history_is_refused(make: Make) -> None:
     orchestrator, _ = make(
         source("raw.a"), node("slow", "raw.a", config={"state": {"lag_tolerance": "120d"}}), keep_days=90
     )
@@ -381,7 +381,7 @@ def test_a_lag_longer_than_the_history_is_refused(make: Make) -> None:
         orchestrator.plan()
 
 
-def test_a_source_without_models_runs_nothing_and_says_so(make: Make) -> None:
+def test_source_without_models_runs_nothing_and_says_so(make: Make) -> None:
     orchestrator, dbt = make(source("raw.lonely"))
     orchestrator.record(["raw.lonely"])
     report = orchestrator.build()
@@ -390,7 +390,7 @@ def test_a_source_without_models_runs_nothing_and_says_so(make: Make) -> None:
     assert orchestrator.without_nodes(["raw.lonely"]) == ("source.shop.raw.lonely",)
 
 
-def test_a_ledger_that_fails_during_the_build_is_an_error_and_what_it_missed_is_still_stale(make: Make) -> None:
+def test_ledger_failing_in_build_is_error_and_leaves_nodes_stale(make: Make) -> None:
     orchestrator, dbt = make()
     real = orchestrator.ledger.record_built
 
@@ -462,7 +462,7 @@ def test_random_loads_and_failures_end_up_to_date(make: Make) -> None:
     assert contents["model.shop.stg_c"] == (version[C],)
 
 
-def test_fifty_loads_in_threads_are_all_built_in_a_few_runs(make: Make) -> None:
+def test_fifty_loads_in_threads_are_all_built_in_few_runs(make: Make) -> None:
     orchestrator, dbt = make()
     reports = []
 
@@ -491,7 +491,7 @@ def test_fifty_loads_in_threads_are_all_built_in_a_few_runs(make: Make) -> None:
         (lambda p: (p / "dbt_project.yml").write_text("profile: shop"), r"has no `name`"),
     ],
 )
-def test_a_broken_project_is_named(
+def test_broken_project_is_named(
     project: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], Any], message: str
 ) -> None:
     monkeypatch.chdir(project.parent)
@@ -501,13 +501,13 @@ def test_a_broken_project_is_named(
         Orchestrator(project_dir=project, profiles_dir=project if (project / "profiles.yml").exists() else None)
 
 
-def test_no_project_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_project_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match=r"no dbt_project\.yml in .* set LINEAGE_ORCH_PROJECT_DIR"):
         Orchestrator()
 
 
-def test_the_ledger_may_be_given_by_url(project: Path, tmp_path: Path, make: Make) -> None:
+def test_ledger_may_be_given_by_url(project: Path, tmp_path: Path, make: Make) -> None:
     make()
     url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     orchestrator = Orchestrator(project_dir=project, manifest=project / "manifest.json", ledger=url)

@@ -32,7 +32,7 @@ def declared(producer: object) -> Declaration:
 # What the decorator returns ----------------------------------------------------------------------------------
 
 
-def test_the_flow_itself_is_returned_and_its_function_unchanged():
+def test_flow_itself_is_returned_and_its_function_unchanged():
     def load(number: int) -> int:
         return number + 1
 
@@ -43,7 +43,7 @@ def test_the_flow_itself_is_returned_and_its_function_unchanged():
     assert decorated.fn(1) == 2
 
 
-def test_the_task_itself_is_returned_and_its_function_unchanged():
+def test_task_itself_is_returned_and_its_function_unchanged():
     def load(number: int) -> int:
         return number + 1
 
@@ -108,7 +108,7 @@ def test_types_are_kept_for_editors(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # The list of hooks -------------------------------------------------------------------------------------------
 
 
-def test_the_callers_list_of_hooks_is_unchanged():
+def test_callers_list_of_hooks_is_unchanged():
     def mine(*_: object) -> None: ...
 
     hooks = [mine]
@@ -118,7 +118,7 @@ def test_the_callers_list_of_hooks_is_unchanged():
     assert len(decorated.on_completion_hooks) == 2
 
 
-def test_a_copy_keeps_the_sources_and_does_not_share_further_ones():
+def test_copy_keeps_sources_and_does_not_share_further_ones():
     @produces_source("crm.orders")
     @flow
     def load() -> None: ...
@@ -130,7 +130,7 @@ def test_a_copy_keeps_the_sources_and_does_not_share_further_ones():
     assert declared(load).sources == ("crm.orders",)
 
 
-def test_decorating_a_copy_leaves_the_original_a_plain_flow():
+def test_decorating_copy_leaves_original_plain_flow():
     @flow
     def load() -> None: ...
 
@@ -153,7 +153,7 @@ def test_decorated_twice_is_one_hook_for_both():
     assert ours[0].trigger is trigger
 
 
-def test_the_sources_of_this_process_are_known_before_the_first_load():
+def test_sources_of_this_process_are_known_before_first_load():
     @produces_source("declared.early", "declared.{table}", "declared.all.*")
     @flow
     def load(table: str) -> None: ...
@@ -170,7 +170,7 @@ def test_the_sources_of_this_process_are_known_before_the_first_load():
 RIGHT_ORDER = r'@produces_source\("source_name.table"\)\s+@flow\s+def load'
 
 
-def test_below_the_flow_it_raises_and_shows_the_right_order():
+def test_below_flow_it_raises_and_shows_right_order():
     with pytest.raises(ProducerError, match=RIGHT_ORDER) as caught:
 
         @flow
@@ -180,12 +180,12 @@ def test_below_the_flow_it_raises_and_shows_the_right_order():
     assert "load_orders" in str(caught.value)
 
 
-def test_on_a_plain_function_it_raises_and_shows_the_right_order():
+def test_decorator_on_plain_function_shows_right_order():
     with pytest.raises(ProducerError, match=RIGHT_ORDER):
         produces_source("crm.orders")(lambda: None)
 
 
-def test_without_parentheses_it_raises_and_shows_the_right_order():
+def test_decorator_without_parentheses_shows_right_order():
     with pytest.raises(ProducerError, match=RIGHT_ORDER):
 
         @produces_source  # type: ignore[arg-type]
@@ -193,19 +193,19 @@ def test_without_parentheses_it_raises_and_shows_the_right_order():
         def load() -> None: ...
 
 
-def test_without_a_source_it_raises_and_shows_the_right_order():
+def test_decorator_without_source_shows_right_order():
     with pytest.raises(ProducerError, match=RIGHT_ORDER):
         produces_source()
 
 
 @pytest.mark.parametrize("name", ["", "orders", "crm/orders"])
-def test_a_name_that_is_no_source_is_told_how_sources_are_named(name: str):
+def test_name_that_is_no_source_is_told_how_sources_are_named(name: str):
     with pytest.raises(ProducerError, match=r"source_name\.table") as caught:
         produces_source(name)
     assert repr(name) in str(caught.value)
 
 
-def test_a_template_names_a_parameter_that_the_function_has():
+def test_template_names_parameter_that_function_has():
     with pytest.raises(ProducerError, match=r"\{tabel\}.*'load'.*table, full") as caught:
 
         @produces_source("crm.{tabel}")
@@ -216,7 +216,7 @@ def test_a_template_names_a_parameter_that_the_function_has():
 
 
 @pytest.mark.parametrize("name", ["crm.{table", "crm.{}", "crm.{0}", "crm.{table.upper}"])
-def test_a_template_that_cannot_be_filled_raises_at_once(name: str):
+def test_template_that_cannot_be_filled_raises_at_once(name: str):
     with pytest.raises(ProducerError, match="crm"):
 
         @produces_source(name)
@@ -224,7 +224,7 @@ def test_a_template_that_cannot_be_filled_raises_at_once(name: str):
         def load(table: str) -> None: ...
 
 
-def test_a_whole_name_may_be_a_parameter():
+def test_whole_name_may_be_parameter():
     @produces_source("{source}")
     @flow
     def load(source: str) -> None: ...
@@ -232,17 +232,17 @@ def test_a_whole_name_may_be_a_parameter():
     assert declared(load).filled({"source": "crm.orders"}) == ("crm.orders",)
 
 
-def test_mark_updated_outside_a_run_raises():
+def test_mark_updated_outside_run_raises():
     with pytest.raises(ProducerError, match="outside a run"):
         mark_updated("crm.orders")
 
 
-def test_a_wrong_setting_of_a_trigger_is_told_where_it_is_written():
+def test_wrong_setting_of_trigger_is_told_where_it_is_written():
     with pytest.raises(Exception, match="project_dir"):
         InProcessTrigger(project_dri="x")
 
 
-def test_a_shared_source_says_so() -> None:
+def test_shared_source_says_so() -> None:
     @produces_source("raw.orders", shared=True)
     @flow
     def backfill() -> None: ...
@@ -250,7 +250,7 @@ def test_a_shared_source_says_so() -> None:
     assert declared(backfill).shared
 
 
-def test_using_trigger_wins_over_the_trigger_of_a_decorator() -> None:
+def test_using_trigger_wins_over_trigger_of_decorator() -> None:
     class Own:
         def fire(self, completion: object, logger: object) -> None: ...
 
@@ -260,7 +260,7 @@ def test_using_trigger_wins_over_the_trigger_of_a_decorator() -> None:
         assert choose_trigger(own) is other
 
 
-def test_the_tags_of_many_sources_are_few_and_lose_none() -> None:
+def test_tags_of_many_sources_are_few_and_lose_none() -> None:
     for count in (1, 20, 21, 500):
         sources = [f'crm."table", {number}' for number in range(count)]
         tags = load_tags(sources, "build-affected/shop")
@@ -276,7 +276,7 @@ def test_the_tags_of_many_sources_are_few_and_lose_none() -> None:
         producer_tags(load)
 
 
-def test_the_tags_for_a_deployment_name_templates_too() -> None:
+def test_tags_for_deployment_name_templates_too() -> None:
     @produces_source("crm.{table}", "crm.orders", "erp.*")
     @flow
     def load(table: str) -> None: ...
@@ -289,7 +289,7 @@ def test_the_tags_for_a_deployment_name_templates_too() -> None:
     ]
 
 
-def test_the_tags_of_a_load_that_builds_in_process_name_the_dbt_project(tmp_path: Path) -> None:
+def test_tags_of_load_that_builds_in_process_name_dbt_project(tmp_path: Path) -> None:
     @produces_source("crm.orders")
     @flow
     def load() -> None: ...
@@ -300,5 +300,5 @@ def test_the_tags_of_a_load_that_builds_in_process_name_the_dbt_project(tmp_path
     assert producer_tags(load) == ["triggers:in-process:shop", "source:crm.orders"]
 
 
-def test_a_tag_that_only_looks_like_ours_is_a_name() -> None:
+def test_tag_that_only_looks_like_ours_is_name() -> None:
     assert sources_in(["source:[x", "source:crm.orders"]) == ["[x", "crm.orders"]

@@ -50,7 +50,7 @@ def pyproject(folder: Path, *lines: str) -> Path:
         *[("wait", text, False) for text in ("false", "FALSE", "0", "no", "n", "off", "f")],
     ],
 )
-def test_texts_of_the_environment(name: str, text: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_of_environment(name: str, text: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"LINEAGE_ORCH_{name.upper()}", text)
     read = getattr(LineageOrchSettings(), name)
     assert read == value
@@ -84,13 +84,13 @@ def test_texts_of_the_environment(name: str, text: str, value: Any, monkeypatch:
         ("producers", "[a", "setting producers '[a' (passed in): "),
     ],
 )
-def test_a_value_that_cannot_be_read_is_told_with_its_name_and_place(name: str, value: Any, said: str) -> None:
+def test_unreadable_value_is_told_with_name_and_place(name: str, value: Any, said: str) -> None:
     with pytest.raises(SettingsError) as raised:
         LineageOrchSettings(**{name: value})
     assert str(raised.value).startswith(said)
 
 
-def test_every_value_that_cannot_be_read_is_told_at_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_values_are_told_at_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pyproject(here, 'keep_days = "x"')
     monkeypatch.setenv("LINEAGE_ORCH_VIEWS", "x")
     with pytest.raises(SettingsError) as raised:
@@ -102,7 +102,7 @@ def test_every_value_that_cannot_be_read_is_told_at_once(here: Path, monkeypatch
     ]
 
 
-def test_the_url_of_the_ledger_is_never_shown() -> None:
+def test_url_of_ledger_is_never_shown() -> None:
     settings = LineageOrchSettings(ledger="postgresql://me:secret@host/db")
     assert "secret" not in f"{settings} {settings!r}"
     with pytest.raises(SettingsError) as raised:
@@ -110,7 +110,7 @@ def test_the_url_of_the_ledger_is_never_shown() -> None:
     assert str(raised.value) == "setting ledger (passed in): it should be a text"
 
 
-def test_the_first_place_that_names_a_setting_counts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_place_that_names_setting_counts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pyproject(here, 'target = "file"', 'views = "pass_through"', "keep_days = 1", "vars = {of = 'file', too = 1}")
     monkeypatch.setenv("LINEAGE_ORCH_TARGET", "environment")
     monkeypatch.setenv("LINEAGE_ORCH_KEEP_DAYS", "2")
@@ -119,13 +119,13 @@ def test_the_first_place_that_names_a_setting_counts(here: Path, monkeypatch: py
     assert settings.vars == {"of": "me"}
 
 
-def test_a_variable_may_be_written_in_any_case_and_others_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_any_case_are_read_and_others_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("lineage_orch_Target", "prod")
     monkeypatch.setenv("LINEAGE_ORCH_SOMETHING", "else")
     assert LineageOrchSettings().target == "prod"
 
 
-def test_the_nearest_pyproject_with_a_table_counts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearest_pyproject_with_table_counts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pyproject(here, 'project_dir = "dbt"', 'producers = ["flows.py", "a.module"]')
     (here / "flows.py").touch()
     below = here / "below"
@@ -146,13 +146,13 @@ def test_the_nearest_pyproject_with_a_table_counts(here: Path, monkeypatch: pyte
         ("[tool", r"pyproject.toml cannot be read: "),
     ],
 )
-def test_a_pyproject_that_cannot_be_used(text: str, said: str, here: Path) -> None:
+def test_pyproject_that_cannot_be_used(text: str, said: str, here: Path) -> None:
     (here / "pyproject.toml").write_text(text)
     with pytest.raises(SettingsError, match=said):
         LineageOrchSettings()
 
 
-def test_unknown_names_are_told_with_the_known_ones() -> None:
+def test_unknown_names_are_told_with_known_ones() -> None:
     with pytest.raises(SettingsError, match=r"no setting 'manfest'; did you mean 'manifest'\? there are: project_dir,"):
         LineageOrchSettings(manfest="m.json")
     with pytest.raises(SettingsError, match="no setting 'nonsense'; there are: project_dir,"):
@@ -171,7 +171,7 @@ def test_settings_do_not_change() -> None:
     assert again.dump() == changed.dump()
 
 
-def test_what_was_set_can_be_asked_for() -> None:
+def test_given_settings_can_be_asked_for() -> None:
     settings = LineageOrchSettings(wait=True, project_dir="dbt", vars={"day": date(2026, 1, 1)}, dbt_flags="-x")
     assert settings.given() == {
         "project_dir": Path("dbt"),
@@ -187,7 +187,7 @@ def test_what_was_set_can_be_asked_for() -> None:
     }
 
 
-def test_a_setting_that_is_no_more_is_warned_of_and_breaks_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removed_setting_is_warned_of_and_breaks_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = r"hold_until_first_load \({}\) has no effect any more"
     with pytest.warns(UserWarning, match=said.format("passed in")):
         assert LineageOrchSettings(hold_until_first_load=True).given() == {}
@@ -200,7 +200,7 @@ def test_a_setting_that_is_no_more_is_warned_of_and_breaks_nothing(here: Path, m
         LineageOrchSettings()
 
 
-def test_a_setting_says_where_it_comes_from(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_says_where_it_comes_from(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pyproject(here, "keep_days = 3")
     monkeypatch.setenv("LINEAGE_ORCH_DBT_FLAGS", "--threads 4")
     settings = LineageOrchSettings(target="dev")
@@ -212,7 +212,7 @@ def test_a_setting_says_where_it_comes_from(here: Path, monkeypatch: pytest.Monk
     ]
 
 
-def test_reading_settings_needs_nothing_that_is_not_in_a_load() -> None:
+def test_reading_settings_needs_nothing_that_is_not_in_load() -> None:
     code = (
         "import sys, lineage_orch; print('pydantic' in sys.modules); lineage_orch.LineageOrchSettings(vars={}); "
         "print([each for each in ('yaml', 'sqlalchemy', 'prefect', 'dbt', 'networkx') if each in sys.modules])"

@@ -39,7 +39,7 @@ def test_listed() -> None:
     ]
 
 
-def test_one_line() -> None:
+def test_error_in_one_line() -> None:
     assert one_line("  a\n\n b ") == "a b"
     assert one_line(ValueError("a\nb")) == "a b"
     assert one_line(ValueError()) == "ValueError"

@@ -10,7 +10,7 @@ from ints.dummyjson_users.flows.api import export as export_users
 from lineage_orch.testing import Triggered
 
 
-def test_the_products_build_what_is_downstream_and_nothing_else(triggered: Triggered) -> None:
+def test_products_build_what_is_downstream_and_nothing_else(triggered: Triggered) -> None:
     assert export_products() == 120
 
     triggered.assert_builds(
@@ -26,11 +26,11 @@ def test_the_products_build_what_is_downstream_and_nothing_else(triggered: Trigg
 
 
 @pytest.mark.produces("external_sources.raw_carts")
-def test_the_carts_are_loaded() -> None:
+def test_carts_are_loaded() -> None:
     assert export_carts() == 80
 
 
-def test_two_loads_together_build_each_model_once(triggered: Triggered) -> None:
+def test_loads_together_build_each_model_once(triggered: Triggered) -> None:
     export_carts()
     export_users()
 
@@ -39,7 +39,7 @@ def test_two_loads_together_build_each_model_once(triggered: Triggered) -> None:
     assert "stage_dummyjson__products" not in triggered.models
 
 
-def test_a_load_that_fails_builds_nothing(triggered: Triggered, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_that_fails_builds_nothing(triggered: Triggered, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DUMMYJSON_BASE_URL", "http://127.0.0.1:9")  # no server listens there
 
     assert export_users(return_state=True).is_failed()

@@ -15,19 +15,17 @@ from lineage_orch.testing.project_copy import ProjectCopy
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-def test_every_source_has_one_producer_and_every_name_is_right(
-    lineage_orch_settings: LineageOrchSettings, lineage: Lineage
-) -> None:
+def test_sources_have_one_producer_each(lineage_orch_settings: LineageOrchSettings, lineage: Lineage) -> None:
     loads = Path(__file__).parents[1] / "ints"
 
     assert check_project(lineage_orch_settings, producers=[loads], lineage=lineage, strict=True) == []
 
 
-def test_the_department_spend_needs_no_products(lineage: Lineage) -> None:
+def test_department_spend_needs_no_products(lineage: Lineage) -> None:
     assert "model.ints.mart_department_spend" not in lineage.downstream("external_sources.raw_products")
 
 
-def test_a_mart_of_two_sources_waits_for_the_first_load_of_both(lineage: Lineage, ledger: Ledger) -> None:
+def test_mart_of_two_sources_waits_for_first_load_of_both(lineage: Lineage, ledger: Ledger) -> None:
     products, carts = lineage.resolve_sources("external_sources.raw_products", "external_sources.raw_carts")
     ledger.register_producers([products, carts])
     ledger.record_updates([SourceUpdate(products, "first load", NOON)])
@@ -38,7 +36,7 @@ def test_a_mart_of_two_sources_waits_for_the_first_load_of_both(lineage: Lineage
     assert plan.held["model.ints.mart_product_sales"].waiting_for == (carts,)
 
 
-def test_the_products_are_built_by_dbt(
+def test_products_are_built_by_dbt(
     orchestrator: Orchestrator, lineage_orch_copy: ProjectCopy, prefect_server: None
 ) -> None:
     export_products()  # loads, and dbt builds into a warehouse of this test alone

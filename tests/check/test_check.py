@@ -55,7 +55,7 @@ def found(*args: Any, **options: Any) -> dict[str, Finding]:
     return {each.code: each for each in findings}
 
 
-def test_nothing_is_wrong_with_a_project_that_fits() -> None:
+def test_project_that_fits_has_no_findings() -> None:
     assert check(lineage(), BOTH) == []
     assert check(lineage(), [load("raw.*")]) == []
     assert check(lineage(), [load("raw.{table}")]) == []
@@ -65,7 +65,7 @@ def test_nothing_is_wrong_with_a_project_that_fits() -> None:
 # Names ------------------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_source_name_is_an_error_with_the_right_one_and_the_place() -> None:
+def test_wrong_source_name_is_error_with_right_one_and_place() -> None:
     findings = check(lineage(), [load("raw.order", name="orders", line=12), BOTH[1]])
     error = findings[0]
     assert (error.code, error.severity, error.where) == ("unknown-source", "error", "/repo/orders.py:12")
@@ -75,20 +75,20 @@ def test_a_wrong_source_name_is_an_error_with_the_right_one_and_the_place() -> N
     assert "source-without-producer" in {each.code for each in findings}  # raw.orders is left without one
 
 
-def test_a_name_that_no_parameter_makes_right() -> None:
+def test_name_that_no_parameter_makes_right() -> None:
     assert (
         "whatever its parameters"
         in found(lineage(), [load("raw.*", name="a"), load("crm.{x}")])["unknown-source"].message
     )
 
 
-def test_a_name_of_two_packages_must_say_which() -> None:
+def test_name_of_two_packages_must_say_which() -> None:
     twice = lineage(source("raw.orders", package="other"))
     error = found(twice, [load("raw.orders", "shop.raw.orders", "other.raw.orders", "raw.users")])
     assert "write package.source_name.table" in error["unknown-source"].message
 
 
-def test_the_manifest_of_another_project_is_said_first_and_once() -> None:
+def test_manifest_of_another_project_is_said_first_and_once() -> None:
     findings = check(lineage(), [load("crm.a"), load("crm.b", name="b")])
     assert [each.code for each in findings if each.severity == "error"] == [
         "other-project",
@@ -104,7 +104,7 @@ def test_the_manifest_of_another_project_is_said_first_and_once() -> None:
 # Sources and producers --------------------------------------------------------------------------------------
 
 
-def test_an_unclaimed_source_and_the_models_that_wait_for_it() -> None:
+def test_unclaimed_source_and_models_that_wait_for_it() -> None:
     findings = found(lineage(), BOTH[:1])
     unclaimed = findings["source-without-producer"]
     assert unclaimed.severity == "warning"
@@ -122,13 +122,13 @@ def test_unreached_models_are_one_finding_however_many() -> None:
     assert "m0, m1, m2, m3, m4 and 4 more (9 of 12 nodes)" in message
 
 
-def test_a_producer_without_models() -> None:
+def test_producer_without_models() -> None:
     warning = found(lineage(source("raw.unread")), [*BOTH, load("raw.unread", name="unread")])
     assert warning["producer-without-models"].where == "/repo/unread.py:7"
     assert "nothing in the dbt project is downstream of raw.unread" in warning["producer-without-models"].message
 
 
-def test_two_producers_of_one_source_unless_they_say_so() -> None:
+def test_producers_of_one_source_are_found_unless_declared() -> None:
     again = load("raw.orders", name="backfill", line=3)
     twice = found(lineage(), [*BOTH, again])["source-loaded-twice"]
     assert twice.severity == "error"
@@ -143,7 +143,7 @@ def test_places_of_producers_not_given() -> None:
     assert "no producer was found" in {each.code: each for each in check(lineage(), [])}["no-producers"].message
 
 
-def test_an_import_that_failed() -> None:
+def test_import_that_failed() -> None:
     error = found(lineage(), BOTH, failures=[ImportFailure("ints", "ints/bad.py:3", "it cannot be imported: X")])
     assert str(error["import-failed"]) == "ints/bad.py:3: it cannot be imported: X [import-failed]"
     assert error["import-failed"].severity == "error"
@@ -152,7 +152,7 @@ def test_an_import_that_failed() -> None:
 # Policies ---------------------------------------------------------------------------------------------------
 
 
-def test_all_unreadable_policies_are_told_not_just_the_first() -> None:
+def test_unreadable_policies_are_all_told() -> None:
     broken = lineage(
         node("a", "raw.orders", config={"freshness": {"build_after": {"count": "four", "period": "hour"}}}),
         node("b", "raw.orders", config={"state": {"lag_tolerance": "soon"}}),
@@ -165,7 +165,7 @@ def test_all_unreadable_policies_are_told_not_just_the_first() -> None:
     assert "config.state.lag_tolerance of model.shop.b is 'soon'" in errors[1].message
 
 
-def test_all_on_parents_that_never_move() -> None:
+def test_updates_on_all_with_parents_that_never_move() -> None:
     still = lineage(node("lookup", kind="seed"), node("stuck", "seed.shop.lookup", config=ALL))
     findings = found(still, BOTH)
     assert "stuck waits for new data of all its parents" in findings["updates-on-all-never-met"].message
@@ -185,7 +185,7 @@ def test_all_on_parents_that_never_move() -> None:
         ({"select": "stg_orders,lonely"}, "leave them out of it"),
     ],
 )
-def test_a_schedule_for_what_loads_build_already(parameters: dict[str, Any], message: str) -> None:
+def test_schedule_for_what_loads_build_already(parameters: dict[str, Any], message: str) -> None:
     nightly = Deployment("dbt-nightly/prod", ("cron 0 6 * * *",), parameters)
     project = lineage(node("lonely"))
     warning = found(project, BOTH, deployments=[nightly], ignore=["unreached-models"])["redundant-schedule"]
@@ -226,7 +226,7 @@ def test_findings_can_be_left_out_by_code_or_by_name() -> None:
 # Stubs ------------------------------------------------------------------------------------------------------
 
 
-def test_stubs_are_what_the_flows_declare_and_the_project_lacks() -> None:
+def test_stubs_are_what_flows_declare_and_project_lacks() -> None:
     producers = [
         load("raw.orders", "raw.customers", "raw.ordrs", "raw.{table}", "raw.*"),
         load("crm.1st", "shop.crm.true", "source.shop.crm.deals", name="crm"),
@@ -297,7 +297,7 @@ def test_check_project_passes_in_one_line(project: Path) -> None:
     assert not (project / ".lineage_orch").exists() or not list((project / ".lineage_orch").glob("ledger*"))
 
 
-def test_check_project_fails_with_the_list(project: Path) -> None:
+def test_check_project_fails_with_list(project: Path) -> None:
     edit(project / "loads.py", '"raw.users"', '"raw.user"')
     with pytest.raises(AssertionError) as failed:
         check_project()
@@ -308,7 +308,7 @@ def test_check_project_fails_with_the_list(project: Path) -> None:
     assert rest[1].startswith("- no producer loads the source raw.users")
 
 
-def test_check_project_warns_of_what_may_be_meant_so_unless_it_is_strict(project: Path) -> None:
+def test_check_project_warns_unless_it_is_strict(project: Path) -> None:
     write_manifest(
         project, source("raw.orders"), source("raw.users"), node("mart", "raw.orders", "raw.users"), node("lonely")
     )
@@ -325,7 +325,7 @@ def test_check_project_fails_without_places_of_producers(project: Path, monkeypa
         check_project()
 
 
-def test_importing_the_doubles_imports_nothing_heavy() -> None:
+def test_importing_doubles_imports_nothing_heavy() -> None:
     heavy = ("prefect", "dbt", "networkx", "sqlalchemy")
     code = (
         "import sys, lineage_orch.testing, lineage_orch.check.project; "
@@ -343,11 +343,11 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
     return code, out, err
 
 
-def test_the_command_says_that_all_fits(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_says_that_all_fits(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "check") == (0, "All fits: 2 sources, 1 node, 2 producers.\n", "")
 
 
-def test_the_command_fails_on_errors_with_place_and_fix(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_fails_on_errors_with_place_and_fix(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(project / "loads.py", '"raw.users"', '"raw.user"')
     code, out, _ = run(capsys, "check")
     assert code == 1
@@ -364,7 +364,7 @@ def test_warnings_fail_only_when_told_to(project: Path, capsys: pytest.CaptureFi
     assert run(capsys, "check", "--producers", "orders.py", "--strict", *leave)[0] == 0
 
 
-def test_the_json_holds_all_of_it(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_holds_all_of_it(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "bad.py").write_text("print('noise')\nraise ValueError('broken')")
     code, out, err = run(capsys, "check", "--json", "--producers", "loads.py", "--producers", "bad.py")
     data = json.loads(out)
@@ -376,9 +376,7 @@ def test_the_json_holds_all_of_it(project: Path, capsys: pytest.CaptureFixture[s
     assert err == "noise\n"
 
 
-def test_a_project_without_a_profile_names_the_place_and_the_fix(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_project_without_profile_names_place_and_fix(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(project / "dbt_project.yml", "profile: shop", "profile: stop")
     code, out, err = run(capsys, "check")
     assert (code, out) == (2, "")
@@ -388,7 +386,7 @@ def test_a_project_without_a_profile_names_the_place_and_the_fix(
         check_project()
 
 
-def test_a_manifest_that_is_none(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_manifest_that_is_none(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "other.json").write_text("{}")
     code, _, err = run(capsys, "check", "--manifest", "other.json")
     assert code == 2
@@ -397,7 +395,7 @@ def test_a_manifest_that_is_none(project: Path, capsys: pytest.CaptureFixture[st
         check_project(LineageOrchSettings(manifest=project / "other.json"))
 
 
-def test_the_manifest_of_another_project_by_command(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_manifest_of_another_project_by_command(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "other.json").write_text(json.dumps(manifest(source("crm.deals"), node("deals", "crm.deals"))))
     code, out, _ = run(capsys, "check", "--manifest", "other.json")
     assert code == 1
@@ -417,9 +415,7 @@ def test_stub_sources_prints_yaml_and_nothing_else(project: Path, capsys: pytest
     assert json.loads(run(capsys, "stub-sources", "--json")[1])["sources"][0]["name"] == "crm"
 
 
-def test_asking_for_deployments_without_an_api_says_what_to_set(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_asking_for_deployments_without_api_says_what_to_set(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
@@ -428,9 +424,7 @@ def test_asking_for_deployments_without_an_api_says_what_to_set(
     assert "the Prefect API at http://127.0.0.1:9/api does not answer" in err
 
 
-def test_deployments_are_read_from_the_api(
-    prefect_server: None, project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_deployments_are_read_from_api(prefect_server: None, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from prefect import flow
 
     flow(name="dbt-nightly")(check_project).to_deployment(

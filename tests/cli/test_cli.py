@@ -117,7 +117,7 @@ def error(answer: tuple[int, str, str]) -> str:
 # What was loaded gets built -------------------------------------------------------------------------------
 
 
-def test_a_load_its_plan_its_build_and_its_status(run: Run) -> None:
+def test_load_its_plan_its_build_and_its_status(run: Run) -> None:
     assert "Nothing to build now." in good(run("plan"))
     assert "Recorded raw.orders at tick 1." in good(run("record", "raw.orders"))
 
@@ -150,7 +150,7 @@ def test_a_load_its_plan_its_build_and_its_status(run: Run) -> None:
     }
 
 
-def test_what_is_held_is_shown_with_its_reason_and_time(run: Run) -> None:
+def test_held_nodes_are_shown_with_reason_and_time(run: Run) -> None:
     good(run("record", "raw.orders", "--build"))
     good(run("record", "raw.orders"))
     out = good(run("plan"))
@@ -171,7 +171,7 @@ def test_build_prints_json_and_nothing_else(run: Run) -> None:
     assert report["failed"] == {}
 
 
-def test_a_failed_build_is_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_build_is_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeDbt, "broken", frozenset({"model.shop.stg_orders"}))
     good(run("record", "raw.orders"))
     code, out, _ = run("build")
@@ -190,7 +190,7 @@ def test_a_failed_build_is_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch
     assert "Built 3 nodes." in good(run("build"))
 
 
-def test_a_build_that_another_process_does_is_exit_code_0(run: Run, project: Path) -> None:
+def test_build_that_another_process_does_is_exit_code_0(run: Run, project: Path) -> None:
 
     good(run("record", "raw.orders"))
     with (
@@ -221,7 +221,7 @@ def test_explain(run: Run) -> None:
 # Sources --------------------------------------------------------------------------------------------------
 
 
-def test_sources_of_a_manifest_alone(run: Run) -> None:
+def test_sources_of_manifest_alone(run: Run) -> None:
     out = good(run("sources"))
     assert "producers" not in out
     assert "raw.orders  3: stg_orders, hourly, mart" in out
@@ -254,7 +254,7 @@ def test_sources_where_there_is_no_ledger_yet(
     assert not (project / ".lineage_orch").exists()
 
 
-def test_modules_that_print_do_not_spoil_the_answer(
+def test_modules_that_print_do_not_spoil_answer(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "loud_loads.py").write_text("print('hello')\n")
@@ -264,7 +264,7 @@ def test_modules_that_print_do_not_spoil_the_answer(
         assert json.loads(capsys.readouterr().out)["sources"]
 
 
-def test_a_project_without_sources(run: Run, project: Path) -> None:
+def test_project_without_sources(run: Run, project: Path) -> None:
     (project / "m.json").write_text(json.dumps(manifest(node("alone"))))
     assert good(run("sources")) == "The project has no sources.\n"
     assert "Nothing to build now." in good(run("plan"))
@@ -274,7 +274,7 @@ def test_a_project_without_sources(run: Run, project: Path) -> None:
 # Record and adopt -----------------------------------------------------------------------------------------
 
 
-def test_the_same_update_id_counts_once(run: Run) -> None:
+def test_same_update_id_counts_once(run: Run) -> None:
     first = data(run("record", "raw.orders", "--update-id", "monday", "--json"))
     again = data(run("record", "raw.orders", "--update-id", "monday", "--json"))
     assert first == again == {"sources": ["raw.orders"], "update_id": "monday", "tick": 1, "build": None}
@@ -332,7 +332,7 @@ def test_forget(run: Run) -> None:
     assert "no source 'raw.order'" in error(run("forget", "raw.order"))
 
 
-def test_plan_asks_the_warehouse_where_it_is_told_to(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_asks_warehouse_where_it_is_told_to(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Orchestrator.plan
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(Orchestrator, "plan", lambda self, **options: asked.append(options) or plan(self))
@@ -351,7 +351,7 @@ def test_parse(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys:
     assert len(parsed) == 5
 
 
-def test_a_parse_is_told(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parse_is_told(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def parse(_: FakeDbt) -> None:
         (project / "target").mkdir(exist_ok=True)
         (project / "target" / "manifest.json").write_text(json.dumps(MANIFEST))
@@ -362,7 +362,7 @@ def test_a_parse_is_told(project: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         assert "Parsing the dbt project (" in capsys.readouterr().err
 
 
-def test_adopt_without_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adopt_without_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     code, out, err = run("adopt", "--json")
     assert (code, out) == (2, "")
@@ -390,19 +390,19 @@ def test_errors_are_one_line_on_stderr_and_exit_code_2(run: Run, args: list[str]
     assert message in error(run(*args))
 
 
-def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recrod"]) == 2
     assert 'Did you mean "record"?' in capsys.readouterr().err
 
 
-def test_a_manifest_that_is_none(run: Run, project: Path) -> None:
+def test_manifest_that_is_none(run: Run, project: Path) -> None:
     (project / "m.json").write_text("{")
     os.utime(project / "m.json", (0, 0))  # not one that dbt is writing just now, and worth waiting for
     for command in ("plan", "sources", "status"):
         assert "m.json" in error(run(command))
 
 
-def test_a_broken_policy_names_the_node(run: Run, project: Path) -> None:
+def test_broken_policy_names_node(run: Run, project: Path) -> None:
     bad = manifest(source("a.b"), node("m", "a.b", config={"state": {"lag_tolerance": "soon"}}))
     (project / "m.json").write_text(json.dumps(bad))
     good(run("record", "a.b"))
@@ -410,7 +410,7 @@ def test_a_broken_policy_names_the_node(run: Run, project: Path) -> None:
     assert data(run("plan", "--json"))["held"]["model.shop.m"]["reason"] == "bad_config"
 
 
-def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_tells_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     for args in (["--help"], ["build", "--help"], []):
         assert main(args) == 0
         assert "Exit codes: 0 done" in capsys.readouterr().out
@@ -471,7 +471,7 @@ def test_fast_commands_import_nothing_heavy(project: Path, run: Run, args: list[
     assert done.stderr.strip() == "[]"
 
 
-def test_a_reader_that_leaves_early(project: Path) -> None:
+def test_reader_that_leaves_early(project: Path) -> None:
     shell = f'"{sys.executable}" -m lineage_orch.cli sources --manifest m.json | true; exit "${{PIPESTATUS[0]}}"'
     done = subprocess.run(["bash", "-c", shell], cwd=project, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -37,13 +37,13 @@ from tests.manifests import manifest, node, source
         (["--sample=3 days"], "recorded as built"),
     ],
 )
-def test_a_flag_that_would_move_the_build_is_refused_with_what_to_do_instead(flags: list[str], said: str) -> None:
+def test_flag_that_moves_build_is_refused(flags: list[str], said: str) -> None:
     with pytest.raises(SettingsError) as caught:
         check_flags(flags)
     assert said in str(caught.value)
 
 
-def test_a_refused_flag_does_not_show_its_value() -> None:
+def test_refused_flag_does_not_show_its_value() -> None:
     with pytest.raises(SettingsError) as caught:
         check_flags(["--vars={password: hunter2}"])
     assert "hunter2" not in str(caught.value)
@@ -86,18 +86,18 @@ MODEL, SNAP, SEED = "model.shop.model", "snapshot.shop.snap", "seed.shop.seed"
         ("build", ["--exclude-resource-types=unit_test"], set()),
     ],
 )
-def test_what_a_command_will_not_build(command: str, flags: list[str], not_built: set[str]) -> None:
+def test_command_leaves_out_what_it_does_not_build(command: str, flags: list[str], not_built: set[str]) -> None:
     assert not_built_by(command, flags, SHOP, environ={}) == not_built
 
 
-def test_resource_types_of_the_environment_count_unless_a_flag_replaces_them() -> None:
+def test_resource_types_of_environment_yield_to_flags() -> None:
     environ = {"DBT_RESOURCE_TYPES": "model seed"}
     assert not_built_by("build", [], SHOP, environ=environ) == {SNAP}
     assert not_built_by("build", ["--resource-type", "model"], SHOP, environ=environ) == {SNAP, SEED}
     assert not_built_by("build", [], SHOP, environ={"DBT_EXCLUDE_RESOURCE_TYPES": "seed"}) == {SEED}
 
 
-def test_the_shown_command_is_the_whole_command_without_secrets() -> None:
+def test_shown_command_is_whole_command_without_secrets() -> None:
     settings = LineageOrchSettings(
         target="prod",
         vars={"password": "hunter2", "day": 1},
@@ -110,5 +110,5 @@ def test_the_shown_command_is_the_whole_command_without_secrets() -> None:
     )
 
 
-def test_the_shown_command_of_plain_settings_is_short() -> None:
+def test_shown_command_of_plain_settings_is_short() -> None:
     assert shown_command(LineageOrchSettings(), ["source:shop.raw.a+"]) == "dbt build --select source:shop.raw.a+"

@@ -19,7 +19,7 @@ def test_prefect_dbt_still_makes_its_callback_where_we_listen() -> None:
     assert callable(getattr(PrefectDbtRunner, compat.CALLBACK, None))
 
 
-def test_prefect_dbt_still_asks_its_settings_for_the_profile() -> None:
+def test_prefect_dbt_still_asks_its_settings_for_profile() -> None:
     from prefect_dbt import PrefectDbtSettings
 
     assert callable(getattr(PrefectDbtSettings, "resolve_profiles_yml", None))
@@ -41,7 +41,7 @@ def test_dbt_still_lists_relations_and_keeps_its_adapters() -> None:
     assert callable(BaseAdapter.list_relations)
 
 
-def test_a_runner_that_cannot_be_listened_to_is_used_as_it_is_and_that_is_said(
+def test_runner_without_listening_is_said_and_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Runner:
@@ -52,7 +52,7 @@ def test_a_runner_that_cannot_be_listened_to_is_used_as_it_is_and_that_is_said(
     assert "nodes are recorded when the whole dbt command has ended" in caplog.text
 
 
-def test_the_listener_hears_each_event_before_prefect_does() -> None:
+def test_listener_hears_each_event_before_prefect_does() -> None:
     heard: list[str] = []
 
     class Runner:
@@ -65,7 +65,7 @@ def test_the_listener_hears_each_event_before_prefect_does() -> None:
     assert heard == ["we e", "prefect e"]
 
 
-def test_a_dbt_duckdb_that_cannot_be_told_is_said_in_the_log(
+def test_dbt_duckdb_that_cannot_be_told_is_said_in_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = SimpleNamespace(DuckDBConnectionManager=object)
@@ -75,7 +75,7 @@ def test_a_dbt_duckdb_that_cannot_be_told_is_said_in_the_log(
     assert "stays locked for other processes" in caplog.text
 
 
-def test_settings_in_place_use_a_plain_profile_where_it_lies(tmp_path: Path) -> None:
+def test_settings_in_place_use_plain_profile_where_it_lies(tmp_path: Path) -> None:
     from dbt_common.events.base_types import EventLevel
     from prefect_dbt import PrefectDbtSettings
 

@@ -36,7 +36,7 @@ def times(*nodes: str, built: dict[str, str], missing: tuple[str, ...] = (), fla
     return event_times(lineage(**config), nodes, facts, missing, NOW, flags, environ=environ)
 
 
-def test_where_dbt_leaves_no_batch_out_it_is_called_as_ever() -> None:
+def test_dbt_gets_no_event_times_without_need() -> None:
     assert times("model.shop.plain", built={}) == ()
     assert times(DAILY, built={DAILY: "2026-03-09T00:10"}) == ()
     assert times(HOURLY, built={HOURLY: "2026-03-10T11:59"}) == ()
@@ -56,12 +56,12 @@ def test_where_dbt_leaves_no_batch_out_it_is_called_as_ever() -> None:
         (None, {}, "2026-01-01"),  # it is there, and no build of it was good
     ],
 )
-def test_batches_since_the_last_good_build_are_built(built: str | None, config: dict[str, Any], start: str) -> None:
+def test_batches_since_last_good_build_are_built(built: str | None, config: dict[str, Any], start: str) -> None:
     found = times(DAILY, built={DAILY: built} if built else {}, config=config)
     assert found == ("--event-time-start", f"{start}T00:00:00", *END)
 
 
-def test_the_model_that_needs_most_decides_for_the_run() -> None:
+def test_model_that_needs_most_decides_for_run() -> None:
     late = {DAILY: "2026-03-09T00:00", HOURLY: "2026-03-10T02:00"}
     assert times(HOURLY, built=late) == ("--event-time-start", "2026-03-10T00:00:00", *END)
     assert times(DAILY, HOURLY, built=late) == ("--event-time-start", "2026-03-09T00:00:00", *END)
@@ -69,6 +69,6 @@ def test_the_model_that_needs_most_decides_for_the_run() -> None:
 
 
 @pytest.mark.parametrize("flags", [("--event-time-start=2026-03-01", "--event-time-end=2026-03-02"), ("-f",)])
-def test_the_users_own_span_of_time_stands(flags: tuple[str, ...]) -> None:
+def test_users_own_span_of_time_stands(flags: tuple[str, ...]) -> None:
     assert times(DAILY, built={DAILY: "2026-03-01T00:00"}, flags=flags) == ()
     assert times(DAILY, built={DAILY: "2026-03-01T00:00"}, environ={"DBT_FULL_REFRESH": "1"}) == ()

@@ -49,13 +49,13 @@ def final(name: str) -> dict[str, Result]:
 @pytest.mark.parametrize(
     ("name", "version"), [("dbt1_microbatch", "1.11.16"), ("dbt2_microbatch", "2.0.0-preview.196")]
 )
-def test_the_first_line_names_the_version(name: str, version: str) -> None:
+def test_first_line_names_version(name: str, version: str) -> None:
     log, _ = heard(name)
     assert (log.version, log.major) == (version, int(version[0]))
 
 
 @pytest.mark.parametrize("name", ["dbt1_microbatch", "dbt2_microbatch"])
-def test_a_microbatch_model_ends_once_and_has_failed(name: str) -> None:
+def test_microbatch_model_ends_once_and_has_failed(name: str) -> None:
     _, ended = heard(name)
     (events,) = [each for each in ended if each.unique_id == "model.shop.events"]
     assert events.status in FAILED
@@ -63,11 +63,11 @@ def test_a_microbatch_model_ends_once_and_has_failed(name: str) -> None:
     assert final(name)["colours"].status in BUILT
 
 
-def test_dbt1_names_the_failed_batches() -> None:
+def test_dbt1_names_failed_batches() -> None:
     assert final("dbt1_microbatch")["events"].failed_batches == ("2026-11-23",)
 
 
-def test_dbt2_leaves_a_failed_microbatch_model_out_of_its_results() -> None:
+def test_dbt2_results_lack_failed_microbatch_model() -> None:
     log, _ = heard("dbt2_microbatch")
     written = read_run_results(FIXTURES / "dbt2_microbatch.run_results.json", log.invocation_id)
     assert written is not None
@@ -79,7 +79,7 @@ def test_dbt2_leaves_a_failed_microbatch_model_out_of_its_results() -> None:
 
 
 @pytest.mark.parametrize("name", ["dbt1_unit_test", "dbt2_unit_test"])
-def test_a_unit_test_that_fails_skips_its_model(name: str) -> None:
+def test_unit_test_that_fails_skips_its_model(name: str) -> None:
     results = final(name)
     assert results["revenue"].status in FAILED | {"skipped"}
     by_id = {each.unique_id: each.status for each in results.values()}
@@ -100,7 +100,7 @@ def test_fail_fast_keeps_what_ended_well_before(name: str) -> None:
         assert result.unique_id in ran or result.status not in BUILT | PASSED | FAILED, result
 
 
-def test_dbt2_calls_everything_an_error_when_it_is_interrupted() -> None:
+def test_dbt2_calls_everything_error_when_it_is_interrupted() -> None:
     log, _ = heard("dbt2_interrupted")
     written = read_run_results(FIXTURES / "dbt2_interrupted.run_results.json", log.invocation_id)
     assert written is not None
@@ -117,7 +117,7 @@ def test_colours_and_stacks_are_left_out() -> None:
     assert plain("rows:\n  1: a b\n  end") == "rows:\n  1: a b\n  end"
 
 
-def test_the_results_of_another_command_do_not_count(tmp_path: Path) -> None:
+def test_results_of_another_command_do_not_count(tmp_path: Path) -> None:
     path = FIXTURES / "dbt1_unit_test.run_results.json"
     assert read_run_results(path, "another") is None
     assert read_run_results(path, "") is None
@@ -171,13 +171,13 @@ def test_arguments_pass_by_no_shell(fake: Fake, tmp_path: Path, monkeypatch: pyt
     assert args[args.index("--log-format") + 1] == "json"
 
 
-def test_each_end_is_passed_on_as_it_happens(fake: Fake) -> None:
+def test_node_ends_are_passed_on_as_they_happen(fake: Fake) -> None:
     at: list[float] = []
     fake("say('dbt2_unit_test'); time.sleep(1); sys.exit(1)").build(["*"], [], lambda _: at.append(time.monotonic()))
     assert time.monotonic() - at[0] > 0.9
 
 
-def test_the_final_results_are_those_of_the_file_of_this_command(fake: Fake, tmp_path: Path) -> None:
+def test_final_results_are_those_of_file_of_this_command(fake: Fake, tmp_path: Path) -> None:
     copy = "copy('{}')\n"
     own = copy.format("dbt1_fail_fast") + "say('dbt1_fail_fast'); sys.exit(1)"
     outcome = fake(own).build(["*"], [], lambda _: None)
@@ -188,7 +188,7 @@ def test_the_final_results_are_those_of_the_file_of_this_command(fake: Fake, tmp
     assert {each.unique_id: each.status for each in other.results}["test.shop.warns"] == "warn"
 
 
-def test_a_dbt_that_does_not_begin_says_why(fake: Fake) -> None:
+def test_dbt_that_does_not_begin_says_why(fake: Fake) -> None:
     with pytest.raises(DbtError, match="unexpected argument '--threads'"):
         fake("print(\"error: unexpected argument '--threads' found\", file=sys.stderr); sys.exit(2)").build(
             ["*"], [], lambda _: None
@@ -197,14 +197,14 @@ def test_a_dbt_that_does_not_begin_says_why(fake: Fake) -> None:
         fake("sys.exit(2)").parse()
 
 
-def test_a_kill_of_dbt_is_an_error_that_keeps_what_finished(fake: Fake) -> None:
+def test_kill_of_dbt_is_error_that_keeps_what_finished(fake: Fake) -> None:
     ended: list[Result] = []
     with pytest.raises(DbtError, match="SIGKILL"):
         fake("say('dbt2_unit_test'); os.kill(os.getpid(), signal.SIGKILL)").build(["*"], [], ended.append)
     assert any(each.status in BUILT for each in ended)
 
 
-def test_no_executable_is_an_error_that_names_the_setting(fake: Fake, tmp_path: Path) -> None:
+def test_missing_executable_is_error_that_names_setting(fake: Fake, tmp_path: Path) -> None:
     dbt = fake("")
     dbt.executable = str(tmp_path / "nowhere")
     with pytest.raises(DbtError, match="LINEAGE_ORCH_DBT"):
@@ -227,7 +227,7 @@ def test_log_lines_keep_their_levels(fake: Fake, caplog: pytest.LogCaptureFixtur
     assert logging.DEBUG in levels.values()
 
 
-def test_an_interrupt_lets_dbt_end_and_takes_what_it_still_says(fake: Fake) -> None:
+def test_interrupt_lets_dbt_end_and_takes_what_it_still_says(fake: Fake) -> None:
     body = """
     def end(*_):
         say('dbt2_interrupted'); sys.exit(1)
@@ -276,7 +276,7 @@ def pids(folder: Path) -> list[int]:
     return [int(each) for each in (folder / "pids").read_text(encoding="utf-8").split()]
 
 
-def test_a_dbt_that_does_not_end_is_killed_with_all_it_started(fake: Fake, tmp_path: Path) -> None:
+def test_dbt_that_does_not_end_is_killed_with_all_it_started(fake: Fake, tmp_path: Path) -> None:
     def interrupt(_: Result) -> None:
         raise KeyboardInterrupt
 
@@ -286,7 +286,7 @@ def test_a_dbt_that_does_not_end_is_killed_with_all_it_started(fake: Fake, tmp_p
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_no_dbt_is_left_when_this_process_dies(fake: Fake, tmp_path: Path, how: signal.Signals) -> None:
+def test_dbt_dies_with_this_process(fake: Fake, tmp_path: Path, how: signal.Signals) -> None:
     dbt = fake(STUBBORN, grace=1.0)
     program = f"""
 from lineage_orch.dbt.process import ProcessDbt
@@ -305,7 +305,7 @@ ProcessDbt(DbtProject.find(settings), settings, {dbt.executable!r}, grace=1.0).b
 # Which dbt ----------------------------------------------------------------------------------------------------
 
 
-def test_the_setting_chooses(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_chooses(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake("")
 
     def chosen(dbt: str | None) -> object:
@@ -322,7 +322,7 @@ def test_the_setting_chooses(fake: Fake, tmp_path: Path, monkeypatch: pytest.Mon
     assert isinstance(chosen(None), ProcessDbt)
 
 
-def test_a_path_in_pyproject_counts_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_in_pyproject_counts_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.lineage_orch]\ndbt = "venv/bin/dbt"\n', encoding="utf-8")
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
@@ -337,7 +337,7 @@ def test_a_path_in_pyproject_counts_from_its_folder(tmp_path: Path, monkeypatch:
         ("dbt 2.0.9", "2.0.9"),
     ],
 )
-def test_the_version_is_read(fake: Fake, said: str, version: str) -> None:
+def test_version_is_read(fake: Fake, said: str, version: str) -> None:
     assert fake(f"print({said!r})").version() == version
     with pytest.raises(DbtError, match="names no version"):
         fake("print('hello')").version()

@@ -32,29 +32,29 @@ def place(output: dict[str, Any], **vars: Any) -> str:
         ({"type": "spark", "schema": "ann"}, "ann"),
     ],
 )
-def test_the_place_of_a_target(output: dict[str, Any], expected: str) -> None:
+def test_place_of_target(output: dict[str, Any], expected: str) -> None:
     assert place(output) == expected
 
 
-def test_two_developers_with_one_target_build_in_two_places(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profiles_with_one_target_build_in_two_places(monkeypatch: pytest.MonkeyPatch) -> None:
     output = {"type": "duckdb", "path": "dw.duckdb", "schema": "{{ env_var('DEVELOPER', 'dev') | as_text }}"}
     assert place(output) == "dw.dev"
     monkeypatch.setenv("DEVELOPER", "ann")
     assert place(output) == "dw.ann"
 
 
-def test_a_place_may_be_given_by_a_var() -> None:
+def test_place_may_be_given_by_var() -> None:
     output = {"type": "postgres", "dbname": "dw", "schema": "{{ var('schema', 'x') }}"}
     assert (place(output), place(output, schema="ann")) == ("dw.x", "dw.ann")
 
 
-def test_a_password_that_is_not_set_here_is_not_needed() -> None:
+def test_password_that_is_not_set_here_is_not_needed() -> None:
     output = {"type": "postgres", "dbname": "dw", "schema": "s", "password": "{{ env_var('NOT_SET_HERE') }}"}
     assert place(output) == "dw.s"
 
 
 @pytest.mark.parametrize("path", ["", ":memory:"])
-def test_a_duckdb_without_a_file_is_called_memory(path: str) -> None:
+def test_duckdb_without_file_is_called_memory(path: str) -> None:
     assert database_of_file(path) == "memory"
 
 
@@ -72,7 +72,7 @@ def test_a_duckdb_without_a_file_is_called_memory(path: str) -> None:
         ("{% import 'os' as os %}", "cannot render"),
     ],
 )
-def test_what_cannot_be_rendered_runs_no_code(template: str, said: str) -> None:
+def test_profile_that_cannot_be_rendered_runs_no_code(template: str, said: str) -> None:
     with pytest.raises(DbtError, match=said.replace("(", r"\(")):
         render(template)
     assert not Path("pwned").exists()
@@ -83,20 +83,20 @@ def write(folder: Path, profile: str, profiles: Any) -> None:
     (folder / "profiles.yml").write_text(yaml.safe_dump(profiles))
 
 
-def test_the_profile_in_a_project_file_runs_no_command(tmp_path: Path) -> None:
+def test_profile_in_project_file_runs_no_command(tmp_path: Path) -> None:
     write(tmp_path, "{{ cycler.__init__.__globals__.os.system('touch pwned') }}", {"p": {}})
     with pytest.raises(DbtError, match="cannot render"):
         DbtProject.find(LineageOrchSettings(project_dir=tmp_path))
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_target_that_is_no_mapping(tmp_path: Path) -> None:
+def test_target_that_is_no_mapping(tmp_path: Path) -> None:
     write(tmp_path, "p", {"p": {"target": "dev", "outputs": {"dev": "duckdb"}}})
     with pytest.raises(DbtError, match=r"target 'dev' in .* is no mapping"):
         DbtProject.find(LineageOrchSettings(project_dir=tmp_path))
 
 
-def test_a_profile_of_plain_yaml_is_read_where_it_lies(tmp_path: Path) -> None:
+def test_profile_of_plain_yaml_is_read_where_it_lies(tmp_path: Path) -> None:
     write(tmp_path, "p", {"p": {"target": "dev", "outputs": {"dev": {"type": "duckdb"}}}})
     with profiles_for_dbt(tmp_path, tmp_path) as folder:
         assert folder == tmp_path

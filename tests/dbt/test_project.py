@@ -43,7 +43,7 @@ def make(project: DbtProject) -> None:
     project.note_manifest(inputs)
 
 
-def test_a_manifest_is_up_to_date_when_nothing_differs(folder: Path) -> None:
+def test_manifest_is_up_to_date_when_nothing_differs(folder: Path) -> None:
     assert find(folder).stale_because() == "it has no manifest yet"
     make(find(folder))
     assert find(folder).stale_because() is None
@@ -75,13 +75,13 @@ def put_back_with_an_older_time(folder: Path) -> None:
         (lambda f: shutil.rmtree(f / "target"), "it has no manifest yet"),
     ],
 )
-def test_a_manifest_is_stale_when_anything_differs(folder: Path, change: Callable[[Path], object], said: str) -> None:
+def test_manifest_is_stale_when_anything_differs(folder: Path, change: Callable[[Path], object], said: str) -> None:
     make(find(folder))
     change(folder)
     assert said in (find(folder).stale_because() or "")
 
 
-def test_an_environment_variable_that_the_project_reads_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variable_that_project_reads_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(find(folder))
     monkeypatch.setenv("OTHER", "1")
     assert find(folder).stale_because() is None
@@ -89,14 +89,14 @@ def test_an_environment_variable_that_the_project_reads_counts(folder: Path, mon
     assert find(folder).stale_because() == "REGION in the environment changed"
 
 
-def test_files_of_an_editor_do_not_count(folder: Path) -> None:
+def test_files_of_editor_do_not_count(folder: Path) -> None:
     make(find(folder))
     (folder / "models" / ".a.sql.swp").write_text("")
     (folder / "models" / "a.sql~").write_text("")
     assert find(folder).stale_because() is None
 
 
-def test_a_linked_package_counts_file_by_file_and_an_installed_one_by_its_project_file(folder: Path) -> None:
+def test_packages_count_by_file_or_by_project_file(folder: Path) -> None:
     linked = folder.parent / "linked"
     for package in (linked, folder / "dbt_packages" / "installed"):
         (package / "models").mkdir(parents=True)
@@ -109,13 +109,13 @@ def test_a_linked_package_counts_file_by_file_and_an_installed_one_by_its_projec
     assert find(folder).stale_because() == "dbt_packages/linked/models/y.sql changed"
 
 
-def test_a_copy_of_project_and_manifest_is_up_to_date(folder: Path, tmp_path: Path) -> None:
+def test_copy_of_project_and_manifest_is_up_to_date(folder: Path, tmp_path: Path) -> None:
     make(find(folder))
     shutil.copytree(folder, tmp_path / "copy")
     assert find(tmp_path / "copy").stale_because() is None
 
 
-def test_each_target_and_vars_has_a_manifest_of_its_own(folder: Path) -> None:
+def test_targets_and_vars_have_manifests_of_their_own(folder: Path) -> None:
     plain, prod = find(folder), find(folder, target="prod")
     assert plain.manifest_path == folder / "target" / "manifest.json"
     others = [prod, find(folder, target="dev"), find(folder, vars={"a": 1}), find(folder, vars={"a": 2})]
@@ -125,14 +125,14 @@ def test_each_target_and_vars_has_a_manifest_of_its_own(folder: Path) -> None:
     assert prod.stale_because() == "it has no manifest yet"
 
 
-def test_dbt_target_shares_the_folder_and_is_told_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dbt_target_shares_folder_and_is_told_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(find(folder))
     monkeypatch.setenv("DBT_TARGET", "prod")
     assert find(folder).passed_target is None
     assert find(folder).stale_because() == "the profile changed"
 
 
-def test_a_manifest_alone_that_is_newer_than_all_is_taken_to_be_meant(folder: Path) -> None:
+def test_manifest_newer_than_all_else_is_taken(folder: Path) -> None:
     project = find(folder)
     project.target_path.mkdir()
     project.manifest_path.write_text(MANIFEST)
@@ -141,7 +141,7 @@ def test_a_manifest_alone_that_is_newer_than_all_is_taken_to_be_meant(folder: Pa
     assert project.stale_because() == "its manifest was made by another dbt command"
 
 
-def test_a_manifest_beside_a_partial_parse_that_cannot_be_read_is_made_anew(folder: Path) -> None:
+def test_manifest_beside_unreadable_partial_parse_is_made_anew(folder: Path) -> None:
     project = find(folder)
     project.target_path.mkdir()
     (project.target_path / "partial_parse.msgpack").write_bytes(b"of some other release")
@@ -149,7 +149,7 @@ def test_a_manifest_beside_a_partial_parse_that_cannot_be_read_is_made_anew(fold
     assert project.stale_because() == "its manifest was made by another dbt command"
 
 
-def test_what_another_dbt_wrote_over_ours_is_not_noted(folder: Path) -> None:
+def test_manifest_that_another_dbt_wrote_is_not_noted(folder: Path) -> None:
     project = find(folder)
     make(project)
     inputs = project.inputs()
@@ -178,7 +178,7 @@ def current(folder: Path, said: list[str]) -> CurrentLineage:
     return CurrentLineage(project, None, parse, progress=said.append)
 
 
-def test_a_parse_announces_itself_and_why(folder: Path, current: CurrentLineage, said: list[str]) -> None:
+def test_parse_announces_itself_and_why(folder: Path, current: CurrentLineage, said: list[str]) -> None:
     current.now()
     current.now()
     (folder / "models" / "b.sql").write_text("select 2")
@@ -191,13 +191,13 @@ def test_a_parse_announces_itself_and_why(folder: Path, current: CurrentLineage,
     ]
 
 
-def test_a_parse_can_be_asked_for(current: CurrentLineage, said: list[str]) -> None:
+def test_parse_can_be_asked_for(current: CurrentLineage, said: list[str]) -> None:
     current.now()
     current.now(parse=True)
     assert said[2:] == ["Parsing the dbt project (asked for) ...", "parsed"]
 
 
-def test_what_changes_while_dbt_parses_is_parsed_next(folder: Path, said: list[str]) -> None:
+def test_change_while_dbt_parses_is_parsed_next(folder: Path, said: list[str]) -> None:
     project = find(folder)
 
     def parse() -> None:
@@ -209,7 +209,7 @@ def test_what_changes_while_dbt_parses_is_parsed_next(folder: Path, said: list[s
     assert project.stale_because() == "models/new1.sql changed"
 
 
-def test_a_process_without_dbt_uses_the_manifest_as_it_is(
+def test_process_without_dbt_uses_manifest_as_it_is(
     folder: Path, current: CurrentLineage, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     current.now()

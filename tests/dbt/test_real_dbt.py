@@ -91,7 +91,7 @@ MICROBATCH = (
 )
 
 
-def test_a_microbatch_model_with_a_failed_batch_stays_stale_with_the_batch_named(
+def test_microbatch_with_failed_batch_stays_stale(
     make: Make, opened: list[Orchestrator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make(**{"models/a.sql": MICROBATCH})
@@ -116,7 +116,7 @@ UNIQUE = (
 
 
 @pytest.mark.parametrize("how", ["flag", "project"])
-def test_a_test_that_fail_fast_skipped_holds_its_node_back(make: Make, opened: list[Orchestrator], how: str) -> None:
+def test_test_that_fail_fast_skipped_holds_its_node_back(make: Make, opened: list[Orchestrator], how: str) -> None:
     files = {"models/a.yml": UNIQUE}
     if how == "project":
         files["dbt_project.yml"] = FILES["dbt_project.yml"] + "flags: {fail_fast: true}\n"
@@ -133,7 +133,7 @@ def test_a_test_that_fail_fast_skipped_holds_its_node_back(make: Make, opened: l
     assert orchestrator.build().built == [A, B]
 
 
-def test_a_dbt_parse_of_another_target_is_not_taken_for_ours(make: Make, opened: list[Orchestrator]) -> None:
+def test_dbt_parse_of_another_target_is_not_taken_for_ours(make: Make, opened: list[Orchestrator]) -> None:
     folder = make(**{"models/b.sql": "{{ config(enabled=target.name == 'dev') }} select * from {{ ref('a') }}"})
     dev = open_(opened, folder)
     assert dev.lineage.nodes.keys() == {A, B}
@@ -149,7 +149,7 @@ def test_a_dbt_parse_of_another_target_is_not_taken_for_ours(make: Make, opened:
     assert (count(folder, "gold.a", "prod"), dev.plan().build) == (5, ())
 
 
-def test_a_manifest_of_the_users_own_command_is_used_as_it_is(make: Make, opened: list[Orchestrator]) -> None:
+def test_manifest_of_users_own_command_is_used_as_it_is(make: Make, opened: list[Orchestrator]) -> None:
     """If this fails on a new dbt, look at ``compat.parsed_by_same_call``: it parses more often than it need."""
     folder = make()
     dbt(folder, "parse")
@@ -158,7 +158,7 @@ def test_a_manifest_of_the_users_own_command_is_used_as_it_is(make: Make, opened
     assert DbtProject.find(LineageOrchSettings(project_dir=folder)).stale_because() is None
 
 
-def test_our_builds_and_the_users_commands_share_one_partial_parse(make: Make, opened: list[Orchestrator]) -> None:
+def test_our_builds_and_users_commands_share_one_partial_parse(make: Make, opened: list[Orchestrator]) -> None:
     folder = make()
     dbt(folder, "parse")
     made = (folder / "target" / "partial_parse.msgpack").stat().st_mtime_ns
@@ -171,9 +171,7 @@ def test_our_builds_and_the_users_commands_share_one_partial_parse(make: Make, o
     assert (folder / "target" / "partial_parse.msgpack").stat().st_mtime_ns == made  # nobody threw it away
 
 
-def test_a_source_that_is_gone_from_a_file_with_an_older_time_is_gone_from_the_plan(
-    make: Make, opened: list[Orchestrator]
-) -> None:
+def test_source_gone_from_older_file_is_gone_from_plan(make: Make, opened: list[Orchestrator]) -> None:
     import os
 
     folder = make()
@@ -203,7 +201,7 @@ def test_relations_that_are_gone_are_found_in_dbts_own_cache(make: Make, opened:
     assert json.loads((folder / "target" / "run_results.json").read_text())["args"]["which"] == "build"
 
 
-def test_relations_of_a_warehouse_that_cannot_be_reached_are_not_known(
+def test_relations_of_unreachable_warehouse_are_unknown(
     make: Make, opened: list[Orchestrator], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = make(**{"profiles.yml": FILES["profiles.yml"].replace("/dev.duckdb", "/nowhere/dev.duckdb")})
@@ -212,7 +210,7 @@ def test_relations_of_a_warehouse_that_cannot_be_reached_are_not_known(
     assert "Which relations are in the warehouse is not known: " in caplog.text
 
 
-def test_prefect_variables_in_a_profile_are_filled_in_without_a_flow_too(
+def test_prefect_variables_in_profile_are_filled_in(
     make: Make, opened: list[Orchestrator], prefect_server: object
 ) -> None:
     from prefect import flow

@@ -75,7 +75,7 @@ def _run_result(kept: Mapping[str, Any]) -> Any:
 # Microbatch -------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_no_result_of_its_model() -> None:
+def test_batch_is_no_result_of_its_model() -> None:
     told = Told({MB: [UNIQUE_MB], CHILD: []})
     heard = Heard("microbatch_partial")
     results: list[Result] = []
@@ -89,7 +89,7 @@ def test_a_batch_is_no_result_of_its_model() -> None:
     assert told.log == []
 
 
-def test_a_microbatch_model_with_a_failed_batch_is_not_built_and_the_batch_is_named() -> None:
+def test_microbatch_with_failed_batch_is_not_built() -> None:
     told = Told({MB: [UNIQUE_MB], CHILD: []})
     heard = Heard("microbatch_partial")
     heard.tell(_listener(told.recorder.on_result))
@@ -100,7 +100,7 @@ def test_a_microbatch_model_with_a_failed_batch_is_not_built_and_the_batch_is_na
     assert told.failed == told.recorder.failed
 
 
-def test_a_microbatch_model_whose_batches_run_at_once_is_recorded_once_when_all_have_passed() -> None:
+def test_microbatch_is_recorded_once_all_batches_passed() -> None:
     told = Told({MB: [UNIQUE_MB], CHILD: []})
     heard = Heard("microbatch_good")
     heard.tell(_listener(told.recorder.on_result))
@@ -110,7 +110,7 @@ def test_a_microbatch_model_whose_batches_run_at_once_is_recorded_once_when_all_
     assert told.failed == {}
 
 
-def test_a_model_of_which_every_batch_failed_says_so() -> None:
+def test_model_of_which_every_batch_failed_says_so() -> None:
     starts = [datetime(2026, 1, 1, hour, tzinfo=UTC) for hour in (0, 1)]
     result = SimpleNamespace(
         node=SimpleNamespace(unique_id=MB),
@@ -126,7 +126,7 @@ def test_a_model_of_which_every_batch_failed_says_so() -> None:
 # Tests ------------------------------------------------------------------------------------------------------
 
 
-def test_fail_fast_leaves_the_nodes_of_skipped_tests_stale() -> None:
+def test_fail_fast_leaves_nodes_of_skipped_tests_stale() -> None:
     told = Told({A: [UNIQUE_A, RELATIONSHIP], B: [RELATIONSHIP]})
     heard = Heard("fail_fast")
     heard.tell(_listener(told.recorder.on_result))
@@ -138,7 +138,7 @@ def test_fail_fast_leaves_the_nodes_of_skipped_tests_stale() -> None:
 
 
 @pytest.mark.parametrize("status", ["skipped", "cancelled", "no-op", "anything else"])
-def test_a_test_counts_only_when_it_passed_or_warned(status: str) -> None:
+def test_test_counts_only_when_it_passed_or_warned(status: str) -> None:
     told = Told({A: [UNIQUE_A]})
     told.hear((A, "success"), (UNIQUE_A, status))
     told.finish((A, "success"), (UNIQUE_A, status))
@@ -148,7 +148,7 @@ def test_a_test_counts_only_when_it_passed_or_warned(status: str) -> None:
 
 
 @pytest.mark.parametrize("status", ["pass", "warn"])
-def test_a_test_that_passed_or_warned_lets_its_node_be_recorded(status: str) -> None:
+def test_test_that_passed_or_warned_lets_its_node_be_recorded(status: str) -> None:
     told = Told({A: [UNIQUE_A]})
     told.hear((A, "success"))
     assert told.log == []
@@ -156,7 +156,7 @@ def test_a_test_that_passed_or_warned_lets_its_node_be_recorded(status: str) -> 
     assert told.log == [f"built {A}"]
 
 
-def test_a_test_that_dbt_did_not_select_holds_nothing_back_and_is_named() -> None:
+def test_unselected_test_is_named_and_holds_nothing_back() -> None:
     told = Told({A: [UNIQUE_A, RELATIONSHIP]})
     heard = Heard("cautious")  # the relationship reads another model, which was not selected
     heard.tell(_listener(told.recorder.on_result))
@@ -165,14 +165,14 @@ def test_a_test_that_dbt_did_not_select_holds_nothing_back_and_is_named() -> Non
     assert told.recorder.unreported == (RELATIONSHIP,)
 
 
-def test_a_test_that_was_not_reported_in_a_run_that_was_cut_short_leaves_its_node_stale() -> None:
+def test_unreported_test_of_cut_run_leaves_node_stale() -> None:
     told = Told({A: [UNIQUE_A], B: []})
     told.finish((A, "success"), (B, "error"), cut_short=True)
     assert told.log == []
     assert told.recorder.unproved == {A: (UNIQUE_A,)}
 
 
-def test_a_node_that_was_planned_and_got_no_result_is_named_and_not_recorded() -> None:
+def test_node_without_result_is_named_and_not_recorded() -> None:
     told = Told({A: [], B: []})
     told.finish((A, "success"))
     assert told.log == [f"built {A}"]
@@ -180,7 +180,7 @@ def test_a_node_that_was_planned_and_got_no_result_is_named_and_not_recorded() -
     assert told.recorder.unbuilt == [B]
 
 
-def test_a_node_that_dbt_ran_and_nobody_planned_is_named_and_not_recorded() -> None:
+def test_unplanned_node_is_named_and_not_recorded() -> None:
     told = Told({A: []})
     told.finish((A, "success"), (B, "success"), ("operation.hard.hard-on-run-start-0", "success"))
     assert told.log == [f"built {A}"]
@@ -188,13 +188,13 @@ def test_a_node_that_dbt_ran_and_nobody_planned_is_named_and_not_recorded() -> N
 
 
 @pytest.mark.parametrize("status", ["skipped", "no-op"])
-def test_a_node_that_was_skipped_is_neither_built_nor_failed(status: str) -> None:
+def test_node_that_was_skipped_is_neither_built_nor_failed(status: str) -> None:
     told = Told({A: []})
     told.finish((A, status))
     assert (told.log, told.failed, told.recorder.unbuilt) == ([], {}, [A])
 
 
-def test_the_notes_name_what_is_neither_built_nor_failed() -> None:
+def test_notes_name_what_is_neither_built_nor_failed() -> None:
     told = Told({A: [UNIQUE_A], B: [RELATIONSHIP], CHILD: []})
     told.finish((A, "success"), (UNIQUE_A, "skipped"), (B, "success"), (MB, "success"))
     assert told.recorder.notes == [
@@ -208,7 +208,7 @@ def test_the_notes_name_what_is_neither_built_nor_failed() -> None:
 # What comes later -------------------------------------------------------------------------------------------
 
 
-def test_a_final_result_that_differs_takes_the_record_back() -> None:
+def test_final_result_that_differs_takes_record_back() -> None:
     told = Told({A: [], B: []})
     told.hear((A, "success"), (B, "error"))
     told.finish((A, "error"), (B, "success"))
@@ -218,21 +218,21 @@ def test_a_final_result_that_differs_takes_the_record_back() -> None:
     assert set(told.recorder.failed) == {A}
 
 
-def test_a_test_that_nobody_planned_and_that_fails_takes_back_the_nodes_that_it_reads() -> None:
+def test_unplanned_failed_test_takes_back_what_it_reads() -> None:
     told = Told({A: [], B: []}, tested_by=lambda test: [A, "source.hard.raw.t"] if test == RELATIONSHIP else [])
     told.hear((A, "success"), (B, "success"), (RELATIONSHIP, "fail"))
     assert told.log == [f"built {A}", f"built {B}", f"took back {A}"]
     assert told.recorder.unbuilt == [A]
 
 
-def test_a_test_that_finally_was_skipped_takes_the_record_back() -> None:
+def test_test_that_finally_was_skipped_takes_record_back() -> None:
     told = Told({A: [UNIQUE_A]})
     told.hear((A, "success"), (UNIQUE_A, "pass"))
     told.finish((A, "success"), (UNIQUE_A, "skipped"))
     assert told.log == [f"built {A}", f"took back {A}"]
 
 
-def test_a_failed_test_on_a_view_that_is_passed_through_holds_its_record_back() -> None:
+def test_failed_test_holds_passed_through_view_back() -> None:
     told = Told({A: []}, passed={"model.hard.v": ["test.hard.t"], "model.hard.w": []})
     assert told.log == ["built model.hard.w"]
     told.finish((A, "success"), ("test.hard.t", "fail"))
@@ -243,7 +243,7 @@ def test_a_failed_test_on_a_view_that_is_passed_through_holds_its_record_back() 
 # The lock ---------------------------------------------------------------------------------------------------
 
 
-def test_recording_stops_when_the_lock_is_lost() -> None:
+def test_recording_stops_when_lock_is_lost() -> None:
     asked: list[int] = []
 
     def check() -> None:

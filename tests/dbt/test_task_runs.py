@@ -52,7 +52,7 @@ def show(server: Server, flow_run_id: Any) -> None:
         shown.ended(Result("test.shop.unique_good.123", "pass"))
 
 
-def test_each_node_is_a_task_run() -> None:
+def test_nodes_are_task_runs() -> None:
     server = Server()
     show(server, uuid4())
     assert server.shown() == {
@@ -63,13 +63,13 @@ def test_each_node_is_a_task_run() -> None:
     }
 
 
-def test_outside_of_a_flow_run_nothing_is_shown() -> None:
+def test_task_runs_are_shown_in_flow_run_only() -> None:
     server = Server()
     show(server, None)
     assert server.runs == {}
 
 
-def test_a_server_that_is_down_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_server_that_is_down_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         show(Server(down=True), uuid4())
     assert [each.levelname for each in caplog.records] == ["WARNING"]

@@ -100,7 +100,7 @@ def shop() -> Iterator[Project]:
     project.ledger.close()
 
 
-def test_two_dbt_projects_on_one_server_are_apart(history: History, shop: Project) -> None:
+def test_projects_on_one_server_are_apart(history: History, shop: Project) -> None:
     history.add("mine", load_tags(["crm.orders"], None, "shop"))
     history.add("theirs", load_tags(["crm.orders"], None, "other"))
     other = Project("other")
@@ -110,14 +110,14 @@ def test_two_dbt_projects_on_one_server_are_apart(history: History, shop: Projec
     other.ledger.close()
 
 
-def test_a_source_that_the_manifest_does_not_know_yet_is_kept_as_named(history: History, shop: Project) -> None:
+def test_source_unknown_to_manifest_is_kept_as_named(history: History, shop: Project) -> None:
     history.add("new", load_tags(["crm.of_tomorrow"], None, "shop"))
     found = shop.reconcile(history)
     assert shop.sources == ["crm.of_tomorrow"]
     assert found.unknown is None
 
 
-def test_of_loads_that_name_no_project_those_of_its_sources_are_taken(history: History, shop: Project) -> None:
+def test_loads_without_project_are_taken_by_their_sources(history: History, shop: Project) -> None:
     history.add("of 0.1.0", [IN_PROCESS, "source:crm.orders"])
     history.add("elsewhere", [IN_PROCESS, "source:hr.people"])
     history.add("of a deployment", [IN_PROCESS, f"{IN_PROCESS}:other", "source:crm.customers"])
@@ -130,7 +130,7 @@ def test_of_loads_that_name_no_project_those_of_its_sources_are_taken(history: H
     assert "of a deployment" not in found.unknown
 
 
-def test_whose_they_are_is_asked_again_when_the_project_parses(history: History, shop: Project) -> None:
+def test_whose_they_are_is_asked_again_when_project_parses(history: History, shop: Project) -> None:
     history.add("of 0.1.0", [IN_PROCESS, "source:crm.orders"])
     history.add("mine", load_tags(["crm.customers"], None, "shop"))
     shop.parses = False
@@ -142,7 +142,7 @@ def test_whose_they_are_is_asked_again_when_the_project_parses(history: History,
     assert [each.run_name for each in shop.reconcile(history).found] == ["of 0.1.0"]
 
 
-def test_a_template_of_the_deployments_tags_is_no_load_of_its_own(history: History, shop: Project) -> None:
+def test_template_of_deployments_tags_is_no_load_of_its_own(history: History, shop: Project) -> None:
     of_deployment = load_tags(["crm.{table}"], None, "shop")
     history.add("tagged", [*of_deployment, "source:crm.orders"], table="orders")
     history.add("killed before it was tagged", of_deployment, table="customers")
@@ -151,12 +151,12 @@ def test_a_template_of_the_deployments_tags_is_no_load_of_its_own(history: Histo
     assert sorted(shop.sources) == ["crm.customers", "crm.orders"]
 
 
-def test_a_load_without_news_is_passed_over(history: History, shop: Project) -> None:
+def test_load_without_news_is_passed_over(history: History, shop: Project) -> None:
     history.add("nothing new", [*load_tags(["crm.orders"], None, "shop"), NOTHING_NEW])
     assert shop.reconcile(history).found == ()
 
 
-def test_what_was_found_is_said_in_a_line_each(history: History, shop: Project) -> None:
+def test_findings_are_said_in_line_each(history: History, shop: Project) -> None:
     history.add("mine", load_tags(["crm.orders"], None, "shop"))
     [line] = shop.reconcile(history).lines()
     assert line.startswith("The load 'mine' completed at ")

@@ -176,7 +176,7 @@ def pytest_functions_of(page: Path) -> list[str]:
     ("page", "name"),
     [pytest.param(page, name, id=f"{page.name}-{name}") for page in DOCS for name in pytest_functions_of(page)],
 )
-def test_tests_that_the_docs_show_pass(page: Path, name: str, project: Path, request: pytest.FixtureRequest) -> None:
+def test_tests_that_docs_show_pass(page: Path, name: str, project: Path, request: pytest.FixtureRequest) -> None:
     if not request.config.pluginmanager.has_plugin("lineage_orch"):
         pytest.skip("written with the fixtures of the plugin, which -p no:lineage_orch switches off")
     namespace: dict[str, Any] = {"__name__": "docs"}
@@ -403,7 +403,7 @@ CHECKS: dict[str, Callable[[str], Any]] = {
 
 
 @PAGES
-def test_every_block_runs_or_parses(page: Path, project: Path) -> None:
+def test_blocks_of_docs_run_or_parse(page: Path, project: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "docs"}
     played = Rows()
     for block in blocks(page):
@@ -437,7 +437,7 @@ def check_table(where: str, block: Block, namespace: dict[str, Any], played: Row
         assert sorted(map(as_sets, played.rows)) == shown, f"{where}: the block plays another table"
 
 
-def test_the_worked_tables_are_found() -> None:
+def test_worked_tables_are_found() -> None:
     tables = [
         block.table
         for block in blocks(ROOT / "docs" / "how-it-decides.md")
@@ -466,7 +466,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in map(slug, headings), f"{page.name} links to {target}, and there is no such heading"
 
 
-def test_the_readme_leads_to_every_page() -> None:
+def test_readme_leads_to_every_page() -> None:
     reached: set[Path] = set()
     waiting = [README]
     while waiting:
@@ -482,7 +482,7 @@ def test_the_readme_leads_to_every_page() -> None:
 
 
 @pytest.mark.parametrize("page", ["cli.md", "settings.md"])
-def test_references_are_those_of_the_code(page: str) -> None:
+def test_references_are_those_of_code(page: str) -> None:
     spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
     assert spec is not None
     assert spec.loader is not None
@@ -498,19 +498,19 @@ def test_references_are_those_of_the_code(page: str) -> None:
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
-def test_the_map_shows_the_rooms_in_their_order() -> None:
+def test_map_shows_rooms_in_their_order() -> None:
     from tests.house.test_imports import ROOMS
 
     assert tuple(re.findall(r"^\| `(\w+)` \|", CONTRIBUTING, flags=re.M)) == ROOMS
 
 
-def test_the_places_that_the_map_names_are_there() -> None:
+def test_places_that_map_names_are_there() -> None:
     named = set(re.findall(r"`((?:lineage_orch|tests|docs)/[\w./-]*)`", CONTRIBUTING))
     assert len(named) > 20
     assert sorted(each for each in named if not (ROOT / each).exists()) == []
 
 
-def test_the_api_page_has_all_public_names() -> None:
+def test_api_page_has_all_public_names() -> None:
     import lineage_orch
 
     page = (ROOT / "docs" / "api.rst").read_text(encoding="utf-8")
@@ -564,7 +564,7 @@ def quoted_messages() -> list[str]:
     return [match[2] for match in QUOTED.finditer((ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"))]
 
 
-def test_quoted_messages_are_those_of_the_library() -> None:
+def test_quoted_messages_are_those_of_library() -> None:
     texts = {
         text for _, tree in sources_of_messages() for each in ast.walk(tree) if (text := template(each)) is not None
     }
@@ -572,7 +572,7 @@ def test_quoted_messages_are_those_of_the_library() -> None:
     assert not missing, f"docs/troubleshooting.md quotes messages that nothing raises: {missing}"
 
 
-def test_every_error_message_has_its_mend() -> None:
+def test_error_messages_have_their_hint() -> None:
     quoted = quoted_messages()
     missing = []
     for file, tree in sources_of_messages():

@@ -133,7 +133,7 @@ def names(ids: Any) -> set[str]:
     return {each.rpartition(".")[2] for each in ids}
 
 
-def test_the_same_tables_and_the_same_ledger(shop: Shop) -> None:
+def test_same_tables_and_same_ledger(shop: Shop) -> None:
     report = shop.build("raw.orders", "raw.customers", "raw.events")
     # A microbatch model of which one batch failed is not built.
     assert names(report.failed) == {"events"}
@@ -152,14 +152,14 @@ def test_the_same_tables_and_the_same_ledger(shop: Shop) -> None:
     assert len(shop.rows("snap")) == 3
 
 
-def test_a_unit_test_that_fails_leaves_its_model_stale(shop: Shop) -> None:
+def test_unit_test_that_fails_leaves_its_model_stale(shop: Shop) -> None:
     shop.write("models/schema.yml", FILES["models/schema.yml"].replace("total: 12", "total: 13"))
     report = shop.build("raw.orders")
     assert "unit_test.shop.revenue.adds_up" in report.failed
     assert shop.built() == {"colours", "stg_orders", "v_orders", "snap"}
 
 
-def test_a_data_test_that_fails_leaves_its_model_stale(shop: Shop) -> None:
+def test_data_test_that_fails_leaves_its_model_stale(shop: Shop) -> None:
     shop.write("tests/positive.sql", "select * from {{ ref('revenue') }}")
     report = shop.build("raw.orders")
     assert "test.shop.positive" in report.failed
@@ -179,7 +179,7 @@ def test_fail_fast_records_nothing_that_did_not_run(shop: Shop) -> None:
     assert names(report.failed) == {"stg_customers"}
 
 
-def test_a_project_that_does_not_parse_says_so(shop: Shop) -> None:
+def test_project_that_does_not_parse_says_so(shop: Shop) -> None:
     shop.write("models/broken.sql", "select * from {{ ref('nowhere') }}")
     with pytest.raises(DbtError, match="nowhere"):
         shop.build("raw.orders")
@@ -207,7 +207,7 @@ def wait_until(true: Callable[[], bool], seconds: float = 90) -> None:
 
 
 @needs_process
-def test_a_kill_of_dbt_keeps_what_finished(shop: Shop) -> None:
+def test_kill_of_dbt_keeps_what_finished(shop: Shop) -> None:
     shop.write("models/slow.sql", SLOW)
 
     def kill() -> None:
@@ -249,7 +249,7 @@ def test_whatever_ends_us_ends_dbt_and_keeps_what_finished(shop: Shop, how: sign
 
 
 @needs_process
-def test_its_own_ls_selects_what_we_say(shop: Shop) -> None:
+def test_dbt_ls_selects_what_we_say(shop: Shop) -> None:
     with shop.orchestrator() as orchestrator:
         lineage = orchestrator.lineage
         places = ["--project-dir", str(shop.folder), "--profiles-dir", str(shop.folder)]
@@ -276,7 +276,7 @@ def test_its_own_ls_selects_what_we_say(shop: Shop) -> None:
 
 
 @needs_process
-def test_nothing_of_dbt_is_needed_here(shop: Shop) -> None:
+def test_process_engine_needs_no_dbt_here(shop: Shop) -> None:
     program = (
         "import sys; sys.modules.update(dict.fromkeys(['dbt', 'dbt_common', 'dbt.adapters', 'prefect_dbt']))\n"
         "from lineage_orch import Orchestrator\n"

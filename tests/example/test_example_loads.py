@@ -84,7 +84,7 @@ def lines(file: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("page_size", [1, 3, 7, 10, 11])
-def test_all_pages_are_read_in_order_whatever_their_size(page_size: int) -> None:
+def test_pages_are_read_in_order_whatever_their_size(page_size: int) -> None:
     asked: list[int] = []
 
     def answer(limit: int, skip: int) -> tuple[int, object]:
@@ -96,17 +96,17 @@ def test_all_pages_are_read_in_order_whatever_their_size(page_size: int) -> None
     assert asked == list(range(0, 10, page_size))
 
 
-def test_an_empty_list_is_a_load_of_no_rows() -> None:
+def test_empty_list_is_load_of_no_rows() -> None:
     with api(lambda limit, skip: page([], 0)) as url:
         assert fetch(url) == []
 
 
-def test_a_server_that_gives_smaller_pages_than_asked_is_read_whole() -> None:
+def test_smaller_pages_than_asked_are_read_whole() -> None:
     with api(lambda limit, skip: page(list(range(10))[skip : skip + 2], 10)) as url:
         assert fetch(url, page_size=5) == list(range(10))
 
 
-def test_a_total_that_changes_while_it_is_read_makes_it_read_again() -> None:
+def test_changing_total_makes_it_read_again() -> None:
     requests_seen: list[int] = []
 
     def answer(limit: int, skip: int) -> tuple[int, object]:
@@ -119,7 +119,7 @@ def test_a_total_that_changes_while_it_is_read_makes_it_read_again() -> None:
     assert requests_seen == [0, 3, 0, 3]
 
 
-def test_a_total_that_never_stands_still_ends_in_an_error() -> None:
+def test_total_that_never_stands_still_ends_in_error() -> None:
     seen: list[int] = []
 
     def answer(limit: int, skip: int) -> tuple[int, object]:
@@ -131,7 +131,7 @@ def test_a_total_that_never_stands_still_ends_in_an_error() -> None:
     assert len(seen) == 2 * rest_api.READ_ATTEMPTS
 
 
-def test_an_empty_page_before_the_total_ends_in_an_error_not_in_a_loop() -> None:
+def test_empty_page_before_total_ends_in_error_not_in_loop() -> None:
     with (
         api(lambda limit, skip: page(list(range(4))[skip : skip + limit], 10)) as url,
         pytest.raises(rest_api.LoadError, match="promised 10 rows and gave 4"),
@@ -139,7 +139,7 @@ def test_an_empty_page_before_the_total_ends_in_an_error_not_in_a_loop() -> None
         fetch(url)
 
 
-def test_a_server_that_ignores_skip_ends_in_an_error() -> None:
+def test_server_that_ignores_skip_ends_in_error() -> None:
     with (
         api(lambda limit, skip: page([0, 1, 2], 6)) as url,
         pytest.raises(rest_api.LoadError, match="rows twice"),
@@ -147,7 +147,7 @@ def test_a_server_that_ignores_skip_ends_in_an_error() -> None:
         fetch(url)
 
 
-def test_more_rows_than_the_total_is_an_error() -> None:
+def test_more_rows_than_total_is_error() -> None:
     with (
         api(lambda limit, skip: page([0, 1, 2, 3], 3)) as url,
         pytest.raises(rest_api.LoadError, match="promised 3 rows and gave 4"),
@@ -158,7 +158,7 @@ def test_more_rows_than_the_total_is_an_error() -> None:
 # --- an API in trouble
 
 
-def test_a_passing_fault_of_the_server_is_tried_again() -> None:
+def test_passing_fault_of_server_is_tried_again() -> None:
     statuses = [503, 502, 200]
 
     def answer(limit: int, skip: int) -> tuple[int, object]:
@@ -180,7 +180,7 @@ def test_a_passing_fault_of_the_server_is_tried_again() -> None:
         (200, {"things": None, "total": 0}, "did not answer with a list of 'things'"),
     ],
 )
-def test_a_bad_answer_is_one_clear_line(status: int, body: object, message: str) -> None:
+def test_bad_answer_is_one_clear_line(status: int, body: object, message: str) -> None:
     with api(lambda limit, skip: (status, body)) as url, pytest.raises(rest_api.LoadError) as error:
         fetch(url)
     assert message in str(error.value)
@@ -188,9 +188,7 @@ def test_a_bad_answer_is_one_clear_line(status: int, body: object, message: str)
     assert "\n" not in str(error.value)
 
 
-def test_a_dead_api_ends_soon_in_one_clear_line_and_writes_nothing(
-    raw_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dead_api_ends_in_one_line_and_writes_nothing(raw_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
@@ -203,7 +201,7 @@ def test_a_dead_api_ends_soon_in_one_clear_line_and_writes_nothing(
     assert not raw_dir.exists()
 
 
-def test_an_api_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest_api, "TIMEOUTS", (0.2, 0.2))
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
@@ -212,7 +210,7 @@ def test_an_api_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         fetch(f"http://127.0.0.1:{server.getsockname()[1]}/things")
 
 
-def test_a_proxy_of_the_environment_is_not_asked_for_loopback(shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_of_environment_is_not_asked_for_loopback(shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
@@ -223,7 +221,7 @@ def test_a_proxy_of_the_environment_is_not_asked_for_loopback(shop: str, monkeyp
 # --- the raw file
 
 
-def test_a_crash_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_crash_while_writing_leaves_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "raw_things.jsonl"
     rest_api.write_json_lines([{"id": 1}], target)
 
@@ -238,7 +236,7 @@ def test_a_crash_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kills by signal")
-def test_a_killed_load_leaves_the_old_file(tmp_path: Path) -> None:
+def test_killed_load_leaves_old_file(tmp_path: Path) -> None:
     target = tmp_path / "raw_things.jsonl"
     rest_api.write_json_lines([{"id": 1}], target)
     script = (
@@ -258,21 +256,21 @@ def test_a_killed_load_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.jsonl")) == [target]
 
 
-def test_each_row_is_one_compact_line_and_keeps_its_letters(tmp_path: Path) -> None:
+def test_rows_are_compact_lines_and_keep_their_letters(tmp_path: Path) -> None:
     target = tmp_path / "new" / "raw_things.jsonl"
     rest_api.write_json_lines([{"id": 1, "title": "Krém\n\u2028"}, {"id": 2, "tags": []}], target)
     text = target.read_text("utf-8")
     assert text.split("\n") == ['{"id":1,"title":"Krém\\n\u2028"}', '{"id":2,"tags":[]}', ""]
 
 
-def test_a_relative_raw_dir_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_raw_dir_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXAMPLE_RAW_DIR", "raw")
     with pytest.raises(rest_api.LoadError, match="absolute"):
         rest_api.raw_dir()
 
 
 @pytest.mark.parametrize("resource", list(LOADS))
-def test_a_load_brings_every_row_of_the_shop(
+def test_load_brings_every_row_of_shop(
     resource: str, shop: str, raw_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DUMMYJSON_BASE_URL", f"{shop}/")
@@ -281,7 +279,7 @@ def test_a_load_brings_every_row_of_the_shop(
 
 
 @pytest.mark.parametrize("resource", list(LOADS))
-def test_the_flow_loads_its_source_however_it_is_imported(
+def test_flow_loads_its_source_however_it_is_imported(
     resource: str, shop: str, raw_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not hasattr(pytest.importorskip("lineage_orch"), "produces_source"):
@@ -308,7 +306,7 @@ def get(url: str) -> dict:
     return requests.get(url, timeout=5, proxies={"http": ""}).json()
 
 
-def test_the_server_answers_in_the_shape_of_the_service(shop: str) -> None:
+def test_server_answers_in_shape_of_service(shop: str) -> None:
     first = get(f"{shop}/products")
     assert list(first) == ["products", "total", "skip", "limit"]
     assert (len(first["products"]), first["total"], first["skip"], first["limit"]) == (30, 120, 0, 30)
@@ -321,13 +319,13 @@ def test_the_server_answers_in_the_shape_of_the_service(shop: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "status"), [("nowhere", 404), ("", 404), ("users?limit=many", 400)])
-def test_the_server_refuses_what_it_does_not_know(shop: str, path: str, status: int) -> None:
+def test_server_refuses_what_it_does_not_know(shop: str, path: str, status: int) -> None:
     response = requests.get(f"{shop}/{path}", timeout=5, proxies={"http": ""})
     assert response.status_code == status
     assert response.json()["message"]
 
 
-def test_the_generated_shop_is_the_same_each_time_and_hangs_together() -> None:
+def test_generated_shop_is_same_each_time_and_hangs_together() -> None:
     shop = api_server.generate()
     assert shop == api_server.generate()
     product_ids = {product["id"] for product in shop["products"]}
@@ -338,7 +336,7 @@ def test_the_generated_shop_is_the_same_each_time_and_hangs_together() -> None:
     assert any(not product["reviews"] for product in shop["products"])
 
 
-def test_a_day_later_some_prices_differ_and_some_carts_are_new() -> None:
+def test_day_later_some_prices_differ_and_some_carts_are_new() -> None:
     before, after = api_server.generate(), api_server.generate(day=1)
     changed = [old for old, new in zip(before["products"], after["products"], strict=True) if old != new]
     assert len(changed) == api_server.PRICE_CHANGES_PER_DAY
@@ -347,7 +345,7 @@ def test_a_day_later_some_prices_differ_and_some_carts_are_new() -> None:
     assert after["users"] == before["users"]
 
 
-def test_the_server_can_serve_a_folder_of_rows(tmp_path: Path) -> None:
+def test_server_can_serve_folder_of_rows(tmp_path: Path) -> None:
     for name in api_server.RESOURCES:
         (tmp_path / f"{name}.json").write_text(json.dumps([{"id": 7, "of": name}]))
     with api_server.serve(api_server.read_rows(tmp_path)) as base_url:
@@ -360,7 +358,7 @@ def test_the_server_can_serve_a_folder_of_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="interrupts by signal")
-def test_the_server_runs_from_a_shell_and_ends_quietly() -> None:
+def test_server_runs_from_shell_and_ends_quietly() -> None:
     command = [sys.executable, "-m", "example_project.api_server"]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert server.stdout is not None

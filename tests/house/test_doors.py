@@ -12,7 +12,7 @@ import pytest
 import lineage_orch
 
 
-def test_the_three_lists_of_public_names_agree() -> None:
+def test_three_lists_of_public_names_agree() -> None:
     tree = ast.parse(Path(lineage_orch.__file__).read_text(encoding="utf-8"))
     (checked,) = (
         each for each in tree.body if isinstance(each, ast.If) and getattr(each.test, "id", "") == "TYPE_CHECKING"
@@ -28,11 +28,11 @@ def test_the_three_lists_of_public_names_agree() -> None:
 
 
 @pytest.mark.parametrize("name", lineage_orch.__all__)
-def test_every_public_name_can_be_loaded(name: str) -> None:
+def test_public_names_can_be_loaded(name: str) -> None:
     assert getattr(lineage_orch, name) is not None
 
 
-def test_the_package_itself_imports_next_to_nothing() -> None:
+def test_package_itself_imports_next_to_nothing() -> None:
     code = "import sys; before = set(sys.modules); import lineage_orch; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run(
         [sys.executable, "-S", "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"],

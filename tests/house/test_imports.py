@@ -94,16 +94,16 @@ def room(module: str) -> str:
     return module.split(".")[1]
 
 
-def test_every_module_is_in_a_room() -> None:
+def test_modules_are_in_rooms() -> None:
     assert {room(each) for each in modules() if each != PACKAGE} == set(ROOMS)
 
 
-def test_no_import_runs_up() -> None:
+def test_imports_run_down() -> None:
     up = {(a, b) for a, b in edges() if ROOMS.index(room(b)) > ROOMS.index(room(a))}
     assert sorted(up) == []
 
 
-def test_no_circle() -> None:
+def test_imports_have_no_circle() -> None:
     # A door hands on what its room has; the rooms' own modules do not go through it.
     doors = {each for each, path in modules().items() if path.name == "__init__.py"}
     graph = networkx.DiGraph((a, b) for a, b in edges() if not (b in doors and room(a) == room(b)))
@@ -111,7 +111,7 @@ def test_no_circle() -> None:
     assert circles == []
 
 
-def test_no_module_goes_through_the_door_of_its_own_room() -> None:
+def test_modules_avoid_door_of_their_own_room() -> None:
     doors = {each for each, path in modules().items() if path.name == "__init__.py"}
     assert sorted((a, b) for a, b in edges() if b in doors and room(a) == room(b) and not b.startswith(f"{a}.")) == []
 
@@ -127,5 +127,5 @@ def test_no_module_goes_through_the_door_of_its_own_room() -> None:
         ("'see lineage_orch.plan'", []),
     ],
 )
-def test_an_import_is_seen_wherever_it_stands(line: str, found: list[str]) -> None:
+def test_import_is_seen_wherever_it_stands(line: str, found: list[str]) -> None:
     assert list(imported("lineage_orch.ledger.store", ast.parse(line))) == found

@@ -29,7 +29,7 @@ MOST = {"lineage_orch": 0, "docs": 1}
 
 
 @pytest.mark.parametrize(("folder", "suffix"), [("lineage_orch", "*.py"), ("docs", "*.md")])
-def test_the_words_are_those_of_the_field(folder: str, suffix: str) -> None:
+def test_words_are_those_of_field(folder: str, suffix: str) -> None:
     found = [
         f"{path.relative_to(ROOT)}:{number}: {match[0]!r} -> {instead}"
         for path in sorted((ROOT / folder).rglob(suffix))

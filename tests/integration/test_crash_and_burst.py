@@ -83,7 +83,7 @@ def finish(process: subprocess.Popen[str]) -> list[list[float]]:
     return json.loads(out.splitlines()[-1])
 
 
-def test_after_kill_9_nothing_finished_is_built_again_and_nothing_owed_is_lost(tmp_path: Path) -> None:
+def test_kill_9_loses_only_nodes_in_flight(tmp_path: Path) -> None:
     folder = tmp_path / "project"
     log = tmp_path / "built.log"
     slow = f"""

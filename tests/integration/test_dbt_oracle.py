@@ -292,7 +292,7 @@ def built_by(project: Project, selected: set[str]) -> set[str]:
 # The closure ----------------------------------------------------------------------------------------------
 
 
-def test_the_project_is_as_nasty_as_it_should_be(project: Project) -> None:
+def test_project_is_as_nasty_as_it_should_be(project: Project) -> None:
     nodes = project.lineage.nodes
     assert {"model.shop.a", "model.shop.a2", "model.shop.crm", "model.shop.with space"} <= nodes.keys()
     assert {"model.shop.dotted.name", "model.shop.dotted", "model.shop.versioned.v10"} <= nodes.keys()
@@ -305,7 +305,7 @@ def test_the_project_is_as_nasty_as_it_should_be(project: Project) -> None:
     assert "model.shop.off_model" not in nodes
 
 
-def test_the_closure_of_every_source_is_that_of_dbt_ls(project: Project) -> None:
+def test_closure_of_every_source_is_that_of_dbt_ls(project: Project) -> None:
     """Every source by a real ``dbt ls``; one of them in all four indirect-selection modes."""
     lineage = project.lineage
     for source in lineage.sources:
@@ -317,7 +317,7 @@ def test_the_closure_of_every_source_is_that_of_dbt_ls(project: Project) -> None
         assert project.ls(lineage.selection("shop.raw.plain"), mode=mode) == expected
 
 
-def test_a_selection_of_several_sources_is_their_union(project: Project) -> None:
+def test_selection_of_several_sources_is_their_union(project: Project) -> None:
     chance = random.Random(1)
     lineage = project.lineage
     for _ in range(100):
@@ -329,14 +329,14 @@ def test_a_selection_of_several_sources_is_their_union(project: Project) -> None
     assert project.ls(lineage.selection(*sources)) == {*sources, *lineage.downstream(*sources)}
 
 
-def test_the_manifest_of_dbt_itself_needs_no_warning(project: Project) -> None:
+def test_manifest_of_dbt_itself_needs_no_warning(project: Project) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ManifestWarning)
         Lineage.from_manifest(project.root / "target/manifest.json")
 
 
 @pytest.mark.parametrize("loss", ["child_map", "childless", "sorted"])
-def test_a_manifest_that_lost_something_has_the_same_closures(project: Project, loss: str) -> None:
+def test_manifest_that_lost_something_has_same_closures(project: Project, loss: str) -> None:
     data = json.loads((project.root / "target/manifest.json").read_bytes())
     if loss == "child_map":
         del data["child_map"]
@@ -354,13 +354,13 @@ def test_a_manifest_that_lost_something_has_the_same_closures(project: Project, 
 # Selectors ------------------------------------------------------------------------------------------------
 
 
-def test_the_selector_of_every_node_selects_it_alone(project: Project) -> None:
+def test_selector_of_every_node_selects_it_alone(project: Project) -> None:
     for node in project.lineage.nodes:
         selector = project.lineage.selectors.node(node)
         assert built_by(project, project.select([selector])) == {node}, selector
 
 
-def test_a_source_without_plus_brings_itself_and_its_tests(project: Project) -> None:
+def test_source_without_plus_brings_itself_and_its_tests(project: Project) -> None:
     lineage = project.lineage
     for source in lineage.sources:
         found = project.select([lineage.selectors.source(source)])
@@ -378,7 +378,7 @@ def test_random_build_sets_are_selected_precisely(project: Project) -> None:
             assert built_by(project, project.ls(*select)) == chosen
 
 
-def test_what_real_plans_select_is_what_they_build(project: Project) -> None:
+def test_real_plans_select_what_they_build(project: Project) -> None:
     chance = random.Random(3)
     lineage = project.lineage
     short = 0
@@ -406,7 +406,7 @@ def test_what_real_plans_select_is_what_they_build(project: Project) -> None:
     assert 50 < short < 180
 
 
-def test_a_view_that_is_passed_through_is_not_built_but_tested(project: Project) -> None:
+def test_view_that_is_passed_through_is_not_built_but_tested(project: Project) -> None:
     lineage = project.lineage
     snapshot = LedgerSnapshot(
         tick=9, sources={"source.shop.raw.plain": 5}, nodes={each: NodeFact(4, NOW) for each in lineage.nodes}
@@ -432,7 +432,7 @@ PART = st.text("ab.*?[]-!v1_", min_size=1, max_size=4)
     st.booleans(),
     st.integers(0, 4),
 )
-def test_fqn_matches_is_the_rule_of_the_installed_dbt(
+def test_fqn_matches_is_rule_of_installed_dbt(
     selector: str, fqn: tuple[str, ...], is_versioned: bool, near: int
 ) -> None:
     from dbt.graph.selector_methods import QualifiedNameSelectorMethod

@@ -57,7 +57,7 @@ def shown_in_readme() -> list[str]:
     return transcript(found[1])
 
 
-def test_the_readme_shows_what_the_demo_prints(checkout: Path) -> None:
+def test_readme_shows_what_demo_prints(checkout: Path) -> None:
     # What an earlier run left behind, interrupted or not, changes nothing.
     left = checkout / "example_project" / "data" / "demo"
     left.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def test_the_readme_shows_what_the_demo_prints(checkout: Path) -> None:
     assert not (checkout / "example_project" / "data" / "raw").exists()
 
 
-def test_a_dead_api_ends_it_with_one_line_and_no_table(checkout: Path) -> None:
+def test_dead_api_ends_it_with_one_line_and_no_table(checkout: Path) -> None:
     import duckdb
 
     done = run_demo(checkout, DUMMYJSON_BASE_URL="http://127.0.0.1:9")

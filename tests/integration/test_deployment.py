@@ -82,7 +82,7 @@ def update(source: str) -> dict[str, Any]:
     return SourceUpdate(source, os.urandom(8).hex(), datetime.now(UTC)).to_dict()
 
 
-def test_a_load_sets_off_exactly_its_models(server: RealPrefect, shop: Shop) -> None:
+def test_load_sets_off_exactly_its_models(server: RealPrefect, shop: Shop) -> None:
     in_an_hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     deployment = server.deployment(SHOP)
     assert deployment is not None
@@ -119,7 +119,7 @@ def test_a_load_sets_off_exactly_its_models(server: RealPrefect, shop: Shop) -> 
         server.post(f"/flow_runs/{each}/set_state", {"state": {"type": "CANCELLED"}})
 
 
-def test_a_burst_of_loads_shares_its_builds(server: RealPrefect, shop: Shop, ledger: Ledger) -> None:
+def test_burst_of_loads_shares_its_builds(server: RealPrefect, shop: Shop, ledger: Ledger) -> None:
     before = {run["id"] for run in server.runs(SHOP)}
     end_of_burst = server.spawn([sys.executable, str(LOADS), "burst"], "burst.log")
     assert end_of_burst.wait(240) == 0, (server.folder / "burst.log").read_text()
@@ -145,7 +145,7 @@ def test_a_burst_of_loads_shares_its_builds(server: RealPrefect, shop: Shop, led
     assert Orchestrator(project_dir=shop.folder).plan().is_empty
 
 
-def test_a_load_that_was_killed_after_completed_is_reconciled_once(
+def test_load_killed_after_completed_is_reconciled_once(
     server: RealPrefect, shop: Shop, ledger: Ledger, projects: Path
 ) -> None:
     (projects / "kill").touch()
@@ -213,7 +213,7 @@ def test_tasks_whose_hooks_were_lost_are_reconciled_too(
     server.ended(server.launch(SHOP))  # nothing is owed to the tests that follow
 
 
-def test_a_build_that_was_killed_is_taken_up_by_the_next(server: RealPrefect, shop: Shop, ledger: Ledger) -> None:
+def test_build_that_was_killed_is_taken_up_by_next(server: RealPrefect, shop: Shop, ledger: Ledger) -> None:
     before = shop.built_at("stg_orders")
     killed = server.launch(SHOP, {"updates": [update("crm.orders")]})
     # A python model takes 2 seconds.
@@ -231,7 +231,7 @@ def test_a_build_that_was_killed_is_taken_up_by_the_next(server: RealPrefect, sh
     assert Orchestrator(project_dir=shop.folder).plan().is_empty
 
 
-def test_what_is_held_is_woken_up_once(server: RealPrefect, projects: Path) -> None:
+def test_held_nodes_are_woken_up_once(server: RealPrefect, projects: Path) -> None:
     shop = Shop(projects / "held")
     loads = [update("crm.orders"), update("crm.customers")]
     first = server.ended(server.launch(HELD, {"updates": loads}))
@@ -249,7 +249,7 @@ def test_what_is_held_is_woken_up_once(server: RealPrefect, projects: Path) -> N
     assert Orchestrator(project_dir=shop.folder).plan().is_empty
 
 
-def test_a_run_that_finds_the_lock_taken_hands_over(server: RealPrefect, shop: Shop, ledger: Ledger) -> None:
+def test_run_that_finds_lock_taken_hands_over(server: RealPrefect, shop: Shop, ledger: Ledger) -> None:
     owed = update("crm.customers")
     before = shop.built_at("stg_customers")
     with ledger.build_lock("a worker on another machine") as held:
@@ -263,7 +263,7 @@ def test_a_run_that_finds_the_lock_taken_hands_over(server: RealPrefect, shop: S
     assert shop.built_at("stg_customers") > before
 
 
-def test_a_load_needs_no_dbt_and_a_wrong_deployment_is_named(server: RealPrefect, projects: Path) -> None:
+def test_load_needs_no_dbt_and_wrong_deployment_is_named(server: RealPrefect, projects: Path) -> None:
     script = projects / "bare.py"
     script.write_text(BARE_LOAD)
     bare = server.spawn([sys.executable, str(script)], "bare.log")

@@ -73,7 +73,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> list[dict[str
 @pytest.mark.parametrize(
     "error", [httpx.ConnectError("refused"), httpx.ReadTimeout("slow"), refused(503), refused(429)]
 )
-def test_what_may_pass_is_tried_once_more(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passing_error_is_tried_once_more(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     api = answer(monkeypatch, error)
     run = launch.launch("build-affected/x", COMPLETION, LOGGER, debounce=5, attempts=2)
     assert run.name == "quick-fox"
@@ -84,21 +84,21 @@ def test_what_may_pass_is_tried_once_more(error: Exception, monkeypatch: pytest.
     assert api[0]["tags"] == [TRIGGERED]
 
 
-def test_after_that_it_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trigger_that_fails_says_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, *[httpx.ConnectError("refused")] * 3)
     with pytest.raises(TriggerError, match=r"after 2 attempts: refused\. Nothing is lost.*lineage-orch reconcile"):
         launch.launch("build-affected/x", COMPLETION, LOGGER, debounce=5, attempts=2)
 
 
 @pytest.mark.parametrize("status", [401, 409, 422])
-def test_what_will_not_pass_is_told_at_once(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lasting_error_is_told_at_once(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     api = answer(monkeypatch, refused(status))
     with pytest.raises(TriggerError, match=f"HTTP {status}.*no"):
         launch.launch("build-affected/x", COMPLETION, LOGGER, debounce=5, attempts=2)
     assert len(api) == 1
 
 
-def test_a_missing_deployment_is_named_even_if_no_hint_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_deployment_is_named_without_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, ObjectNotFound(refused(404)))
 
     with pytest.raises(TriggerError, match=r"no deployment 'build-affected/x'.*lineage-orch serve --name x"):
@@ -154,7 +154,7 @@ def queue(api: FakeApi, warnings: list[str] | None = None) -> WaitingRuns:
 
 
 @pytest.mark.parametrize("bulk", [True, False])
-def test_a_queue_of_many_pages_is_read_and_dismissed_whole(bulk: bool) -> None:
+def test_queue_of_many_pages_is_read_and_dismissed_whole(bulk: bool) -> None:
     api = FakeApi([waiting() for _ in range(450)], bulk=bulk)
     api.runs[7] = api.runs[7].model_copy(update={"state": Cancelled(), "state_name": "Cancelled"})
     runs = queue(api)
@@ -166,7 +166,7 @@ def test_a_queue_of_many_pages_is_read_and_dismissed_whole(bulk: bool) -> None:
     assert len(set(api.cancelled)) == (450 if bulk else 449)
 
 
-def test_what_cannot_be_read_is_left_alone_and_told_once() -> None:
+def test_unreadable_waiting_run_is_told_once() -> None:
     warnings: list[str] = []
     runs = queue(
         FakeApi([waiting(updates="all"), waiting(updates=[{"source": "a.b"}]), waiting(full_refresh=True)]), warnings
@@ -192,7 +192,7 @@ def test_which_runs_are_taken_over() -> None:
 # --- wake-ups, reconcile, deployments
 
 
-def test_what_is_due_at_nearly_the_same_time_is_woken_up_together() -> None:
+def test_nodes_due_together_share_wake_up() -> None:
     held = [Held("lag_tolerance", until=NOW + timedelta(seconds=second)) for second in (0, 2, 15, 16, 3600)]
     held.append(Held("updates_on_all", waiting_for=("source.shop.crm.orders",)))
     assert wake_up_time(held, NOW, timedelta(seconds=15)) == NOW + timedelta(seconds=15)
@@ -200,7 +200,7 @@ def test_what_is_due_at_nearly_the_same_time_is_woken_up_together() -> None:
     assert wake_up_time([], NOW, timedelta(seconds=15)) == NOW
 
 
-def test_a_wake_up_that_is_over_does_not_stand_for_a_new_one() -> None:
+def test_wake_up_that_is_over_does_not_stand_for_new_one() -> None:
     keys: list[str] = []
 
     class Api:
@@ -213,7 +213,7 @@ def test_a_wake_up_that_is_over_does_not_stand_for_a_new_one() -> None:
 
 
 @pytest.mark.parametrize(("known", "looks"), [((), True), (("1",), True), (("1", "2"), False)])
-def test_a_load_that_told_nothing_yet_is_looked_for_by_one_more_run(known: tuple[str, ...], looks: bool) -> None:
+def test_unreported_load_is_looked_for_by_one_more_run(known: tuple[str, ...], looks: bool) -> None:
     made: list[dict[str, Any]] = []
 
     class Api(FakeApi):
@@ -234,9 +234,7 @@ def test_a_load_that_told_nothing_yet_is_looked_for_by_one_more_run(known: tuple
 @pytest.mark.parametrize(
     ("heartbeat", "dead"), [(timedelta(hours=2), True), (timedelta(minutes=3), False), (None, False)]
 )
-def test_a_run_without_a_sign_of_life_is_told_with_the_command_that_ends_it(
-    heartbeat: timedelta | None, dead: bool
-) -> None:
+def test_dead_run_is_told_with_command_that_ends_it(heartbeat: timedelta | None, dead: bool) -> None:
     run = waiting().model_copy(update={"start_time": NOW - timedelta(hours=3), "name": "old-owl"})
 
     class Api(FakeApi):
@@ -253,7 +251,7 @@ def test_a_run_without_a_sign_of_life_is_told_with_the_command_that_ends_it(
         assert "old-owl" in line
 
 
-def test_the_dbt_deployment_is_one_at_a_time_and_holds_no_secret() -> None:
+def test_dbt_deployment_is_one_at_time_and_holds_no_secret() -> None:
     deployment = dbt_deployment("shop", target="prod", tags=["x"])
     assert deployment.full_name == "build-affected/shop"
     assert deployment.entrypoint == "lineage_orch.flows.build_affected"

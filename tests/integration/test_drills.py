@@ -35,7 +35,7 @@ def server(tmp_path: Path) -> Iterator[RealPrefect]:
         server.stop()
 
 
-def test_the_runner_and_its_build_are_killed_together(server: RealPrefect, tmp_path: Path, parsed_shop: Path) -> None:
+def test_runner_and_its_build_are_killed_together(server: RealPrefect, tmp_path: Path, parsed_shop: Path) -> None:
     shop = Shop(Path(shutil.copytree(parsed_shop, tmp_path / "shop")))
     serving = server.serve("orders/orders", SHOP, TEST_SHOP=str(shop.folder))
     updates = [SourceUpdate(f"crm.{name}", name, datetime.now(UTC)).to_dict() for name in ("orders", "customers")]

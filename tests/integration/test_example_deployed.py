@@ -38,7 +38,7 @@ def server(real_prefect: RealPrefect, tmp_path: Path) -> Iterator[RealPrefect]:
         yield real_prefect.telling(tmp_path, DUMMYJSON_BASE_URL=api)
 
 
-def test_a_work_pool_runs_the_loads_and_the_build_they_set_off(server: RealPrefect, checkout: Path) -> None:
+def test_work_pool_runs_loads_and_build_they_set_off(server: RealPrefect, checkout: Path) -> None:
     def run(*command: str) -> str:
         done = subprocess.run(
             [sys.executable, *command],
@@ -95,9 +95,7 @@ def deployed(server: RealPrefect) -> dict[str, dict[str, Any]]:
     return out
 
 
-def test_the_server_demo_narrates_a_build_and_leaves_nothing_behind_after_an_interrupt(
-    tmp_path: Path, checkout: Path
-) -> None:
+def test_server_demo_leaves_nothing_after_interrupt(tmp_path: Path, checkout: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("LINEAGE_ORCH_", "PREFECT_"))}
     said = tmp_path / "said.txt"
     (tmp_path / "temporary").mkdir()

@@ -255,7 +255,7 @@ def test_parsed_again_in_another_folder_in_part_and_in_full(project: Project) ->
         pytest.param(edit("seeds/colours.csv", "1", "2"), {"colours": ("file",)}, id="seed"),
     ],
 )
-def test_change_of_the_project(project: Project, files: dict[str, str], expected: dict[str, tuple[str, ...]]) -> None:
+def test_change_of_project(project: Project, files: dict[str, str], expected: dict[str, tuple[str, ...]]) -> None:
     assert project.changed(files) == expected
 
 
@@ -277,7 +277,7 @@ def test_changes_of_nothing_that_is_built(project: Project) -> None:
     assert project.changed({**files, "macros/other.sql": unused, MARTS: tested}) == {}
 
 
-def test_vars_of_the_code_of_its_macros_and_of_configs(project: Project) -> None:
+def test_vars_of_code_of_its_macros_and_of_configs(project: Project) -> None:
     given = {"start": "2025-01-01", "scale": 10, "unread": 1}
     with_vars = project.lineage(vars=given)
     assert differences(project.before, with_vars) == {"revenue": ("var start",), "stg_orders": ("var scale",)}

@@ -94,7 +94,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> str:
 # Only what is affected ---------------------------------------------------------------------------------------
 
 
-def test_a_load_builds_its_models_and_the_joined_mart_and_leaves_the_rest_alone(built_shop: Shop, builds: Builds):
+def test_load_builds_its_models_and_no_others(built_shop: Shop, builds: Builds):
     before = {table: built_shop.built_at(table) for table in ("stg_orders", "stg_customers", "revenue")}
     built_shop.write_customers((1, "Ada"), (2, "Grace"), (3, "Edsger"))
     built_shop.write_orders((9, 3, "99"))  # raw data that no load has reported
@@ -112,7 +112,7 @@ def test_a_load_builds_its_models_and_the_joined_mart_and_leaves_the_rest_alone(
     assert build.state.is_completed()
 
 
-def test_prefect_shows_the_build_its_nodes_as_tasks_and_its_logs(built_shop: Shop, builds: Builds):
+def test_prefect_shows_build_its_nodes_as_tasks_and_its_logs(built_shop: Shop, builds: Builds):
     state = load_customers(return_state=True)
 
     load_run = state.state_details.flow_run_id
@@ -154,7 +154,7 @@ def logs_of(flow_run_id: UUID, until: str) -> str:
     return text
 
 
-def test_a_load_leaves_nothing_behind_in_its_process(built_shop: Shop):
+def test_load_leaves_nothing_behind_in_its_process(built_shop: Shop):
     load_customers()
     where, threads = Path.cwd(), threading.active_count()
     load_customers()
@@ -166,7 +166,7 @@ def test_a_load_leaves_nothing_behind_in_its_process(built_shop: Shop):
     subprocess.run([sys.executable, "-c", code, str(built_shop.warehouse)], check=True)
 
 
-def test_a_source_that_no_model_reads_runs_nothing_and_says_so(
+def test_source_that_no_model_reads_runs_nothing_and_says_so(
     built_shop: Shop, dbt_builds: list[list[str]], builds: Builds, caplog: pytest.LogCaptureFixture
 ):
     load_unread()
@@ -176,7 +176,7 @@ def test_a_source_that_no_model_reads_runs_nothing_and_says_so(
     assert "Nothing was due." in caplog.text
 
 
-def test_a_password_in_the_ledger_s_url_is_not_shown_in_prefect(built_shop: Shop, builds: Builds, tmp_path: Path):
+def test_password_in_ledger_s_url_is_not_shown_in_prefect(built_shop: Shop, builds: Builds, tmp_path: Path):
     trigger = InProcessTrigger(ledger=f"sqlite:///{tmp_path}/s3cret.db", dbt_command="run")
 
     @produces_source("crm.unread", trigger=trigger)
@@ -192,7 +192,7 @@ def test_a_password_in_the_ledger_s_url_is_not_shown_in_prefect(built_shop: Shop
 # A build that fails ------------------------------------------------------------------------------------------
 
 
-def test_a_model_that_fails_fails_the_build_by_name_and_never_the_load(
+def test_model_that_fails_fails_build_by_name_and_never_load(
     built_shop: Shop, builds: Builds, caplog: pytest.LogCaptureFixture
 ):
     before = built_shop.built_at("revenue")
@@ -216,7 +216,7 @@ def test_a_model_that_fails_fails_the_build_by_name_and_never_the_load(
     assert built_shop.query("select name, revenue from revenue") == [("Ada", 5.0)]
 
 
-def test_a_test_that_fails_blocks_what_is_below_and_is_named(
+def test_test_that_fails_blocks_what_is_below_and_is_named(
     built_shop: Shop, builds: Builds, caplog: pytest.LogCaptureFixture
 ):
     before = built_shop.built_at("revenue")
@@ -293,7 +293,7 @@ BROKEN: list[Callable[[Shop, pytest.MonkeyPatch], str]] = [
 
 
 @pytest.mark.parametrize("breaks", BROKEN, ids=lambda each: each.__name__.strip("_"))
-def test_what_keeps_a_build_from_starting_is_an_error_in_the_log_of_the_load_with_the_mend(
+def test_build_that_cannot_start_is_logged_by_load_with_hint(
     breaks: Callable[[Shop, pytest.MonkeyPatch], str],
     shop: Shop,
     monkeypatch: pytest.MonkeyPatch,
@@ -308,7 +308,7 @@ def test_what_keeps_a_build_from_starting_is_an_error_in_the_log_of_the_load_wit
     assert dbt_builds == []
 
 
-def test_an_unknown_source_is_told_with_the_nearest_real_one(shop: Shop, caplog: pytest.LogCaptureFixture):
+def test_unknown_source_is_told_with_nearest_real_one(shop: Shop, caplog: pytest.LogCaptureFixture):
     @produces_source("crm.ordres")
     @flow
     def load() -> None: ...
@@ -318,7 +318,7 @@ def test_an_unknown_source_is_told_with_the_nearest_real_one(shop: Shop, caplog:
     assert "The load is complete" in errors(caplog)
 
 
-def test_a_typo_of_another_producer_does_not_lose_the_update_of_this_one(built_shop: Shop, dbt_builds: list[list[str]]):
+def test_typo_of_other_producer_loses_no_update(built_shop: Shop, dbt_builds: list[list[str]]):
     @produces_source("crm.no_such_table")
     @flow
     def never_run() -> None: ...
@@ -327,7 +327,7 @@ def test_a_typo_of_another_producer_does_not_lose_the_update_of_this_one(built_s
     assert len(dbt_builds) == 1
 
 
-def test_a_prefect_that_does_not_answer_is_told_with_the_mend(
+def test_prefect_that_does_not_answer_is_told_with_mend(
     built_shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
@@ -342,7 +342,7 @@ def test_a_prefect_that_does_not_answer_is_told_with_the_mend(
 # The loop, other loads, and those that must not wait ------------------------------------------------------------
 
 
-def test_an_async_load_leaves_its_loop_free_while_it_waits_for_the_build(built_shop: Shop):
+def test_async_load_leaves_its_loop_free(built_shop: Shop):
     @produces_source("crm.customers")
     @flow
     async def load() -> None: ...
@@ -398,7 +398,7 @@ def test_loads_that_end_together_share_builds(how: str, built_shop: Shop, builds
     assert len(builds()) <= 2
 
 
-def test_a_load_that_need_not_wait_hands_its_build_to_a_process_of_its_own(
+def test_load_without_wait_builds_in_other_process(
     built_shop: Shop, monkeypatch: pytest.MonkeyPatch, builds: Builds, dbt_builds: list[list[str]]
 ):
     batches: list[Any] = []
@@ -455,7 +455,7 @@ class Script:
         return (self.folder / "err").read_text()
 
 
-def test_under_a_timeout_the_load_returns_at_once_and_the_build_ends_before_the_process(built_shop: Shop):
+def test_load_under_timeout_returns_before_its_build(built_shop: Shop):
     # The build takes longer than the whole load may.
     built_shop.write_orders((7, 1, "70"))
     # Warnings alone: the level that prefect-dbt would hand on to dbt, which does not know it.
@@ -469,7 +469,7 @@ def test_under_a_timeout_the_load_returns_at_once_and_the_build_ends_before_the_
     assert script.err == ""
 
 
-def test_a_script_that_is_killed_while_it_builds_loses_only_the_nodes_in_flight(built_shop: Shop):
+def test_killed_script_loses_only_nodes_in_flight(built_shop: Shop):
     built_shop.write_orders((7, 1, "70"))
     script = Script(built_shop, SHOP_SLOW="300")
     with Orchestrator() as orchestrator:
@@ -504,7 +504,7 @@ def parses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return calls
 
 
-def test_a_missing_manifest_is_made_once_and_again_when_the_project_changes(shop: Shop, parses: list[float]):
+def test_manifest_is_made_once_and_when_project_changes(shop: Shop, parses: list[float]):
     shop.manifest.unlink()
     with Orchestrator() as orchestrator:
         assert "source.shop.crm.orders" in orchestrator.lineage.sources
@@ -519,7 +519,7 @@ def test_a_missing_manifest_is_made_once_and_again_when_the_project_changes(shop
     assert len(parses) == 2
 
 
-def test_loads_that_find_no_manifest_at_the_same_time_parse_once(
+def test_loads_that_find_no_manifest_at_same_time_parse_once(
     shop: Shop, parses: list[float], monkeypatch: pytest.MonkeyPatch
 ):
     manifest = shop.manifest.read_bytes()
@@ -541,7 +541,7 @@ def test_loads_that_find_no_manifest_at_the_same_time_parse_once(
     assert len(parses) == 1
 
 
-def test_a_project_that_does_not_parse_is_told_by_its_place_and_reason(
+def test_project_that_does_not_parse_is_told_with_reason(
     built_shop: Shop, builds: Builds, caplog: pytest.LogCaptureFixture
 ):
     built_shop.edit("models/marts/revenue.sql", "ref('stg_customers')", "ref('no_such_model')")
@@ -567,7 +567,7 @@ def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.getMessage() for each in caplog.records if each.exc_info and each.levelno >= logging.INFO]
 
 
-def test_a_load_is_in_the_ledger_before_prefect_is_asked_for_its_build(
+def test_load_is_recorded_before_its_build_is_asked_for(
     built_shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     def no_build(*_: object, **__: object) -> None:
@@ -580,7 +580,7 @@ def test_a_load_is_in_the_ledger_before_prefect_is_asked_for_its_build(
         assert orchestrator.ledger.known_updates([str(state.id)])
 
 
-def test_a_load_far_from_the_project_says_what_is_missing_and_what_takes_it_up(
+def test_load_far_from_project_says_what_is_missing(
     built_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     (tmp_path / "elsewhere").mkdir()

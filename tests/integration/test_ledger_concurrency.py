@@ -101,7 +101,7 @@ def load(source: str = ORDERS, update_id: str = "1") -> SourceUpdate:
     return SourceUpdate(source, update_id, NOW, flow_run_id="run", producer="export")
 
 
-def test_no_update_is_lost_and_no_tick_appears_late(url: str) -> None:
+def test_ticks_appear_in_order_and_no_update_is_lost(url: str) -> None:
     ledger = Ledger(url, project="shop", target="prod")
     started = time.monotonic()
     seen: set[int] = set()
@@ -170,7 +170,7 @@ def test_builds_take_ticks_among_loads_and_miss_none_below(url: str) -> None:
     ledger.close()
 
 
-def test_a_killed_writer_leaves_every_update_that_it_saw_recorded(url: str) -> None:
+def test_killed_writer_leaves_what_it_saw_recorded(url: str) -> None:
     with python(WRITE, url, "0", "100000") as writer:
         assert writer.stdin is not None
         assert writer.stdout is not None
@@ -190,7 +190,7 @@ def test_a_killed_writer_leaves_every_update_that_it_saw_recorded(url: str) -> N
     ledger.close()
 
 
-def test_a_killed_holder_leaves_the_lock_free(url: str) -> None:
+def test_killed_holder_leaves_lock_free(url: str) -> None:
     ledger = Ledger(url, project="shop", target="prod")
     with python(HOLD, url) as other:
         assert other.stdout is not None
@@ -214,7 +214,7 @@ def test_a_killed_holder_leaves_the_lock_free(url: str) -> None:
 # -- PostgreSQL: the same ledger ------------------------------------------------------------------------------
 
 
-def test_postgres_keeps_the_ledger_as_sqlite_does(ledger: Ledger) -> None:
+def test_postgres_keeps_ledger_as_sqlite_does(ledger: Ledger) -> None:
     assert ledger.snapshot() == LedgerSnapshot()
     ledger.register_producers([ORDERS, ORDERS])
     ledger.register_producers([ORDERS])
@@ -275,7 +275,7 @@ KILL_OTHERS = (
 )
 
 
-def test_a_long_build_notices_that_postgres_dropped_its_lock(ledger: Ledger, postgres_database: str) -> None:
+def test_long_build_notices_that_postgres_dropped_its_lock(ledger: Ledger, postgres_database: str) -> None:
     with ledger.build_lock("one") as held:
         sql(postgres_database, KILL_OTHERS)
         with pytest.raises(LedgerUnavailableError, match=r"was lost: .*stop this build"):
@@ -286,7 +286,7 @@ def test_a_long_build_notices_that_postgres_dropped_its_lock(ledger: Ledger, pos
         assert held
 
 
-def test_a_lost_session_stops_what_is_recorded(
+def test_lost_session_stops_what_is_recorded(
     ledger: Ledger, postgres_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = 0
@@ -321,11 +321,11 @@ def test_a_lost_session_stops_what_is_recorded(
     assert not {MART, STAGE} & set(ledger.snapshot().nodes)
 
 
-def test_postgres_takes_a_ledger_of_0_1_0_over(postgres_database: str) -> None:
+def test_postgres_takes_ledger_of_0_1_0_over(postgres_database: str) -> None:
     check_taken_over(postgres_database)
 
 
-def test_postgres_has_the_tables_that_are_described(postgres_database: str) -> None:
+def test_postgres_has_tables_that_are_described(postgres_database: str) -> None:
     """A ledger that was brought forward is as one that is new: in each column, key and index."""
     make_ledger_1(postgres_database)
     Ledger(postgres_database, project="shop", target="prod").snapshot()
@@ -338,7 +338,7 @@ def test_postgres_has_the_tables_that_are_described(postgres_database: str) -> N
             )
 
 
-def test_postgres_keeps_what_else_the_ledger_knows(ledger: Ledger, postgres_database: str) -> None:
+def test_postgres_keeps_what_else_ledger_knows(ledger: Ledger, postgres_database: str) -> None:
     gold = Ledger(postgres_database, project="shop", target="prod", place="db.gold")
     ledger.record_updates([load("raw.*"), load("raw.*")], baseline=True)
     assert gold.record_updates([load(ITEMS)]) == 2, "took over what knew no place"
@@ -400,7 +400,7 @@ def test_postgres_tables_that_were_dropped_are_made_anew(ledger: Ledger, postgre
     assert ledger.record_updates([load()]) == 1
 
 
-def test_postgres_names_what_is_wrong_with_the_url(postgres_url: str) -> None:
+def test_postgres_names_what_is_wrong_with_url(postgres_url: str) -> None:
     url = make_url(postgres_url)
     for wrong, mend in (
         (url.set(database="nowhere"), "create the database"),
@@ -413,7 +413,7 @@ def test_postgres_names_what_is_wrong_with_the_url(postgres_url: str) -> None:
         assert "secret" not in str(caught.value)
 
 
-def test_a_user_without_rights_is_told_what_to_grant(postgres_database: str) -> None:
+def test_user_without_rights_is_told_what_to_grant(postgres_database: str) -> None:
     sql(postgres_database, "DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN")
     url = make_url(postgres_database).set(username="reader").render_as_string(hide_password=False)
     with pytest.raises(LedgerUnavailableError, match="grant this user USAGE and CREATE"):
@@ -437,7 +437,7 @@ def test_postgres_that_is_locked_for_too_long(postgres_database: str, monkeypatc
     ledger.close()
 
 
-def test_postgres_schema_of_a_newer_release(ledger: Ledger, postgres_database: str) -> None:
+def test_postgres_schema_of_newer_release(ledger: Ledger, postgres_database: str) -> None:
     ledger.snapshot()
     sql(postgres_database, "UPDATE lineage_orch_meta SET version = 7")
     with pytest.raises(LedgerSchemaError, match=r"version 7.*up to 2"):

@@ -64,7 +64,7 @@ def fired() -> Iterator[Recorder]:
 # Flows -------------------------------------------------------------------------------------------------------
 
 
-def test_a_completed_flow_is_one_update_of_each_of_its_sources(fired: Recorder):
+def test_completed_flow_is_one_update_of_each_of_its_sources(fired: Recorder):
     @produces_source("crm.orders", "crm.customers")
     @flow
     def load() -> str:
@@ -84,7 +84,7 @@ def test_a_completed_flow_is_one_update_of_each_of_its_sources(fired: Recorder):
     assert abs((update.loaded_at - run.end_time).total_seconds()) < 0.01
 
 
-def test_each_run_is_an_update_of_its_own(fired: Recorder):
+def test_runs_are_updates_of_their_own(fired: Recorder):
     @produces_source("crm.orders")
     @flow
     def load() -> None: ...
@@ -94,7 +94,7 @@ def test_each_run_is_an_update_of_its_own(fired: Recorder):
     assert len({completion.updates[0].update_id for completion in fired.completions}) == 2
 
 
-def test_an_async_flow_fires_beside_its_event_loop(fired: Recorder):
+def test_async_flow_fires_beside_its_event_loop(fired: Recorder):
     loop_thread = threading.current_thread()
 
     @produces_source("crm.{table}")
@@ -122,7 +122,7 @@ def test_retries_are_one_update(fired: Recorder):
     assert fired.sources == ["crm.orders"]
 
 
-def test_a_subflow_fires_for_itself_and_its_parent_does_not(fired: Recorder):
+def test_subflow_fires_for_itself_and_its_parent_does_not(fired: Recorder):
     @produces_source("crm.orders")
     @flow
     def load() -> None: ...
@@ -136,7 +136,7 @@ def test_a_subflow_fires_for_itself_and_its_parent_does_not(fired: Recorder):
     assert fired.sources == ["crm.orders"]
 
 
-def test_a_copy_made_by_with_options_fires_under_its_own_name(fired: Recorder):
+def test_copy_made_by_with_options_fires_under_its_own_name(fired: Recorder):
     @produces_source("crm.orders")
     @flow
     def load() -> None: ...
@@ -145,7 +145,7 @@ def test_a_copy_made_by_with_options_fires_under_its_own_name(fired: Recorder):
     assert [completion.updates[0].producer for completion in fired.completions] == ["nightly"]
 
 
-def test_a_flow_that_a_runner_loads_from_its_entrypoint_fires(
+def test_flow_that_runner_loads_from_its_entrypoint_fires(
     fired: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     code = """
@@ -193,7 +193,7 @@ ENDINGS = {
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("kind", ["flow", "async flow", "task"])
-def test_a_run_that_does_not_end_completed_triggers_nothing(fired: Recorder, ending: str, kind: str):
+def test_run_that_does_not_end_completed_triggers_nothing(fired: Recorder, ending: str, kind: str):
     end, state = ENDINGS[ending]
 
     def load() -> State | None:
@@ -218,7 +218,7 @@ def test_a_run_that_does_not_end_completed_triggers_nothing(fired: Recorder, end
     assert fired.completions == []
 
 
-def test_a_completed_state_that_the_flow_returns_counts(fired: Recorder):
+def test_completed_state_that_flow_returns_counts(fired: Recorder):
     @produces_source("crm.orders")
     @flow
     def load() -> State:
@@ -228,7 +228,7 @@ def test_a_completed_state_that_the_flow_returns_counts(fired: Recorder):
     assert fired.sources == ["crm.orders"]
 
 
-def test_an_own_trigger_goes_before_what_the_settings_say():
+def test_own_trigger_goes_before_what_settings_say():
     own = Recorder()
 
     @produces_source("crm.orders", trigger=own)
@@ -246,7 +246,7 @@ class Region(Enum):
     EAST = "east"
 
 
-def test_tasks_called_submitted_and_mapped_fire_each_with_its_own_parameters(fired: Recorder):
+def test_tasks_called_submitted_and_mapped_fire_each(fired: Recorder):
     @produces_source("{region}.{table}")
     @task
     def load(table: str, region: Region = Region.EAST) -> None: ...
@@ -278,7 +278,7 @@ def test_async_tasks_fire_each_with_its_own_parameters(fired: Recorder):
     assert sorted(fired.sources) == ["east.one", "east.three", "east.two"]
 
 
-def test_a_task_run_is_tagged_with_its_sources_when_it_ends(fired: Recorder):
+def test_task_run_is_tagged_with_its_sources_when_it_ends(fired: Recorder):
     @produces_source("crm.{table}", "crm.orders")
     @task(tags=["mine"])
     def load(table: str, updated: list[str] | None = None) -> None:
@@ -319,7 +319,7 @@ def tags_of_tasks(fired: Recorder, count: int) -> list[list[str]]:
     return wait_for("the tasks are completed", tags, seconds=30)
 
 
-def test_a_task_run_with_many_sources_reaches_the_server(fired: Recorder):
+def test_task_run_with_many_sources_reaches_server(fired: Recorder):
     # Prefect drops an event with more than 100 tags, and then the task is RUNNING for ever.
     many = [f"crm.table_{number}" for number in range(300)]
 
@@ -342,7 +342,7 @@ def test_a_task_run_with_many_sources_reaches_the_server(fired: Recorder):
         assert sorted(sources_in(tags, of_task=True)) == sorted(many)
 
 
-def test_a_retried_task_keeps_what_it_marked(fired: Recorder):
+def test_retried_task_keeps_what_it_marked(fired: Recorder):
     attempts = []
 
     @produces_source("crm.orders", "crm.customers")
@@ -363,7 +363,7 @@ def test_a_retried_task_keeps_what_it_marked(fired: Recorder):
     assert sources_in(tags, of_task=True) == ["crm.orders"]
 
 
-def test_the_history_tells_of_loads_as_their_hooks_did(fired: Recorder):
+def test_history_tells_of_loads_as_their_hooks_did(fired: Recorder):
     start = datetime.now(UTC)
     fired.deployment = "for/this-test"
 
@@ -403,7 +403,7 @@ def test_the_history_tells_of_loads_as_their_hooks_did(fired: Recorder):
     assert history["crm.orders"].producer == "renamed"  # the history has no names of tasks
 
 
-def test_a_load_whose_hook_may_be_at_work_is_looked_at_again(fired: Recorder, monkeypatch: pytest.MonkeyPatch):
+def test_load_whose_hook_may_be_at_work_is_looked_at_again(fired: Recorder, monkeypatch: pytest.MonkeyPatch):
     fired.deployment = "for/looking-again"
     monkeypatch.setattr(reconciling, "USUAL", timedelta(0))
     monkeypatch.setattr(reconciling, "OVERLAP", timedelta(0))
@@ -430,7 +430,7 @@ def test_a_load_whose_hook_may_be_at_work_is_looked_at_again(fired: Recorder, mo
     assert late.look_again is None
 
 
-def test_the_times_of_prefect_can_be_recorded(fired: Recorder):
+def test_times_of_prefect_can_be_recorded(fired: Recorder):
     @produces_source("source.shop.crm.orders")
     @task
     def load() -> None: ...
@@ -444,7 +444,7 @@ def test_the_times_of_prefect_can_be_recorded(fired: Recorder):
 
 
 @pytest.mark.parametrize("kind", [flow, task])
-def test_a_load_without_its_hook_may_still_mark(fired: Recorder, kind: Any):
+def test_load_without_its_hook_may_still_mark(fired: Recorder, kind: Any):
     @produces_source("crm.orders", "crm.customers")
     @kind
     def load() -> None:
@@ -454,7 +454,7 @@ def test_a_load_without_its_hook_may_still_mark(fired: Recorder, kind: Any):
     assert fired.completions == []
 
 
-def test_a_task_outside_a_flow_fires(fired: Recorder):
+def test_task_outside_flow_fires(fired: Recorder):
     @produces_source("crm.{table}")
     @task
     def load(table: str) -> None: ...
@@ -464,7 +464,7 @@ def test_a_task_outside_a_flow_fires(fired: Recorder):
     assert fired.completions[0].updates[0].flow_run_id is None
 
 
-def test_a_cached_result_triggers_nothing(fired: Recorder):
+def test_cached_result_triggers_nothing(fired: Recorder):
     key = uuid4().hex
 
     @produces_source("crm.orders")
@@ -478,7 +478,7 @@ def test_a_cached_result_triggers_nothing(fired: Recorder):
     assert fired.sources == ["crm.orders"]
 
 
-def test_the_retry_of_a_parent_does_not_report_its_loaded_child_anew(fired: Recorder):
+def test_retry_of_parent_does_not_report_its_loaded_child_anew(fired: Recorder):
     attempts = []
 
     @produces_source("crm.orders")
@@ -501,7 +501,7 @@ def test_the_retry_of_a_parent_does_not_report_its_loaded_child_anew(fired: Reco
 # Parameters --------------------------------------------------------------------------------------------------
 
 
-def test_names_are_filled_from_the_parameters_of_the_run_and_their_defaults(fired: Recorder):
+def test_names_are_filled_from_parameters_and_defaults(fired: Recorder):
     @produces_source("{region}.{table}", "crm.fixed")
     @flow
     def load(table: str, region: Region = Region.EAST) -> None: ...
@@ -514,7 +514,7 @@ def test_names_are_filled_from_the_parameters_of_the_run_and_their_defaults(fire
 # mark_updated ------------------------------------------------------------------------------------------------
 
 
-def test_mark_updated_narrows_the_run_to_what_got_new_data(fired: Recorder):
+def test_mark_updated_narrows_run_to_what_got_new_data(fired: Recorder):
     @produces_source("crm.orders", "crm.customers", "erp.*")
     @flow
     def load() -> None:
@@ -526,7 +526,7 @@ def test_mark_updated_narrows_the_run_to_what_got_new_data(fired: Recorder):
     assert fired.completions[0].declared == ("crm.orders", "crm.customers", "erp.*")
 
 
-def test_mark_updated_without_a_source_means_nothing_got_new_data(fired: Recorder, caplog: pytest.LogCaptureFixture):
+def test_mark_updated_without_source_means_no_new_data(fired: Recorder, caplog: pytest.LogCaptureFixture):
     @produces_source("crm.orders")
     @flow
     def load() -> None:
@@ -537,7 +537,7 @@ def test_mark_updated_without_a_source_means_nothing_got_new_data(fired: Recorde
     assert "No source got new data" in caplog.text
 
 
-def test_a_run_is_narrowed_for_itself_alone(fired: Recorder):
+def test_run_is_narrowed_for_itself_alone(fired: Recorder):
     @produces_source("crm.orders", "crm.customers")
     @flow
     def load(all_of_it: bool) -> None:
@@ -549,7 +549,7 @@ def test_a_run_is_narrowed_for_itself_alone(fired: Recorder):
     assert fired.sources == ["crm.orders", "crm.orders", "crm.customers"]
 
 
-def test_a_task_and_a_subflow_mark_for_the_flow_that_called_them(fired: Recorder):
+def test_task_and_subflow_mark_for_flow_that_called_them(fired: Recorder):
     @task
     def extract(table: str) -> None:
         mark_updated(f"crm.{table}")
@@ -568,7 +568,7 @@ def test_a_task_and_a_subflow_mark_for_the_flow_that_called_them(fired: Recorder
     assert sorted(fired.sources) == ["crm.customers", "crm.orders"]
 
 
-def test_a_producing_task_marks_for_itself_not_for_its_flow(fired: Recorder):
+def test_producing_task_marks_for_itself_not_for_its_flow(fired: Recorder):
     @produces_source("crm.orders", "crm.customers")
     @task
     def extract() -> None:
@@ -583,7 +583,7 @@ def test_a_producing_task_marks_for_itself_not_for_its_flow(fired: Recorder):
     assert fired.sources == ["crm.orders", "erp.stock"]
 
 
-def test_mark_updated_fits_a_template(fired: Recorder):
+def test_mark_updated_fits_template(fired: Recorder):
     @produces_source("crm.{table}", "crm.customers")
     @flow
     def load(table: str) -> None:
@@ -593,7 +593,7 @@ def test_mark_updated_fits_a_template(fired: Recorder):
     assert fired.sources == ["crm.orders"]
 
 
-def test_mark_updated_takes_a_fuller_or_a_shorter_name(fired: Recorder):
+def test_mark_updated_takes_fuller_or_shorter_name(fired: Recorder):
     @produces_source("shop.crm.orders", "crm.customers", "shop.erp.*")
     @flow
     def load() -> None:
@@ -604,7 +604,7 @@ def test_mark_updated_takes_a_fuller_or_a_shorter_name(fired: Recorder):
 
 
 @pytest.mark.parametrize("wrong", ["crm.ordrs", "orders", "erp.orders", "crm"])
-def test_mark_updated_with_a_source_that_is_not_declared_fails_the_run(fired: Recorder, wrong: str):
+def test_mark_updated_of_undeclared_source_fails_run(fired: Recorder, wrong: str):
     @produces_source("crm.orders", "crm.customers")
     @flow
     def load() -> None:
@@ -615,7 +615,7 @@ def test_mark_updated_with_a_source_that_is_not_declared_fails_the_run(fired: Re
     assert fired.completions == []
 
 
-def test_what_runs_marked_is_not_kept_after_them(fired: Recorder):
+def test_marks_of_runs_are_not_kept_after_them(fired: Recorder):
     @produces_source("crm.orders")
     @flow
     def load(fails: bool) -> None:
@@ -643,9 +643,7 @@ class Broken:
 
 @pytest.mark.parametrize("kind", ["flow", "async flow", "task"])
 @pytest.mark.parametrize("error", [TriggerError("no such deployment; deploy it"), ZeroDivisionError("a bug")])
-def test_a_hook_that_fails_is_an_error_in_the_log_and_the_load_stays_completed(
-    kind: str, error: Exception, caplog: pytest.LogCaptureFixture
-):
+def test_failing_hook_is_logged_and_load_stays_completed(kind: str, error: Exception, caplog: pytest.LogCaptureFixture):
     def load() -> None: ...
 
     async def load_async() -> None: ...
@@ -668,7 +666,7 @@ def test_a_hook_that_fails_is_an_error_in_the_log_and_the_load_stays_completed(
         assert record.exc_info[1] is error
 
 
-def test_a_setting_that_cannot_be_read_is_told_in_the_log_of_the_load(
+def test_setting_that_cannot_be_read_is_told_in_log_of_load(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setenv("LINEAGE_ORCH_KEEP_DAYS", "many")
@@ -685,7 +683,7 @@ def test_a_setting_that_cannot_be_read_is_told_in_the_log_of_the_load(
 # Whether to wait ---------------------------------------------------------------------------------------------
 
 
-def test_a_plain_load_may_wait_for_its_build(fired: Recorder):
+def test_plain_load_may_wait_for_its_build(fired: Recorder):
     @produces_source("crm.orders")
     @task
     def extract() -> None: ...
@@ -703,7 +701,7 @@ def test_a_plain_load_may_wait_for_its_build(fired: Recorder):
     assert [completion.may_wait for completion in fired.completions] == [True, True]
 
 
-def test_nothing_under_a_timeout_waits(fired: Recorder):
+def test_load_under_timeout_does_not_wait(fired: Recorder):
     @produces_source("crm.orders")
     @task
     def extract() -> None: ...
@@ -723,7 +721,7 @@ def test_nothing_under_a_timeout_waits(fired: Recorder):
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_nothing_in_a_deployed_run_waits(fired: Recorder, kind: str):
+def test_load_in_deployed_run_does_not_wait(fired: Recorder, kind: str):
     @produces_source("crm.orders")
     @task
     def extract() -> None: ...

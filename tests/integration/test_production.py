@@ -79,7 +79,7 @@ def dbt_times(server: RealPrefect, run_id: str) -> list[tuple[str, str]]:
     return list(zip(begun, done, strict=True))
 
 
-def test_two_dbt_workers_with_one_ledger_never_build_at_once(
+def test_dbt_workers_of_one_ledger_never_build_at_once(
     server: RealPrefect, serve: Serve, folder: Path, first_built_shop: Path, postgres_database: str
 ) -> None:
     # A machine each: what they share is Prefect and the ledger. Their warehouses only stand for one, and have all
@@ -127,7 +127,7 @@ def test_two_dbt_workers_with_one_ledger_never_build_at_once(
         assert orchestrator.plan().is_empty
 
 
-def test_a_dbt_worker_that_cannot_reach_its_ledger_builds_nothing(
+def test_dbt_worker_without_its_ledger_builds_nothing(
     server: RealPrefect, serve: Serve, project: Callable[[str], Shop]
 ) -> None:
     lonely = project("lonely")
@@ -142,7 +142,7 @@ def test_a_dbt_worker_that_cannot_reach_its_ledger_builds_nothing(
     assert not lonely.tables()
 
 
-def test_a_served_load_that_builds_by_itself_stays_completed_while_its_build_goes_on(
+def test_served_load_stays_completed_while_it_builds(
     server: RealPrefect, serve: Serve, project: Callable[[str], Shop]
 ) -> None:
     local = project("local")
@@ -165,7 +165,7 @@ def builds_at_work(server: RealPrefect) -> list[dict[str, Any]]:
     return server.post("/flow_runs/filter", {"flows": {"name": {"any_": ["build-affected"]}}, "flow_runs": at_work})
 
 
-def test_the_server_is_killed_during_a_build_and_comes_back(
+def test_server_is_killed_during_build_and_comes_back(
     real_prefect: RealPrefect, server: RealPrefect, serve: Serve, project: Callable[[str], Shop]
 ) -> None:
     shop = project("phoenix")

@@ -21,9 +21,7 @@ ENTRYPOINT = "lineage_orch.flows.build_affected"
 UPDATE = {"source": "crm.customers", "update_id": "1", "loaded_at": "2025-03-01T12:00:00+00:00", "producer": "load"}
 
 
-def test_the_stored_entry_point_and_parameters_of_0_1_0_still_build(
-    built_shop: Shop, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_stored_deployment_of_0_1_0_still_builds(built_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     before = built_shop.built_at("stg_customers")
     settings = {"project_dir": str(built_shop.folder), "hold_until_first_load": True}
     parameters = {"updates": [UPDATE], "producers": ["crm.customers"], "settings": settings}

@@ -133,7 +133,7 @@ def built(report: BuildReport) -> set[str]:
 # What dbt did -----------------------------------------------------------------------------------------------
 
 
-def test_microbatch_with_a_failed_batch_is_still_stale(make: Make) -> None:
+def test_microbatch_with_failed_batch_is_still_stale(make: Make) -> None:
     tiny = make(
         models__daily_sql="""
             {{ config(materialized='incremental', incremental_strategy='microbatch', event_time='day',
@@ -163,7 +163,7 @@ def test_microbatch_with_a_failed_batch_is_still_stale(make: Make) -> None:
 
 
 @pytest.mark.parametrize("how", ["failed", "killed", "late"])
-def test_no_batch_of_a_microbatch_model_is_left_out(make: Make, how: str) -> None:
+def test_microbatch_model_leaves_out_no_batch(make: Make, how: str) -> None:
     """dbt by itself builds the batch of now and ``lookback`` before it, whatever became of those before."""
     today = datetime.now(UTC).date()
     begin = f"{today - timedelta(days=6)}"
@@ -225,7 +225,7 @@ def test_fail_fast_leaves_nodes_with_skipped_tests_stale(make: Make, how: str) -
     assert {"a", "b", "below"} <= built(tiny.build())
 
 
-def test_run_alone_does_not_build_the_children_of_a_snapshot_again_and_again(make: Make) -> None:
+def test_dbt_run_does_not_build_below_snapshot_again(make: Make) -> None:
     tiny = make(
         models__below_sql="select * from {{ ref('history') }}",
         models__stage_sql=STAGE,
@@ -266,7 +266,7 @@ def shop(make: Make, **more: str) -> Tiny:
     return tiny
 
 
-def test_a_macro_makes_exactly_its_readers_stale(make: Make) -> None:
+def test_macro_makes_exactly_its_readers_stale(make: Make) -> None:
     tiny = shop(make)
     tiny.write(macros__dollars_sql="{% macro dollars(c) %}({{ c }} / 100.0){% endmacro %}")
     assert tiny.due() == {"mart"}
@@ -277,7 +277,7 @@ def test_a_macro_makes_exactly_its_readers_stale(make: Make) -> None:
     assert not tiny.due()
 
 
-def test_an_ephemeral_model_makes_exactly_its_readers_stale(make: Make) -> None:
+def test_ephemeral_model_makes_exactly_its_readers_stale(make: Make) -> None:
     tiny = shop(make)
     tiny.write(
         models__middle_sql="{{ config(materialized='ephemeral') }} select id, 2 as amount from {{ ref('stage') }}"
@@ -286,7 +286,7 @@ def test_an_ephemeral_model_makes_exactly_its_readers_stale(make: Make) -> None:
     assert not tiny.due()
 
 
-def test_the_value_of_a_var_makes_exactly_its_readers_stale(make: Make) -> None:
+def test_value_of_var_makes_exactly_its_readers_stale(make: Make) -> None:
     tiny = shop(make)
     assert tiny.due(vars={"region": 7}) == {"other"}
     assert built(tiny.build(vars={"region": 7})) == {"other"}
@@ -294,7 +294,7 @@ def test_the_value_of_a_var_makes_exactly_its_readers_stale(make: Make) -> None:
 
 
 @pytest.mark.parametrize("config", ["+schema: gold", "+alias: stage_two", "+materialized: view"])
-def test_a_moved_relation_is_built_with_its_readers(make: Make, config: str) -> None:
+def test_moved_relation_is_built_with_its_readers(make: Make, config: str) -> None:
     tiny = shop(make)
     tiny.write(dbt_project_yml=f"{PROJECT.rstrip()}\n    stage:\n      {config}\n")
     assert {"stage", "mart", "other"} <= tiny.due()
@@ -318,7 +318,7 @@ def test_docs_meta_and_tags_change_nothing(make: Make) -> None:
     assert not tiny.due()
 
 
-def test_a_new_latest_version_is_read_by_its_readers(make: Make) -> None:
+def test_new_latest_version_is_read_by_its_readers(make: Make) -> None:
     versions = """
         models:
           - name: stage
@@ -338,7 +338,7 @@ def test_a_new_latest_version_is_read_by_its_readers(make: Make) -> None:
 
 
 @pytest.mark.parametrize("how", ["failed", "gone"])
-def test_what_a_failed_build_left_behind_is_built_again(make: Make, how: str) -> None:
+def test_failed_build_of_changed_code_is_built_again(make: Make, how: str) -> None:
     """The table is not what the ledger tells of any more, also where the code is what it was, and nothing is loaded."""
     values = (
         "models: [{name: stage, columns: [{name: status, data_tests: [accepted_values: {arguments: {values: [X]}}]}]}]"
@@ -358,7 +358,7 @@ def test_what_a_failed_build_left_behind_is_built_again(make: Make, how: str) ->
     assert not tiny.due()
 
 
-def test_a_test_whose_macro_is_put_right_is_tried_at_once(make: Make) -> None:
+def test_test_whose_macro_is_put_right_is_tried_at_once(make: Make) -> None:
     fails = "{% test even(model, column_name) %} select * from {{ model }} where {{ wrong() }} {% endtest %}"
     tiny = make(
         models__stage_sql=STAGE,
@@ -376,7 +376,7 @@ def test_a_test_whose_macro_is_put_right_is_tried_at_once(make: Make) -> None:
 # What is there ----------------------------------------------------------------------------------------------
 
 
-def test_a_first_load_builds_what_it_needs_first(make: Make) -> None:
+def test_first_load_builds_what_it_needs_first(make: Make) -> None:
     tiny = make(
         seeds__codes_csv="code,name\na,first",
         models__stage_sql=STAGE,
@@ -395,7 +395,7 @@ def test_a_first_load_builds_what_it_needs_first(make: Make) -> None:
     assert not tiny.due()
 
 
-def test_a_table_dropped_by_hand_is_built_again(make: Make) -> None:
+def test_table_dropped_by_hand_is_built_again(make: Make) -> None:
     tiny = shop(make)
     with duckdb.connect(str(tiny.warehouse)) as connection:
         connection.execute("drop table other")
@@ -404,7 +404,7 @@ def test_a_table_dropped_by_hand_is_built_again(make: Make) -> None:
     assert built(tiny.build()) == {"other"}
 
 
-def test_a_seed_that_changed_is_built_with_its_readers(make: Make) -> None:
+def test_seed_that_changed_is_built_with_its_readers(make: Make) -> None:
     tiny = shop(
         make, seeds__codes_csv="code\na", models__names_sql="select * from {{ ref('codes') }}, {{ ref('stage') }}"
     )
@@ -415,7 +415,7 @@ def test_a_seed_that_changed_is_built_with_its_readers(make: Make) -> None:
 # adopt ------------------------------------------------------------------------------------------------------
 
 
-def test_updates_on_all_does_not_wait_for_what_was_only_adopted(make: Make) -> None:
+def test_updates_on_all_ignores_adopted_sources(make: Make) -> None:
     tiny = make(
         models__stage_sql=STAGE,
         models__static_sql="select * from {{ source('raw', 'countries') }}",
@@ -440,7 +440,7 @@ def test_updates_on_all_does_not_wait_for_what_was_only_adopted(make: Make) -> N
     assert {"stage", "mart"} == built(tiny.build())
 
 
-def test_adopt_forgives_no_failure_and_takes_no_missing_table_for_built(make: Make) -> None:
+def test_adopt_skips_failures_and_missing_tables(make: Make) -> None:
     tiny = make(
         models__stage_sql=STAGE, models__broken_sql="select nothing from {{ ref('stage') }}", models__mart_sql=MART
     )
@@ -458,7 +458,7 @@ def test_adopt_forgives_no_failure_and_takes_no_missing_table_for_built(make: Ma
 # Time, targets, files ---------------------------------------------------------------------------------------
 
 
-def test_a_wrong_clock_holds_nothing_for_years(make: Make) -> None:
+def test_wrong_clock_holds_nothing_for_years(make: Make) -> None:
     tiny = make(
         models__stage_sql=STAGE,
         models__mart_sql="""
@@ -476,7 +476,7 @@ def test_a_wrong_clock_holds_nothing_for_years(make: Make) -> None:
     assert plan.next_due is None or plan.next_due < datetime.now(UTC) + timedelta(hours=2)
 
 
-def test_a_manifest_of_another_target_is_not_used(make: Make, tmp_path: Path) -> None:
+def test_manifest_of_another_target_is_not_used(make: Make, tmp_path: Path) -> None:
     tiny = make(
         models__stage_sql=STAGE,
         models__mart_sql="""
@@ -504,7 +504,7 @@ def dbt(tiny: Tiny, *arguments: str) -> None:
     )
 
 
-def test_two_developers_with_one_target_name_have_a_scope_each(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_developers_with_one_target_have_scope_each(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = make(
         models__stage_sql=STAGE,
         profiles_yml=PROFILE.replace("schema: main", "schema: \"dbt_{{ env_var('DEVELOPER') }}\""),
@@ -522,13 +522,13 @@ def test_two_developers_with_one_target_name_have_a_scope_each(make: Make, monke
 @pytest.mark.parametrize(
     "flags", [("--target", "prod"), ("--target=prod",), ("-t", "prod"), ("--select", "mart"), ("--exclude", "mart")]
 )
-def test_flags_that_would_move_the_build_are_refused(make: Make, flags: tuple[str, ...]) -> None:
+def test_flags_that_would_move_build_are_refused(make: Make, flags: tuple[str, ...]) -> None:
     tiny = make(models__stage_sql=STAGE)
     with pytest.raises(SettingsError, match=flags[0].split("=")[0]):
         tiny.open(dbt_flags=flags)
 
 
-def test_a_file_restored_with_an_older_time_is_seen(make: Make) -> None:
+def test_file_restored_with_older_time_is_seen(make: Make) -> None:
     tiny = shop(make)
     older = tiny.folder / "older.yml"
     older.write_text(SOURCES.replace(", {name: countries}", ""))
@@ -542,7 +542,7 @@ def test_a_file_restored_with_an_older_time_is_seen(make: Make) -> None:
 # Loads before all that can fail -----------------------------------------------------------------------------
 
 
-def test_an_update_is_recorded_while_the_project_does_not_parse(make: Make) -> None:
+def test_update_is_recorded_while_project_does_not_parse(make: Make) -> None:
     tiny = make(models__stage_sql="select {{ nonsense", models__mart_sql=MART)
     with duckdb.connect(str(tiny.warehouse)) as connection:
         connection.execute(f"create schema raw; create table raw.orders as {ORDERS}")

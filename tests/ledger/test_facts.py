@@ -43,7 +43,7 @@ def build(ledger: Ledger, *node_ids: str, unchanged: tuple[str, ...] = ()) -> in
 # -- names that are no unique_ids -------------------------------------------------------------------------------
 
 
-def test_a_name_that_is_not_known_yet_is_kept_as_given(ledger: Ledger) -> None:
+def test_name_that_is_not_known_yet_is_kept_as_given(ledger: Ledger) -> None:
     assert ledger.record_updates([load("raw.orders"), load("source.orders"), load(ITEMS)]) == 3
     snapshot = ledger.snapshot()
     assert snapshot.unresolved == {"raw.orders": 1, "source.orders": 2}
@@ -53,7 +53,7 @@ def test_a_name_that_is_not_known_yet_is_kept_as_given(ledger: Ledger) -> None:
     assert ledger.known_updates(["1"]) == {"1"}, "recorded is recorded"
 
 
-def test_a_name_that_is_resolved_becomes_updates_of_its_sources(ledger: Ledger) -> None:
+def test_name_that_is_resolved_becomes_updates_of_its_sources(ledger: Ledger) -> None:
     ledger.record_updates([load("raw.*", "1"), load("raw.*", "2", LATER), load("other.t")])
     ledger.resolve_names({"raw.*": [ORDERS, ITEMS], "other.t": [], "never.seen": [SHOPS]})
     snapshot = ledger.snapshot()
@@ -65,7 +65,7 @@ def test_a_name_that_is_resolved_becomes_updates_of_its_sources(ledger: Ledger) 
     assert ledger.recent_updates(1)[0][1] == load(ITEMS, "2", LATER)
 
 
-def test_a_resolved_update_that_comes_once_more_is_the_same_under_both_names(ledger: Ledger) -> None:
+def test_resolved_update_is_same_under_both_names(ledger: Ledger) -> None:
     ledger.record_updates([load("raw.orders")])
     ledger.resolve_names({"raw.orders": [ORDERS]})
     assert ledger.record_updates([load("raw.orders")]) == 1
@@ -76,14 +76,14 @@ def test_a_resolved_update_that_comes_once_more_is_the_same_under_both_names(led
     assert ledger.snapshot().sources == {ORDERS: 4}, "the first one was not resolved again"
 
 
-def test_a_name_for_an_update_that_is_known_makes_nothing_stale(ledger: Ledger) -> None:
+def test_name_for_update_that_is_known_makes_nothing_stale(ledger: Ledger) -> None:
     ledger.record_updates([load(ORDERS), load("raw.orders")])
     ledger.resolve_names({"raw.orders": [ORDERS]})
     snapshot = ledger.snapshot()
     assert (snapshot.sources, snapshot.unresolved, snapshot.tick) == ({ORDERS: 1}, {}, 2)
 
 
-def test_a_name_cannot_mean_another_name(ledger: Ledger) -> None:
+def test_name_cannot_mean_another_name(ledger: Ledger) -> None:
     ledger.record_updates([load("raw.orders")])
     with pytest.raises(LedgerError, match=r"'raw\.orders' cannot mean 'raw\.orders2'"):
         ledger.resolve_names({"raw.orders": [ORDERS, "raw.orders2"]})
@@ -101,7 +101,7 @@ def test_patterns_of_producers_are_kept_apart_from_sources(ledger: Ledger) -> No
 # -- baselines --------------------------------------------------------------------------------------------------
 
 
-def test_a_source_is_a_baseline_until_it_is_loaded(ledger: Ledger) -> None:
+def test_source_is_baseline_until_it_is_loaded(ledger: Ledger) -> None:
     ledger.record_updates([load(ORDERS, "adopt"), load(ITEMS, "adopt")], baseline=True)
     assert ledger.snapshot().baselines == {ORDERS, ITEMS}
     ledger.record_updates([load(ORDERS, "a load")])
@@ -113,7 +113,7 @@ def test_a_source_is_a_baseline_until_it_is_loaded(ledger: Ledger) -> None:
 # -- runs -------------------------------------------------------------------------------------------------------
 
 
-def test_who_records_shows_the_id_of_the_run(tmp_path: Path) -> None:
+def test_who_records_shows_id_of_run(tmp_path: Path) -> None:
     one, other = open_file(tmp_path / "ledger.db"), open_file(tmp_path / "ledger.db")
     tick, snapshot = one.begin_build()
     with pytest.raises(LedgerError, match="its run_id was not given"):
@@ -125,7 +125,7 @@ def test_who_records_shows_the_id_of_the_run(tmp_path: Path) -> None:
     assert set(one.snapshot().nodes) == {MART, STAGE}
 
 
-def test_a_tick_of_an_update_is_no_run(ledger: Ledger) -> None:
+def test_tick_of_update_is_no_run(ledger: Ledger) -> None:
     ledger.record_updates([load(ORDERS)])
     for call in (
         lambda: ledger.record_built(1, [MART], built_at=NOW),
@@ -138,9 +138,7 @@ def test_a_tick_of_an_update_is_no_run(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("loads", [0, 1, 5])
 @pytest.mark.parametrize("another_run", [False, True])
-def test_a_ledger_restored_in_the_middle_of_a_build_takes_nothing_of_the_lost_history(
-    tmp_path: Path, loads: int, another_run: bool
-) -> None:
+def test_restored_ledger_refuses_build_of_lost_history(tmp_path: Path, loads: int, another_run: bool) -> None:
     path, backup = tmp_path / "ledger.db", tmp_path / "backup.db"
     ledger = open_file(path)
     ledger.record_updates([load(ORDERS)])
@@ -169,7 +167,7 @@ def test_a_ledger_restored_in_the_middle_of_a_build_takes_nothing_of_the_lost_hi
 # -- sameness ---------------------------------------------------------------------------------------------------
 
 
-def test_a_node_that_came_out_the_same_is_built_and_not_changed(ledger: Ledger) -> None:
+def test_node_that_came_out_same_is_built_and_not_changed(ledger: Ledger) -> None:
     first = build(ledger, MART, STAGE)
     second = build(ledger, MART, STAGE, unchanged=(MART,))
     third = build(ledger, MART, unchanged=(MART,))
@@ -181,12 +179,12 @@ def test_a_node_that_came_out_the_same_is_built_and_not_changed(ledger: Ledger) 
     assert ledger.snapshot(history_of=[MART]).node_history == {MART: [Moment(first, NOW)]}
 
 
-def test_a_first_build_is_a_change(ledger: Ledger) -> None:
+def test_first_build_is_change(ledger: Ledger) -> None:
     tick = build(ledger, MART, unchanged=(MART,))
     assert ledger.snapshot().nodes[MART].changed_tick == tick
 
 
-def test_sameness_may_be_found_after_the_node_was_recorded(ledger: Ledger) -> None:
+def test_sameness_may_be_found_after_node_was_recorded(ledger: Ledger) -> None:
     first = build(ledger, MART)
     second = build(ledger, MART)
     ledger.record_built(second, [MART], built_at=NOW, unchanged=[MART])
@@ -196,7 +194,7 @@ def test_sameness_may_be_found_after_the_node_was_recorded(ledger: Ledger) -> No
 # -- taken back -------------------------------------------------------------------------------------------------
 
 
-def test_what_is_taken_back_is_as_before_the_run_and_asked_for(ledger: Ledger) -> None:
+def test_taken_back_node_is_as_before_and_asked_for(ledger: Ledger) -> None:
     first = build(ledger, MART)
     tick, _ = ledger.begin_build(now=NOW)
     ledger.record_built(tick, [MART, STAGE], built_at=LATER, identities={MART: {"file": "new"}})
@@ -212,7 +210,7 @@ def test_what_is_taken_back_is_as_before_the_run_and_asked_for(ledger: Ledger) -
     assert ledger.snapshot().nodes[MART].tick == again
 
 
-def test_times_that_a_wrong_clock_wrote_become_those_of_the_next_run(ledger: Ledger) -> None:
+def test_times_that_wrong_clock_wrote_become_those_of_next_run(ledger: Ledger) -> None:
     ahead = NOW + timedelta(days=3 * 365)
     ledger.record_updates([SourceUpdate(ORDERS, "1", ahead)])
     tick, _ = ledger.begin_build(now=ahead)
@@ -228,7 +226,7 @@ def test_times_that_a_wrong_clock_wrote_become_those_of_the_next_run(ledger: Led
     assert ledger.begin_build(now=NOW + timedelta(hours=1))[1].nodes[MART].built_at == NOW, "and they stay so"
 
 
-def test_a_build_of_before_is_there_to_go_back_to_however_old_it_is(ledger: Ledger) -> None:
+def test_earlier_build_is_kept_to_go_back_to(ledger: Ledger) -> None:
     old = NOW - timedelta(days=400)
     for _ in range(3):
         first, _ = ledger.begin_build(now=old)
@@ -240,7 +238,7 @@ def test_a_build_of_before_is_there_to_go_back_to_however_old_it_is(ledger: Ledg
     assert ledger.snapshot().nodes[MART] == NodeFact(first, old)
 
 
-def test_what_was_asked_for_after_the_run_began_stays_asked_for(ledger: Ledger) -> None:
+def test_debt_made_after_run_began_stays(ledger: Ledger) -> None:
     tick, _ = ledger.begin_build(now=NOW)
     ledger.record_built(tick, [MART], built_at=NOW)
     asked = ledger.ask_for([MART], reason="by hand")
@@ -251,7 +249,7 @@ def test_what_was_asked_for_after_the_run_began_stays_asked_for(ledger: Ledger) 
 # -- failures ---------------------------------------------------------------------------------------------------
 
 
-def test_failures_in_a_row_are_counted_until_a_good_build(ledger: Ledger) -> None:
+def test_failures_in_row_are_counted_until_good_build(ledger: Ledger) -> None:
     ticks = []
     for hour in range(3):
         tick, _ = ledger.begin_build(now=NOW)
@@ -273,7 +271,7 @@ def test_failures_in_a_row_are_counted_until_a_good_build(ledger: Ledger) -> Non
     assert ledger.snapshot().failures[MART].count == 1
 
 
-def test_a_build_that_is_taken_back_ends_no_failures(ledger: Ledger) -> None:
+def test_build_that_is_taken_back_ends_no_failures(ledger: Ledger) -> None:
     for count in (1, 2, 3):
         tick, _ = ledger.begin_build(now=NOW)
         ledger.record_built(tick, [MART], built_at=NOW)
@@ -287,7 +285,7 @@ def test_a_build_that_is_taken_back_ends_no_failures(ledger: Ledger) -> None:
 # -- asked for --------------------------------------------------------------------------------------------------
 
 
-def test_what_is_asked_for_is_due_until_a_later_run_builds_it(ledger: Ledger) -> None:
+def test_debt_is_due_until_later_run_builds_it(ledger: Ledger) -> None:
     under_way, _ = ledger.begin_build(now=NOW)
     tick = ledger.ask_for([MART, STAGE], reason="its table was dropped")
     assert ledger.snapshot().debts == {MART: tick, STAGE: tick}
@@ -298,7 +296,7 @@ def test_what_is_asked_for_is_due_until_a_later_run_builds_it(ledger: Ledger) ->
     assert ledger.ask_for([], reason="nothing") == ledger.snapshot().tick
 
 
-def test_what_a_run_sets_about_is_due_until_it_is_built_well(ledger: Ledger) -> None:
+def test_begun_nodes_are_due_until_built_well(ledger: Ledger) -> None:
     build(ledger, MART, STAGE)
     tick, _ = ledger.begin_build(now=NOW)
     ledger.begin_nodes(tick, [MART, STAGE])
@@ -312,7 +310,7 @@ def test_what_a_run_sets_about_is_due_until_it_is_built_well(ledger: Ledger) -> 
 # -- identities -------------------------------------------------------------------------------------------------
 
 
-def test_the_parts_of_an_identity_are_kept_with_the_build(ledger: Ledger) -> None:
+def test_parts_of_identity_are_kept_with_build(ledger: Ledger) -> None:
     parts = {"file": "abc", "macro macro.shop.cents": "1"}
     tick, _ = ledger.begin_build(now=NOW)
     ledger.record_built(tick, [MART, STAGE], built_at=NOW, identities={MART: parts})
@@ -327,7 +325,7 @@ def test_the_parts_of_an_identity_are_kept_with_the_build(ledger: Ledger) -> Non
     assert ledger.identity_parts(MART) == parts
 
 
-def test_an_identity_is_given_only_to_a_build_that_has_none(ledger: Ledger) -> None:
+def test_identity_is_given_only_to_build_that_has_none(ledger: Ledger) -> None:
     tick, _ = ledger.begin_build(now=NOW)
     ledger.record_built(tick, [MART], built_at=NOW, identities={MART: {"file": "abc"}})
     ledger.record_built(tick, [STAGE], built_at=NOW, checksums={STAGE: "1"})
@@ -352,7 +350,7 @@ def test_parts_that_no_build_names_any_more_are_pruned(ledger: Ledger) -> None:
 # -- forgotten --------------------------------------------------------------------------------------------------
 
 
-def test_what_is_forgotten_is_as_if_it_had_never_been(ledger: Ledger) -> None:
+def test_forgotten_ids_are_as_if_never_known(ledger: Ledger) -> None:
     ledger.record_updates([load(ORDERS), load("raw.gone"), load(ITEMS)])
     ledger.register_producers([ORDERS, "raw.gone", "crm.*"])
     tick, _ = ledger.begin_build(now=NOW)
@@ -374,7 +372,7 @@ def test_what_is_forgotten_is_as_if_it_had_never_been(ledger: Ledger) -> None:
 # -- places -----------------------------------------------------------------------------------------------------
 
 
-def test_two_places_of_one_target_share_nothing(tmp_path: Path) -> None:
+def test_places_of_one_target_share_nothing(tmp_path: Path) -> None:
     anna, ben = (open_file(tmp_path / "ledger.db", place=f"db.{name}") for name in ("anna", "ben"))
     anna.record_updates([load(ORDERS)])
     build(anna, MART)
@@ -385,7 +383,7 @@ def test_two_places_of_one_target_share_nothing(tmp_path: Path) -> None:
     assert "place='db.anna'" in repr(anna)
 
 
-def test_the_first_place_takes_over_what_knew_no_place(tmp_path: Path) -> None:
+def test_first_place_takes_over_what_knew_no_place(tmp_path: Path) -> None:
     old = open_file(tmp_path / "ledger.db")
     old.record_updates([load(ORDERS)])
     open_file(tmp_path / "ledger.db", target="dev").record_updates([load(ITEMS)])
@@ -398,7 +396,7 @@ def test_the_first_place_takes_over_what_knew_no_place(tmp_path: Path) -> None:
     assert open_file(tmp_path / "ledger.db", target="dev", place="db.gold").snapshot().sources == {ITEMS: 1}
 
 
-def test_a_place_that_has_facts_of_its_own_takes_nothing_over(tmp_path: Path) -> None:
+def test_place_that_has_facts_of_its_own_takes_nothing_over(tmp_path: Path) -> None:
     gold = open_file(tmp_path / "ledger.db", place="db.gold")
     gold.record_updates([load(ORDERS)])
     open_file(tmp_path / "ledger.db").record_updates([load(ITEMS)])

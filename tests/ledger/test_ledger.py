@@ -63,12 +63,12 @@ def execute(path: Path, sql: str) -> list[tuple[object, ...]]:
 # -- loads ----------------------------------------------------------------------------------------------------
 
 
-def test_a_ledger_that_nobody_used_is_empty(ledger: Ledger) -> None:
+def test_ledger_that_nobody_used_is_empty(ledger: Ledger) -> None:
     assert ledger.snapshot() == LedgerSnapshot()
     assert ledger.record_updates([]) == 0
 
 
-def test_each_update_takes_its_own_next_tick_in_the_order_given(ledger: Ledger) -> None:
+def test_updates_take_ticks_in_order_given(ledger: Ledger) -> None:
     assert ledger.record_updates([load(ORDERS), load(ITEMS), load(ORDERS, "2")]) == 3
     assert ledger.record_updates([load(SHOPS)]) == 4
     snapshot = ledger.snapshot()
@@ -77,7 +77,7 @@ def test_each_update_takes_its_own_next_tick_in_the_order_given(ledger: Ledger) 
     assert [moment.tick for moment in snapshot.source_history[ORDERS]] == [1, 3]
 
 
-def test_the_same_update_twice_is_one_update_with_its_first_tick(ledger: Ledger) -> None:
+def test_same_update_twice_is_one_update_with_its_first_tick(ledger: Ledger) -> None:
     assert ledger.record_updates([load(), load(ITEMS), load()]) == 1, "the last given is the first one again"
     assert ledger.record_updates([load(at=NOW + timedelta(hours=1))]) == 1
     assert ledger.record_updates([load(), load(ORDERS, "2")]) == 3, "duplicates leave no gap"
@@ -86,18 +86,18 @@ def test_the_same_update_twice_is_one_update_with_its_first_tick(ledger: Ledger)
     assert snapshot.source_history[ORDERS] == [Moment(1, NOW), Moment(3, NOW)]
 
 
-def test_the_same_id_of_two_sources_is_two_updates(ledger: Ledger) -> None:
+def test_same_id_of_two_sources_is_two_updates(ledger: Ledger) -> None:
     assert ledger.record_updates([load(ORDERS, "x"), load(ITEMS, "x")]) == 2
 
 
-def test_all_updates_of_a_call_are_recorded_or_none(ledger: Ledger) -> None:
+def test_updates_of_one_call_are_recorded_or_none(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="cannot store a value"):
         ledger.record_updates([load(ITEMS), load(ORDERS, "half \ud800")])
     assert ledger.snapshot() == LedgerSnapshot()
     assert ledger.record_updates([load()]) == 1
 
 
-def test_times_come_back_in_utc_exact_to_the_microsecond(ledger: Ledger) -> None:
+def test_times_come_back_in_utc_exact_to_microsecond(ledger: Ledger) -> None:
     there = timezone(timedelta(hours=5, minutes=45))
     ledger.record_updates([load(at=NOW.astimezone(there)), load(ITEMS, at=datetime.max.replace(tzinfo=UTC))])
     history = ledger.snapshot().source_history
@@ -128,7 +128,7 @@ def test_recent_updates_come_back_whole_newest_first(ledger: Ledger) -> None:
     assert ledger.known_updates(["2", "7", *(f"n{number}" for number in range(2500))]) == {"2"}
 
 
-def test_producers_are_registered_once_and_known_ones_write_nothing(path: Path) -> None:
+def test_producers_are_registered_once(path: Path) -> None:
     ledger = open_file(path)
     ledger.register_producers([ORDERS, ITEMS, ORDERS])
     # Another writer has the file: a call that wrote would have to wait for it.
@@ -143,7 +143,7 @@ def test_producers_are_registered_once_and_known_ones_write_nothing(path: Path) 
 # -- builds ---------------------------------------------------------------------------------------------------
 
 
-def test_a_build_takes_a_tick_and_sees_exactly_what_came_before(ledger: Ledger) -> None:
+def test_build_takes_tick_and_sees_exactly_what_came_before(ledger: Ledger) -> None:
     ledger.record_updates([load()])
     ledger.register_producers([ITEMS])
     tick, snapshot = ledger.begin_build()
@@ -168,7 +168,7 @@ def test_nodes_are_recorded_with_their_tick_time_and_checksum(ledger: Ledger) ->
     assert ledger.snapshot().nodes == {MART: NodeFact(first, NOW, "abc"), STAGE: NodeFact(first, NOW, None)}
 
 
-def test_a_late_writer_never_lowers_a_node(ledger: Ledger) -> None:
+def test_late_writer_never_lowers_node(ledger: Ledger) -> None:
     early, _ = ledger.begin_build()
     late, _ = ledger.begin_build()
     ledger.record_built(late, [MART], built_at=NOW, checksums={MART: "new"})
@@ -180,14 +180,14 @@ def test_a_late_writer_never_lowers_a_node(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("tick", [-1, 0, 2])
-def test_a_tick_that_was_never_given_out_is_refused(ledger: Ledger, tick: int) -> None:
+def test_tick_that_was_never_given_out_is_refused(ledger: Ledger, tick: int) -> None:
     ledger.begin_build()
     with pytest.raises(LedgerError, match=f"takes nothing at tick {tick} .*begin_build"):
         ledger.record_built(tick, [MART], built_at=NOW)
     assert ledger.snapshot().nodes == {}
 
 
-def test_one_string_is_no_list_of_nodes(ledger: Ledger) -> None:
+def test_string_is_no_list_of_nodes(ledger: Ledger) -> None:
     tick, _ = ledger.begin_build()
     with pytest.raises(TypeError, match=MART):
         ledger.record_built(tick, MART, built_at=NOW)
@@ -224,7 +224,7 @@ def test_dbt_threads_may_record_while_others_read(ledger: Ledger) -> None:
 # -- scopes, marks, pruning -----------------------------------------------------------------------------------
 
 
-def test_projects_and_targets_share_a_file_and_nothing_else(path: Path) -> None:
+def test_projects_and_targets_share_file_and_nothing_else(path: Path) -> None:
     one = open_file(path)
     one.record_updates([load(), load(ITEMS)])
     one.register_producers([ORDERS])
@@ -247,7 +247,7 @@ def test_marks(ledger: Ledger) -> None:
     assert (ledger.mark("seen"), ledger.mark("other")) == ("2", None)
 
 
-def test_prune_keeps_what_is_young_and_the_newest_of_each(ledger: Ledger) -> None:
+def test_prune_keeps_what_is_young_and_newest_of_each(ledger: Ledger) -> None:
     old = NOW - timedelta(days=91)
     ledger.record_updates([load(ORDERS, "1"), load(ORDERS, "2"), load(ITEMS, "1")], now=old)
     tick, _ = ledger.begin_build(now=old)
@@ -266,7 +266,7 @@ def test_prune_keeps_what_is_young_and_the_newest_of_each(ledger: Ledger) -> Non
     assert ledger.record_updates([load(ORDERS, "2")]) == 2, "the newest is still known"
 
 
-def test_a_build_prunes_at_most_once_a_day(ledger: Ledger) -> None:
+def test_build_prunes_at_most_once_day(ledger: Ledger) -> None:
     old = NOW - timedelta(days=100)
     ledger.begin_build(now=NOW)
     ledger.record_updates([load(ORDERS, "1"), load(ORDERS, "2")], now=old)
@@ -399,7 +399,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.close()
 
 
-def test_any_order_of_calls_is_as_the_model() -> None:
+def test_any_order_of_calls_is_as_model() -> None:
     quick = settings(max_examples=30, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(LedgerMachine, settings=quick)
 
@@ -407,7 +407,7 @@ def test_any_order_of_calls_is_as_the_model() -> None:
 # -- the file and its schema ----------------------------------------------------------------------------------
 
 
-def test_construction_touches_nothing_and_first_use_creates_the_folder(tmp_path: Path) -> None:
+def test_construction_touches_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / ".lineage_orch"
     ledger = open_file(folder / "ledger.db")
     assert list(tmp_path.iterdir()) == []
@@ -415,16 +415,14 @@ def test_construction_touches_nothing_and_first_use_creates_the_folder(tmp_path:
     assert (folder / ".gitignore").read_text() == "*\n"
 
 
-def test_a_folder_that_was_there_is_left_as_it_is(tmp_path: Path) -> None:
+def test_folder_that_was_there_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / ".lineage_orch").mkdir()
     open_file(tmp_path / ".lineage_orch" / "ledger.db").snapshot()
     open_file(tmp_path / "data" / "ledger.db").snapshot()
     assert not list(tmp_path.rglob(".gitignore"))
 
 
-def test_a_relative_file_stays_the_same_when_the_working_directory_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_file_outlives_change_of_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ledger = Ledger("sqlite:///ledger.db", project="shop", target="prod")
     (tmp_path / "elsewhere").mkdir()
@@ -433,7 +431,7 @@ def test_a_relative_file_stays_the_same_when_the_working_directory_changes(
     assert (tmp_path / "ledger.db").exists()
 
 
-def test_what_was_recorded_is_there_for_the_next_process_and_on_the_disk(path: Path) -> None:
+def test_records_are_there_for_next_process(path: Path) -> None:
     ledger = open_file(path)
     ledger.record_updates([load()])
     with ledger._database.write() as connection:
@@ -442,7 +440,7 @@ def test_what_was_recorded_is_there_for_the_next_process_and_on_the_disk(path: P
     assert open_file(path).snapshot() == ledger.snapshot()
 
 
-def test_a_deleted_file_starts_a_new_ledger_instead_of_losing_loads(path: Path) -> None:
+def test_deleted_file_starts_new_ledger(path: Path) -> None:
     ledger = open_file(path)
     ledger.record_updates([load(), load(ITEMS)])
     for each in path.parent.glob("ledger.db*"):
@@ -451,7 +449,7 @@ def test_a_deleted_file_starts_a_new_ledger_instead_of_losing_loads(path: Path) 
     assert open_file(path).snapshot().sources == {SHOPS: 1}
 
 
-def test_a_file_that_was_restored_under_an_open_ledger_is_the_ledger(path: Path) -> None:
+def test_file_that_was_restored_under_open_ledger_is_ledger(path: Path) -> None:
     ledger = open_file(path)
     ledger.record_updates([load(), load(ITEMS)])
     backup = path.parent / "elsewhere" / "ledger.db"
@@ -476,7 +474,7 @@ def test_many_first_uses_at_once_make_one_schema(path: Path) -> None:
     assert execute(path, "SELECT version FROM lineage_orch_meta") == [(2,)]
 
 
-def test_a_newer_ledger_is_refused_with_both_versions_and_what_to_do(path: Path) -> None:
+def test_newer_ledger_is_refused_with_both_versions(path: Path) -> None:
     open_file(path).snapshot()
     execute(path, "UPDATE lineage_orch_meta SET version = 7")
     ledger = open_file(path)
@@ -490,7 +488,7 @@ def test_a_newer_ledger_is_refused_with_both_versions_and_what_to_do(path: Path)
     assert ledger.record_updates([load()]) == 1
 
 
-def test_a_file_and_its_folder_are_for_their_user_alone(tmp_path: Path) -> None:
+def test_file_and_its_folder_are_for_their_user_alone(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "ledger.db"
     before = os.umask(0o022)
     try:
@@ -505,7 +503,7 @@ def test_a_file_and_its_folder_are_for_their_user_alone(tmp_path: Path) -> None:
     assert set(modes.values()) == {0o600}, modes
 
 
-def test_the_lock_of_a_shared_file_is_shared_as_well(path: Path) -> None:
+def test_lock_of_shared_file_is_shared_as_well(path: Path) -> None:
     open_file(path).snapshot()
     path.chmod(0o660)
     with open_file(path).build_lock("me"):
@@ -520,13 +518,13 @@ def test_files_of_any_name(tmp_path: Path, name: str) -> None:
     assert open_file(tmp_path / name).snapshot().sources == {ORDERS: 1}
 
 
-def test_an_empty_file_is_an_empty_ledger(path: Path) -> None:
+def test_empty_file_is_empty_ledger(path: Path) -> None:
     path.touch()
     assert open_file(path).snapshot() == LedgerSnapshot()
     assert execute(path, "SELECT version FROM lineage_orch_meta") == [(2,)]
 
 
-def test_a_snapshot_needs_no_database() -> None:
+def test_snapshot_needs_no_database() -> None:
     code = (
         "import sys; import lineage_orch; import lineage_orch.ledger.snapshot; "
         "from lineage_orch.ledger import NodeFact; print('sqlalchemy' in sys.modules)"
@@ -535,7 +533,7 @@ def test_a_snapshot_needs_no_database() -> None:
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_newest_facts_are_read_without_the_history(ledger: Ledger) -> None:
+def test_newest_facts_are_read_without_history(ledger: Ledger) -> None:
     ledger.record_updates([load(ORDERS, str(number)) for number in range(10)])
     ledger.record_built(ledger.begin_build()[0], [MART], built_at=NOW)
     asked: list[str] = []
@@ -571,7 +569,7 @@ def assert_unavailable(ledger: Ledger, hint: str) -> None:
     assert "[SQL" not in str(caught.value)
 
 
-def test_a_file_that_is_no_database(path: Path) -> None:
+def test_file_that_is_no_database(path: Path) -> None:
     path.write_bytes(b"this is not a ledger " * 500)
     ledger = open_file(path)
     assert_unavailable(ledger, "file is damaged: restore it")
@@ -579,7 +577,7 @@ def test_a_file_that_is_no_database(path: Path) -> None:
     assert ledger.record_updates([load()]) == 1
 
 
-def test_a_file_that_is_damaged_while_in_use(path: Path) -> None:
+def test_file_that_is_damaged_while_in_use(path: Path) -> None:
     ledger = open_file(path)
     ledger.record_updates([load()])
     ledger.close()
@@ -590,7 +588,7 @@ def test_a_file_that_is_damaged_while_in_use(path: Path) -> None:
     assert ledger.snapshot().sources == {ORDERS: 1}
 
 
-def test_a_folder_in_the_place_of_the_file(path: Path) -> None:
+def test_folder_in_place_of_file(path: Path) -> None:
     path.mkdir()
     ledger = open_file(path)
     assert_unavailable(ledger, "is a folder: name a file in it")
@@ -598,7 +596,7 @@ def test_a_folder_in_the_place_of_the_file(path: Path) -> None:
     assert ledger.record_updates([load()]) == 1
 
 
-def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+def test_file_in_place_of_folder(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     ledger = open_file(tmp_path / "data" / "sub" / "ledger.db")
     assert_unavailable(ledger, "check the folder")
@@ -606,14 +604,14 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
     assert ledger.record_updates([load()]) == 1
 
 
-def test_a_file_that_can_only_be_read(path: Path) -> None:
+def test_file_that_can_only_be_read(path: Path) -> None:
     open_file(path).record_updates([load()])
     ledger = Ledger(f"sqlite:///file:{path}?mode=ro&uri=true", project="shop", target="prod")
     assert ledger.snapshot().sources == {ORDERS: 1}
     assert_unavailable(ledger, "can be read only.*right to write")
 
 
-def test_a_folder_without_permission(tmp_path: Path) -> None:
+def test_folder_without_permission(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "import lineage_orch.ledger.engines\n"  # another user may not be allowed to import it
@@ -632,7 +630,7 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
     assert "may write there" in done.stdout or "rights on it" in done.stdout
 
 
-def test_a_full_disk(path: Path) -> None:
+def test_full_disk(path: Path) -> None:
     def shrink(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("PRAGMA max_page_count = 40")
 
@@ -648,7 +646,7 @@ def test_a_full_disk(path: Path) -> None:
     assert ledger.record_updates([load(ITEMS)]) == 2
 
 
-def test_a_file_that_is_locked_for_too_long(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_is_locked_for_too_long(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "BUSY_SECONDS", 0.2)
     ledger = open_file(path)
     ledger.record_updates([load()])
@@ -660,13 +658,13 @@ def test_a_file_that_is_locked_for_too_long(path: Path, monkeypatch: pytest.Monk
     assert ledger.record_updates([load(ITEMS)]) == 2
 
 
-def test_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     ledger = Ledger("postgresql+psycopg://me:secret@127.0.0.1:1/db", project="shop", target="prod")
     assert_unavailable(ledger, r"pip install 'lineage_orch\[postgres\]'")
 
 
-def test_a_server_that_is_down_and_no_password_in_any_message() -> None:
+def test_server_that_is_down_and_no_password_in_any_message() -> None:
     pytest.importorskip("psycopg")
     ledger = Ledger("postgres://me:secret@127.0.0.1:1/db?password=hidden", project="shop", target="prod")
     assert_unavailable(Ledger("postgresql://me:secret@127.0.0.1:1/db", project="a", target="b"), "server runs")
@@ -681,7 +679,7 @@ def test_a_server_that_is_down_and_no_password_in_any_message() -> None:
     "url",
     ["mysql://me:secret@host/db", "postgresql+asyncpg://me:secret@host/db", "secret", "", "sqlite+aiosqlite:///x"],
 )
-def test_a_url_that_is_not_supported_is_refused_at_once(url: str) -> None:
+def test_url_that_is_not_supported_is_refused_at_once(url: str) -> None:
     with pytest.raises(LedgerUnavailableError, match=r"sqlite:///.*postgresql\+psycopg://") as caught:
         Ledger(url, project="shop", target="prod")
     assert "secret" not in str(caught.value)

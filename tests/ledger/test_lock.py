@@ -52,7 +52,7 @@ def taken(ledger: Ledger) -> bool:
         return thread.submit(ask).result(timeout=20)
 
 
-def test_one_holder_at_a_time_and_the_next_after_it(url: str) -> None:
+def test_lock_has_one_holder_at_time(url: str) -> None:
     ledger = open_ledger(url)
     with ledger.build_lock("first") as first:
         assert first
@@ -70,7 +70,7 @@ def test_one_holder_at_a_time_and_the_next_after_it(url: str) -> None:
     assert not taken(ledger)
 
 
-def test_the_holder_is_named_while_it_holds(url: str) -> None:
+def test_holder_is_named_while_it_holds(url: str) -> None:
     ledger = open_ledger(url)
     assert ledger.holder() is None
     with ledger.build_lock("pid 12 on host-a"):
@@ -83,14 +83,14 @@ def test_the_holder_is_named_while_it_holds(url: str) -> None:
     assert ledger.holder() is None
 
 
-def test_the_lock_is_free_after_an_error_and_the_error_is_the_callers_own(url: str) -> None:
+def test_lock_is_free_after_error_and_error_is_callers_own(url: str) -> None:
     ledger = open_ledger(url)
     with pytest.raises(OSError, match="of the build"), ledger.build_lock("x"):
         raise OSError("of the build")
     assert not taken(ledger)
 
 
-def test_two_objects_exclude_each_other(path: Path) -> None:
+def test_lock_objects_exclude_each_other(path: Path) -> None:
     one, two = open_ledger(path), open_ledger(path)
     with one.build_lock("one"):
         assert taken(two)
@@ -100,7 +100,7 @@ def test_two_objects_exclude_each_other(path: Path) -> None:
     assert not taken(two)
 
 
-def test_two_names_of_one_file_have_one_lock(path: Path, tmp_path: Path) -> None:
+def test_names_of_one_file_have_one_lock(path: Path, tmp_path: Path) -> None:
     open_ledger(path).snapshot()
     (tmp_path / "link.db").symlink_to(path)
     with open_ledger(path).build_lock("one"):
@@ -114,7 +114,7 @@ def test_other_projects_and_targets_have_other_locks(path: Path) -> None:
         assert taken(open_ledger(path, project="a b", target="c"))
 
 
-def test_of_many_threads_one_gets_it_each_time(path: Path) -> None:
+def test_lock_is_got_by_one_thread_at_time(path: Path) -> None:
     together, inside, most = threading.Barrier(6), [], []
 
     def compete(_: int) -> int:
@@ -137,7 +137,7 @@ def test_of_many_threads_one_gets_it_each_time(path: Path) -> None:
     assert set(most) == {1}
 
 
-def test_a_killed_holder_leaves_the_lock_free_and_its_name_behind(path: Path) -> None:
+def test_killed_holder_leaves_lock_free_and_its_name_behind(path: Path) -> None:
     ledger = open_ledger(path)
     other = subprocess.Popen([sys.executable, "-c", HOLD, f"sqlite:///{path}"], stdout=subprocess.PIPE, text=True)
     try:
@@ -168,7 +168,7 @@ def replace(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [remove, replace, lambda path: shutil.rmtree(path.parent)])
-def test_a_long_build_notices_that_its_lock_file_was_deleted(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+def test_long_build_notices_that_its_lock_file_was_deleted(tmp_path: Path, harm: Callable[[Path], None]) -> None:
     path = tmp_path / "folder" / "ledger.db"
     with open_ledger(path).build_lock("x") as held:
         held.check()
@@ -178,7 +178,7 @@ def test_a_long_build_notices_that_its_lock_file_was_deleted(tmp_path: Path, har
     assert not taken(open_ledger(path))
 
 
-def test_a_ledger_that_cannot_be_used_gives_no_lock(path: Path) -> None:
+def test_ledger_that_cannot_be_used_gives_no_lock(path: Path) -> None:
     path.mkdir()
     ledger = open_ledger(path)
     with pytest.raises(LedgerUnavailableError, match="is a folder"), ledger.build_lock("x"):
@@ -187,7 +187,7 @@ def test_a_ledger_that_cannot_be_used_gives_no_lock(path: Path) -> None:
     assert not taken(ledger)
 
 
-def test_the_lock_is_let_go_when_the_name_cannot_be_written(path: Path) -> None:
+def test_lock_is_let_go_when_name_cannot_be_written(path: Path) -> None:
     open_ledger(path).snapshot()
     only_read = Ledger(f"sqlite:///file:{path}?mode=ro&uri=true", project="shop", target="prod")
     with pytest.raises(LedgerUnavailableError, match="can be read only"), only_read.build_lock("x"):
@@ -195,7 +195,7 @@ def test_the_lock_is_let_go_when_the_name_cannot_be_written(path: Path) -> None:
     assert not taken(open_ledger(path))
 
 
-def test_a_file_system_without_locks_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_system_without_locks_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import filelock
 
     # What filelock falls back to there: a marker file that would outlive a killed holder.
@@ -204,7 +204,7 @@ def test_a_file_system_without_locks_is_refused(path: Path, monkeypatch: pytest.
         pass
 
 
-def test_a_missing_filelock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_filelock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "filelock", None)
     ledger = open_ledger(path)
     assert ledger.record_updates([]) == 0

@@ -76,11 +76,11 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.db"
 
 
-def test_a_ledger_of_0_1_0_is_taken_over_with_all_its_facts(path: Path) -> None:
+def test_ledger_of_0_1_0_is_taken_over_with_all_its_facts(path: Path) -> None:
     check_taken_over(f"sqlite:///{path}")
 
 
-def test_many_processes_take_a_ledger_of_0_1_0_over_once(path: Path) -> None:
+def test_many_processes_take_ledger_of_0_1_0_over_once(path: Path) -> None:
     make_ledger_1(f"sqlite:///{path}")
     start = threading.Barrier(6)
 
@@ -93,9 +93,7 @@ def test_many_processes_take_a_ledger_of_0_1_0_over_once(path: Path) -> None:
         assert sorted(threads.map(use, range(6))) == [7, 8, 9, 10, 11, 12]
 
 
-def test_a_migration_that_fails_leaves_the_ledger_of_0_1_0_as_it_was(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_migration_that_fails_leaves_ledger_of_0_1_0_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_ledger_1(f"sqlite:///{path}")
     before = list(sqlite3.connect(path).iterdump())
 
@@ -111,7 +109,7 @@ def test_a_migration_that_fails_leaves_the_ledger_of_0_1_0_as_it_was(
         assert ledger.snapshot() == as_of_0_1_0()
 
 
-def test_a_process_of_0_1_0_that_has_the_ledger_open_writes_nothing_more(path: Path) -> None:
+def test_open_process_of_0_1_0_writes_nothing_more(path: Path) -> None:
     make_ledger_1(f"sqlite:///{path}")
     with sqlite3.connect(path) as old:
         Ledger(f"sqlite:///{path}", project="shop", target="prod").snapshot()
@@ -120,7 +118,7 @@ def test_a_process_of_0_1_0_that_has_the_ledger_open_writes_nothing_more(path: P
             old.execute("UPDATE lineage_orch_clocks SET tick = tick + 1 WHERE project = 'shop' AND target = 'prod'")
 
 
-def test_the_tables_of_version_2_are_what_was_released() -> None:
+def test_tables_of_version_2_are_what_was_released() -> None:
     """A ledger in the field has these tables.
 
     If this fails, a table was changed: raise SCHEMA_VERSION, add the migration from this version, test it as the one
@@ -135,7 +133,7 @@ def test_the_tables_of_version_2_are_what_was_released() -> None:
     assert (schema.SCHEMA_VERSION, digest) == (2, "698b35a88c66f9a9")
 
 
-def test_importing_the_tables_is_all_that_a_question_pays() -> None:
+def test_importing_tables_is_all_that_question_pays() -> None:
     heavy = "{'prefect', 'dbt', 'networkx', 'psycopg'}"
     code = f"import sys, lineage_orch.ledger.store; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

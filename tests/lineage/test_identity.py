@@ -120,17 +120,17 @@ def test_config_that_alters_no_relation(key: str, value: object) -> None:
         ("a_key_of_some_adapter", False),
     ],
 )
-def test_config_that_alters_the_relation(key: str, value: object) -> None:
+def test_config_that_alters_relation(key: str, value: object) -> None:
     assert changes(one(), one({key: value})) == {"mart": (f"config {key}",)}
 
 
-def test_config_is_kept_as_a_fingerprint() -> None:
+def test_config_is_kept_as_fingerprint() -> None:
     found = parts(one({"materialized": "table", "post-hook": [{"sql": "set password = 'hunter2'"}]}))
     assert found["config materialized"] == "table"
     assert "hunter2" not in json.dumps(found)
 
 
-def test_config_with_an_id_or_a_time_of_the_run() -> None:
+def test_config_with_id_or_time_of_run() -> None:
     first = {"query_tag": "00270b2d-2914-4cad-a560-64c5b9a31a24", "label": "at 2026-11-24T17:23:45.409796+00:00"}
     second = {"query_tag": "6c3f3769-f24d-490a-9722-df3808b05540", "label": "at 2026-11-25T07:00:00.000001+00:00"}
     assert changes(one(first), one(second)) == {}
@@ -151,7 +151,7 @@ def test_contract_by_its_columns() -> None:
     assert changes(one(columns=free), one(columns={"id": {"name": "id", "data_type": "text"}})) == {}
 
 
-def test_snapshot_by_its_own_code_and_not_the_file_that_it_shares() -> None:
+def test_snapshot_by_its_own_code_and_not_file_that_it_shares() -> None:
     def snapshot(checksum: str, code: str) -> dict[str, Any]:
         return project(model("history", kind="snapshot", checksum=checksum, raw_code=code))
 
@@ -162,13 +162,13 @@ def test_snapshot_by_its_own_code_and_not_the_file_that_it_shares() -> None:
 # The relation and the parents -----------------------------------------------------------------------------
 
 
-def test_relation_that_moved_is_a_change_of_its_readers_too() -> None:
+def test_relation_that_moved_is_change_of_its_readers_too() -> None:
     assert changes(one(), one(schema="gold")) == {"mart": ("relation",), "reader": ("parents",)}
     assert changes(one(), one(alias="dim")) == {"mart": ("relation",), "reader": ("parents",)}
     assert parts(one(schema="gold"))["relation"] == "db.gold.mart"
 
 
-def test_relation_of_a_node() -> None:
+def test_relation_of_node() -> None:
     lineage = Lineage.from_manifest(project(model("mart", alias="dim", schema="gold", database=None)))
     assert lineage.relation("model.shop.mart") == Relation(None, "gold", "dim")
     bare = Lineage.from_manifest(manifest(node("mart")))
@@ -189,7 +189,7 @@ def test_another_parent_and_another_version() -> None:
     assert changes(reading(1), reading(2)) == {"mart": ("parents",)}
 
 
-def test_order_of_the_parents() -> None:
+def test_order_of_parents() -> None:
     both = [model("a"), model("b")]
     assert changes(project(*both, model("mart", "a", "b")), project(*both[::-1], model("mart", "b", "a"))) == {}
 
@@ -205,7 +205,7 @@ def test_source_that_moved() -> None:
     assert changes(reading("'s3://a/orders.json'"), reading("'s3://b/orders.json'")) == {"mart": ("parents",)}
 
 
-def test_event_time_of_a_parent_changes_what_a_microbatch_model_reads() -> None:
+def test_event_time_of_parent_counts_for_microbatch() -> None:
     def reading(event_time: str) -> dict[str, Any]:
         batches = {"materialized": "incremental", "incremental_strategy": "microbatch"}
         return project(
@@ -218,7 +218,7 @@ def test_event_time_of_a_parent_changes_what_a_microbatch_model_reads() -> None:
 # Ephemeral models -----------------------------------------------------------------------------------------
 
 
-def test_ephemeral_models_are_parts_of_what_they_are_pasted_into() -> None:
+def test_ephemeral_models_are_parts_of_their_readers() -> None:
     def shop(code: str) -> dict[str, Any]:
         return project(
             model("stg"),
@@ -232,7 +232,7 @@ def test_ephemeral_models_are_parts_of_what_they_are_pasted_into() -> None:
     assert changes(shop("old"), shop("new")) == {"mart": ("ephemeral model.shop.inner",)}
 
 
-def test_what_an_ephemeral_model_calls_and_reads() -> None:
+def test_ephemeral_model_brings_what_it_calls_and_reads() -> None:
     def shop(sql: str, *parents: str) -> dict[str, Any]:
         return project(
             model("a"),
@@ -247,7 +247,7 @@ def test_what_an_ephemeral_model_calls_and_reads() -> None:
     assert "var rate" in parts(shop("old", "a"), vars={"rate": 2})
 
 
-def test_ephemeral_model_that_becomes_a_table() -> None:
+def test_ephemeral_model_that_becomes_table() -> None:
     def shop(materialized: str) -> dict[str, Any]:
         return project(model("a"), model("inner", "a", materialized=materialized), model("mart", "inner"))
 
@@ -268,7 +268,7 @@ def test_long_chain_of_ephemeral_models() -> None:
 # Macros ---------------------------------------------------------------------------------------------------
 
 
-def test_macro_two_levels_deep_is_a_part_of_its_users_alone() -> None:
+def test_macro_two_levels_deep_is_part_of_its_users_alone() -> None:
     def shop(sql: str) -> dict[str, Any]:
         macros = macro("outer", "", "inner"), macro("inner", "", "innermost"), macro("innermost", sql)
         return project(model("mart", macros=("outer",)), model("other"), macros=macros)
@@ -283,7 +283,7 @@ def test_macros_that_call_each_other() -> None:
     ).keys()
 
 
-def test_macros_of_dbt_and_its_adapter_are_no_parts_but_lead_to_the_project() -> None:
+def test_macros_of_dbt_are_no_parts_but_lead_to_project() -> None:
     def shop(sql: str) -> dict[str, Any]:
         macros = (
             macro("materialization_table_default", "", "create_table_as", package="dbt"),
@@ -300,7 +300,7 @@ def test_macros_of_dbt_and_its_adapter_are_no_parts_but_lead_to_the_project() ->
     assert named == {"macro macro.shop.duckdb__create_table_as", "macro macro.dbt_utils.surrogate_key"}
 
 
-def test_macro_of_the_project_with_a_name_of_dbts() -> None:
+def test_macro_of_project_with_name_of_dbts() -> None:
     def shop(sql: str) -> dict[str, Any]:
         macros = (
             macro("materialization_table_default", "", "create_indexes", package="dbt"),
@@ -351,7 +351,7 @@ def test_materialization_and_strategies_of_ones_own() -> None:
         ("select variance from start", None),
     ],
 )
-def test_vars_that_the_code_names(code: str, name: str | None) -> None:
+def test_vars_that_code_names(code: str, name: str | None) -> None:
     found = [each for each in parts(with_code(code), vars={"start": 1}) if each.startswith("var ")]
     assert found == ([] if name is None else [f"var {name}"])
 
@@ -384,7 +384,7 @@ def test_env_var_by_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in str(parts(data))
 
 
-def test_meta_counts_where_the_code_asks_for_it() -> None:
+def test_meta_counts_where_code_asks_for_it() -> None:
     def reading(code: str, owner: str) -> dict[str, Any]:
         return with_code(code, config={"meta": {"owner": owner}})
 
@@ -394,7 +394,7 @@ def test_meta_counts_where_the_code_asks_for_it() -> None:
     assert changes(reading(asks_not, "a"), reading(asks_not, "b")) == {}
 
 
-def test_vars_that_are_given_win_over_those_of_a_package() -> None:
+def test_vars_that_are_given_win_over_those_of_package() -> None:
     of_project = {"start": 1, "rate": 2, "shop": {"start": 3, "end": 4}}
     assert overlay_vars(of_project, {"start": 9}) == {"start": 9, "rate": 2, "shop": {"end": 4}}
 
@@ -410,7 +410,7 @@ def shuffled(data: Any, by: random.Random) -> Any:
     return [shuffled(each, by) for each in data] if isinstance(data, list) else data
 
 
-def test_identity_from_a_file_and_from_a_dict_in_any_order(tmp_path: Path) -> None:
+def test_identity_from_file_and_from_dict_in_any_order(tmp_path: Path) -> None:
     data = project(
         source("raw.orders"),
         model(
@@ -431,7 +431,7 @@ def test_identity_from_a_file_and_from_a_dict_in_any_order(tmp_path: Path) -> No
         assert {each: lineage.identity(each) for each in expected} == expected
 
 
-def test_identity_from_a_file_so_large_that_it_is_read_in_pieces(tmp_path: Path) -> None:
+def test_identity_from_file_so_large_that_it_is_read_in_pieces(tmp_path: Path) -> None:
     # What looks like the end of an entry stands in the code, too.
     code = '{"a": {}, "model.b": 1}, "test.c" -- {{ var("x") }}' + "select 1 " * 300
     names = [f"m{each}" for each in range(3000)]
@@ -451,7 +451,7 @@ def test_identity_from_a_file_so_large_that_it_is_read_in_pieces(tmp_path: Path)
 
 
 @pytest.mark.parametrize("missing", ["macros", "config", "depends_on", "checksum", "columns"])
-def test_identity_where_the_manifest_lacks_something(missing: str) -> None:
+def test_identity_where_manifest_lacks_something(missing: str) -> None:
     data = project(model("mart"))
     data.pop(missing, None)
     data["nodes"]["model.shop.mart"].pop(missing, None)
@@ -464,13 +464,13 @@ def test_identity_where_sections_are_null() -> None:
     assert "relation" in Lineage.from_manifest(data).identity_parts("model.shop.mart")
 
 
-def test_identity_of_a_file_that_is_not_strict_json(tmp_path: Path) -> None:
+def test_identity_of_file_that_is_not_strict_json(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     path.write_text("\ufeff" + json.dumps(project(model("mart", config={"weight": float("nan")}))), encoding="utf-8")
     assert "config materialized" in Lineage.from_manifest(path).identity_parts("model.shop.mart")
 
 
-def test_identity_of_a_file_that_dbt_wrote_again(tmp_path: Path) -> None:
+def test_identity_of_file_that_dbt_wrote_again(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     data = project(model("mart", checksum="old"))
     path.write_bytes(msgspec.json.encode(data))
@@ -491,7 +491,7 @@ def test_identity_of_what_is_no_node() -> None:
         lineage.identity("source.shop.raw.orders")
 
 
-def test_nothing_is_read_twice_before_an_identity_is_asked_for(tmp_path: Path) -> None:
+def test_identity_is_read_only_when_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     path.write_bytes(msgspec.json.encode(project(source("raw.orders"), model("mart", "raw.orders"))))
     lineage = Lineage.from_manifest(path)

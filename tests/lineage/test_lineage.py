@@ -53,7 +53,7 @@ BELOW_USERS = {
 }
 
 
-def test_downstream_is_everything_below_a_source_of_every_type(shop: Lineage) -> None:
+def test_downstream_is_everything_below_source_of_every_type(shop: Lineage) -> None:
     assert shop.downstream("raw.users") == BELOW_USERS
     assert shop.downstream("raw.orders") == BELOW_USERS - {"model.shop.stg_users"} | {
         "model.shop.stg_orders",
@@ -62,14 +62,14 @@ def test_downstream_is_everything_below_a_source_of_every_type(shop: Lineage) ->
     }
 
 
-def test_downstream_of_several_is_the_union(shop: Lineage) -> None:
+def test_downstream_of_several_is_union(shop: Lineage) -> None:
     everything = shop.downstream("raw.users") | shop.downstream("raw.orders")
     assert shop.downstream("raw.users", "raw.orders", "raw.users") == everything
     assert shop.downstream("raw.*") == everything
     assert shop.downstream() == frozenset()
 
 
-def test_a_source_with_nothing_below_it(shop: Lineage) -> None:
+def test_source_with_nothing_below_it(shop: Lineage) -> None:
     assert shop.downstream("raw.unused") == frozenset()
     assert shop.downstream("crm.people") == {"exposure.shop.board"}
     assert shop.selection("raw.unused") == "source:shop.raw.unused+"
@@ -91,7 +91,7 @@ def test_selection_takes_every_form_of_name_once(shop: Lineage) -> None:
     )
 
 
-def test_graph_is_a_digraph_to_walk(shop: Lineage) -> None:
+def test_graph_is_digraph_to_walk(shop: Lineage) -> None:
     assert networkx.descendants(shop.graph, "source.shop.raw.users") == BELOW_USERS
     assert shop.graph.nodes["model.shop.inner"]["resource_type"] == "model"
     shop.graph.remove_node("model.shop.mart")
@@ -108,7 +108,7 @@ def test_nodes_are_what_dbt_builds(shop: Lineage) -> None:
     }
 
 
-def test_a_hub_with_many_children_lists_each_once() -> None:
+def test_hub_with_many_children_lists_each_once() -> None:
     names = [f"n{number}" for number in range(200)]
     data = manifest(source("raw.hub"), *(node(each, "raw.hub") for each in names))
     data["child_map"]["source.shop.raw.hub"] = data["child_map"]["source.shop.raw.hub"][:100]
@@ -118,7 +118,7 @@ def test_a_hub_with_many_children_lists_each_once() -> None:
     assert all(parents == (0,) for parents in plan_graph(lineage).parents[1:])
 
 
-def test_a_chain_of_5000_nodes_is_walked_without_recursion() -> None:
+def test_chain_of_5000_nodes_is_walked_without_recursion() -> None:
     chain = [node("n0", "raw.orders")]
     for number in range(1, 5000):
         materialized = "ephemeral" if number % 2 else None
@@ -129,7 +129,7 @@ def test_a_chain_of_5000_nodes_is_walked_without_recursion() -> None:
     assert plan_graph(lineage).parents[-1] == (len(plan_graph(lineage).ids) - 2,)
 
 
-def test_a_cycle_is_an_error_that_names_it() -> None:
+def test_cycle_is_error_that_names_it() -> None:
     lineage = lineage_of(source("raw.orders"), node("a", "raw.orders", "b"), node("b", "a"), node("c", "b"))
     assert lineage.downstream("raw.orders") == {"model.shop.a", "model.shop.b", "model.shop.c"}
     with pytest.raises(LineageError, match=r"cycle: (model\.shop\.[ab]( -> )?){2}"):
@@ -140,12 +140,12 @@ def test_a_cycle_is_an_error_that_names_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["raw.orders", "shop.raw.orders", "source.shop.raw.orders"])
-def test_every_form_of_a_source_name(shop: Lineage, name: str) -> None:
+def test_source_names_of_every_form(shop: Lineage, name: str) -> None:
     assert shop.resolve_source(name) == "source.shop.raw.orders"
 
 
 @pytest.mark.parametrize("name", ["raw.*", "shop.raw.*", "source.shop.raw.*"])
-def test_all_tables_of_a_source(shop: Lineage, name: str) -> None:
+def test_wildcard_means_all_tables_of_source(shop: Lineage, name: str) -> None:
     orders, users, unused = (f"source.shop.raw.{each}" for each in ("orders", "users", "unused"))
     assert shop.resolve_sources(name) == (orders, users, unused)
     assert shop.resolve_sources("raw.users", name) == (users, orders, unused)
@@ -167,13 +167,13 @@ def test_all_tables_of_a_source(shop: Lineage, name: str) -> None:
         ("model.shop.mart", "raw.orders|crm.people"),
     ],
 )
-def test_a_wrong_name_is_answered_with_the_nearest(shop: Lineage, name: str, suggestion: str) -> None:
+def test_wrong_name_is_answered_with_nearest(shop: Lineage, name: str, suggestion: str) -> None:
     with pytest.raises(UnknownSourceError, match=suggestion) as caught:
         shop.downstream(name)
     assert repr(name) in str(caught.value)
 
 
-def test_a_project_without_sources_says_so() -> None:
+def test_project_without_sources_says_so() -> None:
     lineage = lineage_of(node("alone"))
     assert lineage.source_map() == {}
     with pytest.raises(UnknownSourceError, match="no sources at all"):
@@ -194,17 +194,17 @@ def test_nasty_names_resolve_as_they_are_written(written: str) -> None:
     assert lineage.resolve_sources(f"{source_name}.*") == (expected,)
 
 
-def test_a_table_named_star_is_that_table_not_all() -> None:
+def test_table_named_star_is_that_table_not_all() -> None:
     lineage = lineage_of(source("raw.*"), source("raw.orders"))
     assert lineage.resolve_sources("raw.*") == ("source.shop.raw.*",)
 
 
-def test_a_unique_id_means_that_source_whatever_else_is_called_so() -> None:
+def test_unique_id_wins_over_other_names() -> None:
     lineage = lineage_of(source("raw.orders"), source("shop/raw.orders", package="source"))
     assert lineage.resolve_source("source.shop.raw.orders") == "source.shop.raw.orders"
 
 
-def test_one_source_name_in_two_packages_must_be_qualified() -> None:
+def test_source_name_of_two_packages_must_be_qualified() -> None:
     lineage = lineage_of(source("raw.orders"), source("raw.orders", package="other"), source("raw.users"))
     for name in ("raw.orders", "raw.*"):
         with pytest.raises(UnknownSourceError, match="more than one") as caught:
@@ -216,7 +216,7 @@ def test_one_source_name_in_two_packages_must_be_qualified() -> None:
     assert len(lineage.resolve_sources("shop.raw.*")) == 2
 
 
-def test_one_model_name_in_two_packages_stays_apart() -> None:
+def test_model_name_of_two_packages_stays_apart() -> None:
     lineage = lineage_of(
         source("raw.orders"),
         node("mart", "raw.orders"),
@@ -229,7 +229,7 @@ def test_one_model_name_in_two_packages_stays_apart() -> None:
         lineage.resolve_node("mart")
 
 
-def test_versions_of_a_model_stay_apart() -> None:
+def test_versions_of_model_stay_apart() -> None:
     lineage = lineage_of(
         source("raw.orders"),
         node("mart", "raw.orders", version=1),
@@ -244,7 +244,7 @@ def test_versions_of_a_model_stay_apart() -> None:
         lineage.resolve_node("mart")
 
 
-def test_a_wrong_node_name_is_answered_with_the_nearest(shop: Lineage) -> None:
+def test_wrong_node_name_is_answered_with_nearest(shop: Lineage) -> None:
     assert shop.resolve_node("history") == "snapshot.shop.history"
     with pytest.raises(UnknownNodeError, match="did you mean 'stg_users'"):
         shop.resolve_node("stg_user")
@@ -258,7 +258,7 @@ def parents(lineage: Lineage, name: str) -> set[str]:
     return {graph.ids[each] for each in graph.parents[graph.index[name]]}
 
 
-def test_the_plan_graph_sees_through_ephemeral_models(shop: Lineage) -> None:
+def test_plan_graph_sees_through_ephemeral_models(shop: Lineage) -> None:
     assert parents(shop, "model.shop.mart") == {
         "model.shop.stg_orders",
         "seed.shop.colours",
@@ -267,7 +267,7 @@ def test_the_plan_graph_sees_through_ephemeral_models(shop: Lineage) -> None:
     assert "model.shop.inner" not in plan_graph(shop).index
 
 
-def test_the_plan_graph_sees_through_chains_of_ephemeral_models_once() -> None:
+def test_plan_graph_sees_through_chains_of_ephemerals() -> None:
     lineage = lineage_of(
         node("mart", "g2", "g3", "stage"),
         node("g3", "g1", "stage", materialized="ephemeral"),
@@ -282,7 +282,7 @@ def test_the_plan_graph_sees_through_chains_of_ephemeral_models_once() -> None:
     assert len(plan_graph(lineage).parents[-1]) == 3
 
 
-def test_the_plan_graph_numbers_sources_first_and_parents_before_children(shop: Lineage) -> None:
+def test_plan_graph_numbers_parents_before_children(shop: Lineage) -> None:
     graph = plan_graph(shop)
     assert graph.ids[: graph.source_count] == tuple(shop.sources)
     assert set(graph.ids[graph.source_count :]) == set(shop.nodes)
@@ -290,7 +290,7 @@ def test_the_plan_graph_numbers_sources_first_and_parents_before_children(shop: 
         assert all(parent < number for parent in above)
 
 
-def test_a_policy_that_cannot_be_read_is_kept_beside_its_node_alone() -> None:
+def test_unreadable_policy_is_kept_beside_its_node() -> None:
     lineage = lineage_of(
         node("mart", config={"state": {"lag_tolerance": "soon"}}),
         node("other", config={"state": {"lag_tolerance": "4h"}}),
@@ -301,11 +301,11 @@ def test_a_policy_that_cannot_be_read_is_kept_beside_its_node_alone() -> None:
     assert list(graph.policies) == [graph.index["model.shop.other"]]
 
 
-def test_the_plan_graph_of_a_lineage_is_made_once(shop: Lineage) -> None:
+def test_plan_graph_of_lineage_is_made_once(shop: Lineage) -> None:
     assert plan_graph(shop) is plan_graph(shop)
 
 
-def test_tests_on_a_node_and_what_they_read(shop: Lineage) -> None:
+def test_tests_on_node_and_what_they_read(shop: Lineage) -> None:
     assert set(shop.tests_on("model.shop.mart")) == {"test.shop.unique_mart", "unit_test.shop.adds_up"}
     assert shop.tested_by("test.shop.unique_mart") == ("model.shop.mart",)
     assert shop.tested_by("test.shop.none_such") == ()

@@ -74,20 +74,20 @@ WHOLE = json.dumps(manifest(source("raw.orders"), node("stage", "raw.orders")))
         ('{"nodes": {"model.a.b": 3}, "sources": {}}', "no dbt manifest"),
     ],
 )
-def test_what_is_no_manifest_is_refused_with_its_path(path: Path, data: Any, says: str) -> None:
+def test_file_that_is_no_manifest_is_refused_with_path(path: Path, data: Any, says: str) -> None:
     write(path, data)
     with pytest.raises(ManifestError, match=says) as caught:
         read_manifest(path)
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_says_how_to_make_it(path: Path) -> None:
+def test_missing_file_says_how_to_make_it(path: Path) -> None:
     with pytest.raises(ManifestError, match="dbt parse") as caught:
         read_manifest(path)
     assert str(path) in str(caught.value)
 
 
-def test_a_folder_is_refused(tmp_path: Path) -> None:
+def test_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="is a folder"):
         read_manifest(tmp_path)
 
@@ -101,7 +101,7 @@ def test_another_artifact_of_dbt_is_refused(path: Path, artifact: str) -> None:
 
 
 @pytest.mark.parametrize("data", [{}, {"nodes": {}}, {"nodes": 3, "metadata": {}}])
-def test_a_dict_that_is_no_manifest_is_refused(data: dict[str, Any]) -> None:
+def test_dict_that_is_no_manifest_is_refused(data: dict[str, Any]) -> None:
     with pytest.raises(ManifestError, match="passed in"):
         read_manifest(data)
 
@@ -189,7 +189,7 @@ def from_the_future(shop: dict[str, Any]) -> dict[str, Any]:
         from_the_future,
     ],
 )
-def test_the_closure_is_the_same_in_every_shape(shop: dict[str, Any], path: Path, shape: Any) -> None:
+def test_closure_is_same_in_every_shape(shop: dict[str, Any], path: Path, shape: Any) -> None:
     data = shape(shop)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -206,18 +206,18 @@ def test_the_closure_is_the_same_in_every_shape(shop: dict[str, Any], path: Path
     "text",
     ['{"a": NaN}', '{"a": [Infinity, -Infinity]}', '{"a": "\\ud800"}'],
 )
-def test_what_python_writes_but_strict_json_refuses_is_read(shop: dict[str, Any], path: Path, text: str) -> None:
+def test_json_as_python_writes_it_is_read(shop: dict[str, Any], path: Path, text: str) -> None:
     whole = json.dumps(shop)
     write(path, whole[:-1] + ', "docs": ' + text + "}")
     assert Lineage.from_manifest(path).downstream("raw.orders") == BELOW
 
 
-def test_a_byte_order_mark_is_read_over(shop: dict[str, Any], path: Path) -> None:
+def test_byte_order_mark_is_read_over(shop: dict[str, Any], path: Path) -> None:
     write(path, b"\xef\xbb\xbf" + json.dumps(shop).encode())
     assert Lineage.from_manifest(path).downstream("raw.orders") == BELOW
 
 
-def test_an_empty_project_is_no_error(path: Path) -> None:
+def test_empty_project_is_no_error(path: Path) -> None:
     lineage = Lineage.from_manifest(write(path, manifest()))
     assert not lineage.sources
     assert not lineage.nodes
@@ -246,7 +246,7 @@ def test_disabled_sources_and_exposures_never_appear(shop: dict[str, Any]) -> No
     assert "exposure.shop.board" not in lineage.downstream("raw.orders")
 
 
-def test_edges_to_unknown_nodes_are_dropped_with_one_warning_that_counts_them(shop: dict[str, Any], path: Path) -> None:
+def test_unknown_edges_are_dropped_with_one_warning(shop: dict[str, Any], path: Path) -> None:
     """As dbt writes them for a disabled parent: in ``depends_on`` of the child, and in ``child_map``."""
     shop["nodes"]["model.shop.mart"]["depends_on"]["nodes"] += ["model.shop.gone", "source.shop.raw.gone"]
     shop["child_map"]["model.shop.gone"] = ["model.shop.mart"]
@@ -261,7 +261,7 @@ def test_edges_to_unknown_nodes_are_dropped_with_one_warning_that_counts_them(sh
     assert lineage.downstream("raw.orders") == BELOW
 
 
-def test_one_unknown_edge_is_one_edge(shop: dict[str, Any]) -> None:
+def test_unknown_edge_alone_is_counted_as_one(shop: dict[str, Any]) -> None:
     shop["nodes"]["model.shop.mart"]["depends_on"]["nodes"].append("model.shop.gone")
     with pytest.warns(ManifestWarning, match="1 edge to"):
         Lineage.from_manifest(shop)
@@ -285,7 +285,7 @@ def large(**more: Any) -> dict[str, Any]:
 
 # The second has keys inside of its nodes that look like the next node: a cut there is wrong.
 @pytest.mark.parametrize("more", [{}, {"meta": {"inner": {"deep": {}}, "model.shop.inner": {}}}])
-def test_a_large_manifest_is_read_in_pieces_and_is_the_same(tmp_path: Path, more: dict[str, Any]) -> None:
+def test_large_manifest_is_read_in_pieces_and_is_same(tmp_path: Path, more: dict[str, Any]) -> None:
     data = large(**more)
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(data))
@@ -299,7 +299,7 @@ def test_a_large_manifest_is_read_in_pieces_and_is_the_same(tmp_path: Path, more
     assert read_manifest(path).nodes == passed_in.nodes
 
 
-def test_a_large_manifest_that_is_cut_off_anywhere_is_an_error(tmp_path: Path) -> None:
+def test_large_manifest_that_is_cut_off_anywhere_is_error(tmp_path: Path) -> None:
     whole = json.dumps(large()).encode()
     path = tmp_path / "manifest.json"
     for length in range(4_200_000, len(whole), (len(whole) - 4_200_000) // 12):

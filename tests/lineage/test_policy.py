@@ -46,7 +46,7 @@ def build_after(**keys: Any) -> dict[str, Any]:
         (build_after(updates_on="all"), {"lag_tolerance": "4h"}, Policy("all", None, HOURS_4)),
     ],
 )
-def test_what_dbt_writes_is_read(freshness: Any, state: Any, policy: Policy) -> None:
+def test_policies_that_dbt_writes_are_read(freshness: Any, state: Any, policy: Policy) -> None:
     assert read_policy(NODE, freshness, state) == policy
 
 
@@ -97,6 +97,6 @@ def test_durations_in_all_of_dbts_units(text: str, length: timedelta) -> None:
         (None, {"lag_tolerance": "99999999999999w"}, "state.lag_tolerance", "99999999999999"),
     ],
 )
-def test_what_cannot_be_read_names_node_key_and_value(freshness: Any, state: Any, key: str, value: str) -> None:
+def test_unreadable_policy_names_node_key_and_value(freshness: Any, state: Any, key: str, value: str) -> None:
     with pytest.raises(PolicyError, match=rf"config\.{key} of model\.shop\.mart is {value};"):
         read_policy(NODE, freshness, state)

@@ -35,7 +35,7 @@ def node_selector(unique_id: str, *resources: dict[str, Any]) -> str:
         ("raw/*[x]?", "source:shop.raw.[*][[]x][?]"),
     ],
 )
-def test_a_source_is_written_so_that_dbt_reads_it_as_one_word(name: str, selector: str) -> None:
+def test_source_is_written_so_that_dbt_reads_it_as_one_word(name: str, selector: str) -> None:
     lineage = lineage_of(source(name), source("raw.other"))
     (unique_id, _) = lineage.sources
     assert lineage.selectors.source(unique_id) == selector
@@ -51,7 +51,7 @@ def test_names_that_one_wildcard_would_confuse_are_kept_apart() -> None:
         assert selector.count(".") == 2
 
 
-def test_sources_that_no_selector_tells_apart_are_an_error_with_the_fix() -> None:
+def test_sources_no_selector_tells_apart_are_error() -> None:
     lineage = lineage_of(source("raw/a\nb"), source("raw/a\tb"))
     with pytest.raises(LineageError, match="rename the table"):
         lineage.selection("source.shop.raw.a\nb")
@@ -60,7 +60,7 @@ def test_sources_that_no_selector_tells_apart_are_an_error_with_the_fix() -> Non
 # Nodes ----------------------------------------------------------------------------------------------------
 
 
-def test_a_plain_node_is_its_full_name() -> None:
+def test_plain_node_is_its_full_name() -> None:
     assert node_selector("model.shop.a", node("a", folder=["marts"]), node("b")) == "fqn:shop.marts.a"
 
 
@@ -76,7 +76,7 @@ def test_a_plain_node_is_its_full_name() -> None:
         ([node("a", package="other", materialized="ephemeral", folder=["shop"])], "an ephemeral one"),
     ],
 )
-def test_a_node_that_its_plain_name_would_not_select_alone_is_narrowed(others: list[Any], why: str) -> None:
+def test_ambiguous_node_name_is_narrowed(others: list[Any], why: str) -> None:
     lineage = lineage_of(node("a"), *others)
     selector = lineage.selectors.node("model.shop.a")
     assert selector.startswith("fqn:shop.[a]"), why
@@ -95,7 +95,7 @@ def test_versions_are_selected_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("folder", [["deep", "mart"], ["deep", "mart_of"]])
-def test_a_node_that_dbt_would_take_for_a_version_is_narrowed(folder: list[str]) -> None:
+def test_node_that_dbt_would_take_for_version_is_narrowed(folder: list[str]) -> None:
     """dbt compares the last two parts of any selector with ``name_v1`` of every versioned model."""
     name = {"mart": "v1", "mart_of": "all_v1"}[folder[-1]]
     versioned = node("mart" if name == "v1" else "mart_of_all", version=1)
@@ -108,12 +108,12 @@ def test_a_node_that_dbt_would_take_for_a_version_is_narrowed(folder: list[str])
     ]
 
 
-def test_a_model_and_a_snapshot_of_one_name_are_told_apart_by_type() -> None:
+def test_model_and_snapshot_of_one_name_are_told_apart_by_type() -> None:
     both = node("a", folder=["x"]), node("a", folder=["x"], kind="snapshot")
     assert node_selector("snapshot.shop.a", *both).endswith(",resource_type:snapshot")
 
 
-def test_nodes_that_no_selector_tells_apart_are_an_error_with_the_fix() -> None:
+def test_nodes_that_no_selector_tells_apart_are_error_with_fix() -> None:
     a_b, c = node("a b"), node("a b")
     c["unique_id"] = "model.shop.c"
     with pytest.raises(LineageError, match="rename one of them"):
@@ -121,7 +121,7 @@ def test_nodes_that_no_selector_tells_apart_are_an_error_with_the_fix() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.", "!a", "]a", ".a", "a-b", "1", "ü", "a b", "a,b", "a@b", "+a", "a+1", "*"])
-def test_every_name_has_a_selector_that_matches_it_alone(name: str) -> None:
+def test_selectors_match_their_name_alone(name: str) -> None:
     lineage = lineage_of(node(name), node("axb"), node("xa"), node("other"), node("b", folder=[name]))
     selector = lineage.selectors.node(f"model.shop.{name}")
     fqn, *narrowing = selector.removeprefix("fqn:").split(",")

@@ -10,7 +10,7 @@ from prefect.context import FlowRunContext
 from lineage_orch.loads import compat
 
 
-def test_the_flows_around_a_subflow_are_seen_innermost_first() -> None:
+def test_flows_around_subflow_are_seen_innermost_first() -> None:
     outer, inner = FlowRunContext.model_construct(), FlowRunContext.model_construct()
     assert list(compat.flow_contexts()) == []
     with outer, inner:
@@ -20,7 +20,7 @@ def test_the_flows_around_a_subflow_are_seen_innermost_first() -> None:
     assert seen[1] is outer
 
 
-def test_where_prefect_does_not_tell_the_innermost_is_seen_and_that_is_said_once(
+def test_innermost_run_is_seen_where_prefect_does_not_tell(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     compat._warn.cache_clear()

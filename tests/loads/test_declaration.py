@@ -35,7 +35,7 @@ ORDERS = "source.shop.crm.orders"
         "{source}",
     ],
 )
-def test_a_name_can_mean_a_source(name: str) -> None:
+def test_name_can_mean_source(name: str) -> None:
     assert can_mean(name, ORDERS)
 
 
@@ -53,11 +53,11 @@ def test_a_name_can_mean_a_source(name: str) -> None:
         "crm.{",  # no name that a decorator lets through
     ],
 )
-def test_a_name_cannot_mean_a_source(name: str) -> None:
+def test_name_cannot_mean_source(name: str) -> None:
     assert not can_mean(name, ORDERS)
 
 
-def test_a_marked_name_is_covered_however_much_of_it_is_spelled() -> None:
+def test_marked_name_is_covered_however_much_of_it_is_spelled() -> None:
     for declared in ("crm.orders", "shop.crm.orders", ORDERS, "crm.*", "shop.crm.*"):
         for marked in ("crm.orders", "shop.crm.orders", ORDERS):
             assert covers(declared, marked)
@@ -65,7 +65,7 @@ def test_a_marked_name_is_covered_however_much_of_it_is_spelled() -> None:
             assert not covers(declared, marked)
 
 
-def test_a_template_is_filled_and_a_wildcard_stays() -> None:
+def test_template_is_filled_and_wildcard_stays() -> None:
     declaration = Declaration.of("crm.{table}", "erp.*", "crm.orders")
     assert declaration.has_templates
     assert declaration.filled({"table": "orders"}) == ("crm.orders", "erp.*")
@@ -74,12 +74,12 @@ def test_a_template_is_filled_and_a_wildcard_stays() -> None:
     assert not Declaration.of("crm.*").has_templates
 
 
-def test_two_declarations_of_one_producer_are_one() -> None:
+def test_declarations_of_one_producer_are_one() -> None:
     both = Declaration.of("a.b", shared=True) | Declaration.of("c.d", "a.b")
     assert both == Declaration(("a.b", "c.d"), shared=True)
 
 
-def test_what_is_declared_while_others_are_looked_at_is_forgotten() -> None:
+def test_declarations_of_searched_modules_are_forgotten() -> None:
     before = declared_sources()
     with registered_meanwhile_forgotten():
         register(Declaration.of("looked.at"), "load")

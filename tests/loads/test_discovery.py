@@ -46,7 +46,7 @@ def why(found: DiscoveryResult) -> tuple[str | None, str]:
     return failure.where, failure.why
 
 
-def test_a_flow_and_a_task_with_their_places_and_sources(tmp_path: Path) -> None:
+def test_flow_and_task_with_their_places_and_sources(tmp_path: Path) -> None:
     write(
         tmp_path,
         "loads.py",
@@ -75,7 +75,7 @@ def test_a_flow_and_a_task_with_their_places_and_sources(tmp_path: Path) -> None
     assert find_producers(["loads.py"]).producers[1].where == "loads.py:10"
 
 
-def test_a_folder_is_searched_where_the_decorator_is_and_nowhere_else(tmp_path: Path) -> None:
+def test_folder_is_searched_where_decorator_is(tmp_path: Path) -> None:
     for name in ("orders/flows/api.py", "users/flows/api.py"):  # the same name, in no package
         write(tmp_path, f"ints/{name}", LOAD.replace("load-orders", name.partition("/")[0]))
     write(tmp_path, "ints/script.py", "raise SystemExit('not imported: no decorator in it')")
@@ -87,7 +87,7 @@ def test_a_folder_is_searched_where_the_decorator_is_and_nowhere_else(tmp_path: 
     assert names(find_producers([tmp_path / "ints"])) == ["orders", "users"]
 
 
-def test_a_module_by_its_name_and_a_file_in_a_package(tmp_path: Path) -> None:
+def test_module_by_its_name_and_file_in_package(tmp_path: Path) -> None:
     write(tmp_path, "loads/__init__.py", "")
     write(tmp_path, "loads/common.py", "NAME = 'named-by-a-sibling'")
     write(
@@ -99,7 +99,7 @@ def test_a_module_by_its_name_and_a_file_in_a_package(tmp_path: Path) -> None:
     assert names(find_producers(["loads/orders.py"])) == ["named-by-a-sibling"]
 
 
-def test_modules_count_from_the_nearest_pyproject_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_count_from_nearest_pyproject_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "pyproject.toml", "")
     write(tmp_path, "ints/orders/api.py")
     (tmp_path / "deep" / "er").mkdir(parents=True)
@@ -108,7 +108,7 @@ def test_modules_count_from_the_nearest_pyproject_too(tmp_path: Path, monkeypatc
     assert names(find_producers(["ints"])) == ["load-orders"]
 
 
-def test_producers_made_in_a_loop_or_kept_in_a_class(tmp_path: Path) -> None:
+def test_producers_made_in_loop_or_kept_in_class(tmp_path: Path) -> None:
     write(
         tmp_path,
         "many.py",
@@ -134,13 +134,13 @@ def test_producers_made_in_a_loop_or_kept_in_a_class(tmp_path: Path) -> None:
     assert sorted(names(find_producers(["many.py"]))) == ["load-a", "load-b", "load-c"]
 
 
-def test_a_flow_that_others_import_or_copy_is_one_producer(tmp_path: Path) -> None:
+def test_flow_that_others_import_or_copy_is_one_producer(tmp_path: Path) -> None:
     write(tmp_path, "orders.py")
     write(tmp_path, "all_loads.py", "from orders import load  # produces_source\ncopy = load.with_options(retries=2)\n")
     assert only(find_producers([tmp_path, "all_loads.py"])).where == "orders.py:5"
 
 
-def test_nothing_stays_behind(tmp_path: Path) -> None:
+def test_search_leaves_nothing_behind(tmp_path: Path) -> None:
     write(tmp_path, "helper.py", "import colorsys")
     write(tmp_path, "load.py", f"import sys\nimport helper\nsys.path.append('/nowhere')\n{LOAD}")
     path, modules, declared = list(sys.path), set(sys.modules), declared_sources()
@@ -157,7 +157,7 @@ def test_helpers_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
     assert names(find_producers(["a", "b"])) == ["load-a", "load-b"]
 
 
-def test_a_module_that_is_imported_already_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_module_that_is_imported_already_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "loaded_once.py", LOAD)
     monkeypatch.syspath_prepend(tmp_path)
     import loaded_once  # type: ignore[import-not-found]
@@ -182,20 +182,20 @@ def test_a_module_that_is_imported_already_is_not_run_again(tmp_path: Path, monk
         ("from lineage_orch import produces_source\nproduces_source()\n", 2, "@produces_source names no source"),
     ],
 )
-def test_a_module_that_fails_to_import_is_said_with_its_place(tmp_path: Path, text: str, line: int, said: str) -> None:
+def test_module_that_fails_to_import_is_said_with_its_place(tmp_path: Path, text: str, line: int, said: str) -> None:
     write(tmp_path, "bad.py", text)
     where, reason = why(find_producers(["bad.py"]))
     assert where == f"bad.py:{line}"
     assert said in reason
 
 
-def test_the_place_of_a_failure_is_where_it_was_raised(tmp_path: Path) -> None:
+def test_place_of_failure_is_where_it_was_raised(tmp_path: Path) -> None:
     write(tmp_path, "helper.py", "\n\nimport no_such_thing")
     write(tmp_path, "bad.py", "import helper")
     assert why(find_producers(["bad.py"]))[0] == "helper.py:3"
 
 
-def test_one_bad_module_hides_no_other(tmp_path: Path) -> None:
+def test_bad_module_hides_no_other(tmp_path: Path) -> None:
     write(tmp_path, "ints/bad.py", "raise ValueError('broken')  # produces_source")
     write(tmp_path, "ints/good.py")
     found = find_producers(["ints"])
@@ -212,7 +212,7 @@ def test_one_bad_module_hides_no_other(tmp_path: Path) -> None:
         (".", "no Python file in"),
     ],
 )
-def test_a_place_where_nothing_is_says_so(tmp_path: Path, place: str, said: str) -> None:
+def test_place_where_nothing_is_says_so(tmp_path: Path, place: str, said: str) -> None:
     where, reason = why(find_producers([place]))
     assert where is None
     assert said in reason

@@ -126,38 +126,38 @@ EVERYTHING = {"stg_a": 5, "stg_b": 5, "mart": 5, "mart_a": 5}
 # Out of date ----------------------------------------------------------------------------------------------
 
 
-def test_nothing_was_loaded_so_nothing_is_due(shop: Lineage) -> None:
+def test_plan_is_empty_before_first_load(shop: Lineage) -> None:
     found = plan(shop, LedgerSnapshot())
     assert (found.build, dict(found.held), dict(found.because), found.next_due) == ((), {}, {}, None)
     assert found.is_empty
     assert found.select == ()
 
 
-def test_a_load_builds_what_hangs_on_it_parents_first_and_nothing_else(shop: Lineage) -> None:
+def test_load_builds_its_downstream_parents_first(shop: Lineage) -> None:
     found = plan(shop, ledger({"raw.b": 6}, EVERYTHING))
     assert found.build == ("model.shop.stg_b", "model.shop.mart")
     assert not found.is_empty
 
 
-def test_what_was_built_after_the_load_is_up_to_date(shop: Lineage) -> None:
+def test_node_built_after_load_is_up_to_date(shop: Lineage) -> None:
     assert built(shop, ledger({"raw.a": 4, "raw.b": 3}, EVERYTHING)) == []
 
 
-def test_a_load_that_landed_while_the_build_ran_stays_owed(shop: Lineage) -> None:
+def test_load_that_landed_while_build_ran_stays_owed(shop: Lineage) -> None:
     """The run took tick 5, the load tick 6: the node built at 5 owes it."""
     assert set(built(shop, ledger({"raw.a": 6}, EVERYTHING))) == {"stg_a", "mart", "mart_a"}
 
 
-def test_a_build_that_was_cut_off_owes_only_the_rest(shop: Lineage) -> None:
+def test_build_that_was_cut_off_owes_only_rest(shop: Lineage) -> None:
     assert built(shop, ledger({"raw.a": 4}, {"stg_a": 5, "mart_a": 5, "stg_b": 2, "mart": 2})) == ["mart"]
 
 
-def test_a_node_without_parents_is_never_out_of_date(shop: Lineage) -> None:
+def test_node_without_parents_is_never_out_of_date(shop: Lineage) -> None:
     assert "colours" not in built(shop, ledger({"raw.a": 1}))
     assert built(shop, ledger(builds={"seed.shop.colours": 3})) == ["of_seed"]
 
 
-def test_what_is_not_in_the_manifest_is_no_concern(shop: Lineage) -> None:
+def test_facts_outside_manifest_are_ignored(shop: Lineage) -> None:
     snapshot = ledger(
         {"raw.gone": 50, "raw.b": 6},
         {**EVERYTHING, "gone": 3, "exposure.shop.board": 9},
@@ -169,12 +169,12 @@ def test_what_is_not_in_the_manifest_is_no_concern(shop: Lineage) -> None:
     assert built(shop, snapshot, failed=gone, missing_relations=gone, not_built=gone) == ["stg_b", "mart"]
 
 
-def test_a_time_without_a_zone_is_refused(shop: Lineage) -> None:
+def test_time_without_zone_is_refused(shop: Lineage) -> None:
     with pytest.raises(ValueError, match="no time zone"):
         plan_builds(shop, LedgerSnapshot(), now=datetime(2026, 1, 1))
 
 
-def test_clock_jumps_change_nothing_where_no_policy_looks_at_the_clock(shop: Lineage) -> None:
+def test_clock_jumps_change_nothing_without_policy(shop: Lineage) -> None:
     builds = {"stg_a": [(5, NOON + hours(1))], "mart_a": [(7, NOON)], "stg_b": 5, "mart": 5}
     early = ledger({"raw.a": [(6, NOON - hours(1))]}, builds)
     for now in (NOON - hours(9), NOON, NOON + hours(9)):
@@ -184,7 +184,7 @@ def test_clock_jumps_change_nothing_where_no_policy_looks_at_the_clock(shop: Lin
 # Because --------------------------------------------------------------------------------------------------
 
 
-def test_because_names_the_sources_that_reach_each_node(shop: Lineage) -> None:
+def test_because_names_sources_that_reach_each_node(shop: Lineage) -> None:
     found = plan(shop, ledger({"raw.a": 7, "raw.b": 8}, EVERYTHING))
     assert found.because == {
         "model.shop.stg_a": {"source.shop.raw.a"},
@@ -195,18 +195,18 @@ def test_because_names_the_sources_that_reach_each_node(shop: Lineage) -> None:
     assert found.sources == ("source.shop.raw.a", "source.shop.raw.b")
 
 
-def test_because_goes_through_what_was_built_before_the_cut_off(shop: Lineage) -> None:
+def test_because_goes_through_what_was_built_before_cut_off(shop: Lineage) -> None:
     found = plan(shop, ledger({"raw.a": 4, "raw.b": 1}, {"stg_a": 5, "mart_a": 5, "stg_b": 2, "mart": 2}))
     assert found.because == {"model.shop.mart": {"source.shop.raw.a"}}
 
 
-def test_because_leaves_out_a_source_whose_update_the_node_already_has() -> None:
+def test_because_leaves_out_sources_taken_in_already() -> None:
     lineage = lineage_of(source("raw.a"), source("raw.b"), node("both", "raw.a", "raw.b"), node("mart", "both"))
     found = plan(lineage, ledger({"raw.a": 1, "raw.b": 4}, {"both": 5, "mart": 3}))
     assert found.because == {"model.shop.mart": {"source.shop.raw.b"}}
 
 
-def test_because_does_not_go_through_a_held_node() -> None:
+def test_because_does_not_go_through_held_node() -> None:
     lineage = lineage_of(
         source("raw.a"),
         source("raw.b"),
@@ -218,7 +218,7 @@ def test_because_does_not_go_through_a_held_node() -> None:
     assert list(found.held) == ["model.shop.daily"]
 
 
-def test_because_reads_as_a_mapping(shop: Lineage) -> None:
+def test_because_reads_as_mapping(shop: Lineage) -> None:
     because = plan(shop, ledger({"raw.b": 6}, EVERYTHING)).because
     assert len(because) == 2
     assert "model.shop.mart_a" not in because
@@ -247,37 +247,37 @@ def joined() -> Lineage:
 JOINED = {"stg_b": 5, "stg_static": 5, "seed.shop.colours": 5, "mart": 5}
 
 
-def test_all_waits_for_every_parent_that_moves(joined: Lineage) -> None:
+def test_updates_on_all_waits_for_every_moving_parent(joined: Lineage) -> None:
     snapshot = ledger({"raw.a": 7, "raw.b": 3}, JOINED)
     assert held(joined, snapshot) == {"mart": Held("updates_on_all", ("model.shop.stg_b",))}
     assert plan(joined, snapshot).next_due is None
 
 
-def test_all_builds_when_every_parent_that_moves_is_fresh(joined: Lineage) -> None:
+def test_updates_on_all_builds_when_moving_parents_are_fresh(joined: Lineage) -> None:
     assert built(joined, ledger({"raw.a": 7, "raw.b": 8}, JOINED)) == ["stg_b", "mart"]
     # stg_b was built since: no need for it to be in this plan.
     assert built(joined, ledger({"raw.a": 7, "raw.b": 8}, {**JOINED, "stg_b": 9})) == ["mart"]
 
 
-def test_all_does_not_wait_for_what_never_moves(joined: Lineage) -> None:
+def test_updates_on_all_ignores_parents_that_never_move(joined: Lineage) -> None:
     """A static table and a seed, which no producer loads, must not block for ever."""
     assert "mart" in built(joined, ledger({"raw.a": 7, "raw.b": 8}, JOINED))
 
 
-def test_all_waits_for_a_source_that_has_a_producer_though_it_never_loaded(joined: Lineage) -> None:
+def test_updates_on_all_waits_for_producer_never_loaded(joined: Lineage) -> None:
     snapshot = ledger({"raw.a": 7, "raw.b": 8}, JOINED, producers=("raw.static",))
     assert held(joined, snapshot) == {"mart": Held("updates_on_all", ("model.shop.stg_static",))}
     snapshot = ledger({"raw.a": 7, "raw.b": 8, "raw.static": 3}, JOINED)
     assert "mart" in held(joined, snapshot)
 
 
-def test_all_counts_what_is_built_first_as_new(joined: Lineage) -> None:
+def test_updates_on_all_counts_prerequisites_as_new(joined: Lineage) -> None:
     """Row 13: the staging model of a source that no flow loads, and a seed, were never built."""
     snapshot = ledger({"raw.a": 7, "raw.b": 8, "raw.static": 3}, {"stg_b": 5, "mart": 5})
     assert set(built(joined, snapshot)) == {"stg_b", "stg_static", "colours", "mart"}
 
 
-def test_all_does_not_wait_for_a_baseline(joined: Lineage) -> None:
+def test_updates_on_all_ignores_baselines(joined: Lineage) -> None:
     """Row 5: after ``adopt`` every source has an update; what only has that one does not move."""
     adopted = {"raw.a": 1, "raw.b": 2, "raw.static": 3}
     snapshot = ledger({**adopted, "raw.a": 7, "raw.b": 8}, JOINED, baselines=("raw.static",))
@@ -287,7 +287,7 @@ def test_all_does_not_wait_for_a_baseline(joined: Lineage) -> None:
     assert held(joined, snapshot)["mart"].waiting_for == ("model.shop.stg_static",)
 
 
-def test_all_does_not_wait_for_what_dbt_will_not_build() -> None:
+def test_updates_on_all_ignores_what_dbt_will_not_build() -> None:
     lineage = lineage_of(
         source("raw.a"),
         source("raw.b"),
@@ -300,7 +300,7 @@ def test_all_does_not_wait_for_what_dbt_will_not_build() -> None:
     assert built(lineage, snapshot, not_built=["snapshot.shop.snap"]) == ["mart"]
 
 
-def test_all_is_not_satisfied_by_a_parent_that_is_held() -> None:
+def test_updates_on_all_is_not_met_by_held_parent() -> None:
     lineage = lineage_of(
         source("raw.a"),
         source("raw.b"),
@@ -313,7 +313,7 @@ def test_all_is_not_satisfied_by_a_parent_that_is_held() -> None:
     assert found.next_due == NOON + hours(24)
 
 
-def test_what_hangs_on_a_held_node_still_builds_for_its_other_parents() -> None:
+def test_child_of_held_node_builds_for_other_parents() -> None:
     lineage = lineage_of(
         source("raw.a"),
         source("raw.b"),
@@ -329,7 +329,7 @@ def test_what_hangs_on_a_held_node_still_builds_for_its_other_parents() -> None:
 # build_after and lag_tolerance ----------------------------------------------------------------------------
 
 
-def test_build_after_counts_from_the_last_good_build() -> None:
+def test_build_after_counts_from_last_good_build() -> None:
     lineage = lineage_of(source("raw.a"), node("mart", "raw.a", config=build_after(4, "hour")))
     snapshot = ledger({"raw.a": 6}, {"mart": [(2, NOON - hours(9)), (5, NOON - hours(3))]})
     assert held(lineage, snapshot) == {"mart": Held("build_after", until=NOON + hours(1))}
@@ -349,7 +349,7 @@ def test_build_after_alone_makes_nothing_out_of_date() -> None:
     assert not found.held
 
 
-def test_lag_tolerance_counts_from_the_first_load_it_does_not_have() -> None:
+def test_lag_tolerance_counts_from_first_load_it_does_not_have() -> None:
     lineage = lineage_of(source("raw.a"), node("mart", "raw.a", config=lag("4h")))
     loads = [(4, NOON - hours(9)), (6, NOON - hours(3)), (7, NOON - hours(1))]
     snapshot = ledger({"raw.a": loads}, {"mart": 5})
@@ -357,19 +357,19 @@ def test_lag_tolerance_counts_from_the_first_load_it_does_not_have() -> None:
     assert built(lineage, snapshot, now=NOON + hours(1)) == ["mart"]
 
 
-def test_lag_tolerance_holds_a_node_that_was_never_built() -> None:
+def test_lag_tolerance_holds_node_that_was_never_built() -> None:
     lineage = lineage_of(source("raw.a"), node("mart", "raw.a", config=lag("4h")))
     assert held(lineage, ledger({"raw.a": 6}))["mart"].until == NOON + hours(4)
 
 
-def test_lag_tolerance_counts_from_the_first_build_of_a_parent_it_does_not_have() -> None:
+def test_lag_tolerance_counts_from_first_missed_build() -> None:
     lineage = lineage_of(source("raw.a"), node("stage", "raw.a"), node("mart", "stage", config=lag("4h")))
     builds = [(4, NOON - hours(9)), (6, NOON - hours(2)), (8, NOON - hours(1))]
     snapshot = ledger({"raw.a": 7}, {"stage": builds, "mart": 5})
     assert held(lineage, snapshot)["mart"].until == NOON + hours(2)
 
 
-def test_lag_tolerance_counts_from_the_load_that_a_parent_in_the_plan_waits_for() -> None:
+def test_lag_tolerance_counts_from_load_of_planned_parent() -> None:
     lineage = lineage_of(
         source("raw.a"),
         node("stage", "raw.a"),
@@ -386,7 +386,7 @@ def test_lag_tolerance_counts_from_the_load_that_a_parent_in_the_plan_waits_for(
     assert held(lineage, snapshot)["mart"].until == NOON + hours(0.5)
 
 
-def test_of_both_limits_the_later_counts() -> None:
+def test_later_of_both_limits_counts() -> None:
     config = {**build_after(4, "hour"), **lag("2h")}
     lineage = lineage_of(source("raw.a"), node("mart", "raw.a", config=config))
     later_build = ledger({"raw.a": [(6, NOON - hours(1))]}, {"mart": [(5, NOON - hours(1))]})
@@ -395,7 +395,7 @@ def test_of_both_limits_the_later_counts() -> None:
     assert held(lineage, later_load) == {"mart": Held("lag_tolerance", until=NOON + hours(1))}
 
 
-def test_next_due_is_the_earliest_of_all_that_are_held_until_a_time() -> None:
+def test_next_due_is_earliest_of_all_that_are_held_until_time() -> None:
     lineage = lineage_of(
         source("raw.a"),
         node("daily", "raw.a", config=build_after(1, "day")),
@@ -420,7 +420,7 @@ def test_times_are_told_in_utc_whatever_zone_now_has() -> None:
         assert each.until.tzinfo is UTC
 
 
-def test_a_limit_past_the_end_of_time_is_no_crash() -> None:
+def test_limit_past_end_of_time_is_no_crash() -> None:
     lineage = lineage_of(source("raw.a"), node("mart", "raw.a", config=build_after(10**8, "day")))
     assert held(lineage, ledger({"raw.a": 6}, {"mart": 5}))["mart"].until is not None
 
@@ -432,7 +432,7 @@ def changed(**checksums: str) -> LedgerSnapshot:
     return ledger({"raw.a": 4, "raw.b": 4}, EVERYTHING, checksums=checksums)
 
 
-def test_changed_code_rebuilds_the_node_and_what_hangs_on_it(shop: Lineage) -> None:
+def test_changed_code_rebuilds_node_and_what_hangs_on_it(shop: Lineage) -> None:
     found = plan(shop, changed(stg_a="old", stg_b="code of stg_b"))
     assert short(found.build) == ["stg_a", "mart", "mart_a"] or short(found.build) == ["stg_a", "mart_a", "mart"]
     assert found.changed_code == {"model.shop.stg_a"}
@@ -457,7 +457,7 @@ def test_changed_code_does_not_wait_for_new_data() -> None:
 
 
 @pytest.mark.parametrize(("loads", "since"), [({}, NOON), ({"raw.a": [(6, NOON - hours(3))]}, NOON - hours(3))])
-def test_lag_below_changed_code_counts_from_its_data_if_there_is_any(loads: Any, since: datetime) -> None:
+def test_lag_below_changed_code_counts_from_its_data(loads: Any, since: datetime) -> None:
     lineage = lineage_of(source("raw.a"), node("stage", "raw.a"), node("mart", "stage", config=lag("4h")))
     snapshot = ledger(loads, {"stage": 5, "mart": 5}, checksums={"stage": "old"})
     found = plan(lineage, snapshot)
@@ -468,7 +468,7 @@ def test_lag_below_changed_code_counts_from_its_data_if_there_is_any(loads: Any,
 # First loads and prerequisites ----------------------------------------------------------------------------
 
 
-def test_a_first_load_is_waited_for_where_a_flow_loads_the_source(shop: Lineage) -> None:
+def test_first_load_is_waited_for_where_flow_loads_source(shop: Lineage) -> None:
     snapshot = ledger({"raw.a": 1}, producers=("raw.a", "raw.b"))
     found = plan(shop, snapshot)
     assert set(found.build) == {"model.shop.stg_a", "model.shop.mart_a"}
@@ -477,7 +477,7 @@ def test_a_first_load_is_waited_for_where_a_flow_loads_the_source(shop: Lineage)
     assert built(shop, loaded) == ["stg_b", "mart"]
 
 
-def test_what_no_flow_loads_is_taken_to_be_there_and_built_first(shop: Lineage) -> None:
+def test_static_source_is_taken_to_be_there(shop: Lineage) -> None:
     """Row 13: the first load builds the mart's other staging model too, whose source is static."""
     found = plan(shop, ledger({"raw.a": 1}, producers=("raw.a",)))
     assert set(short(found.build)) == {"stg_a", "stg_b", "mart_a", "mart"}
@@ -486,7 +486,7 @@ def test_what_no_flow_loads_is_taken_to_be_there_and_built_first(shop: Lineage) 
     assert found.because["model.shop.stg_b"] == frozenset()
 
 
-def test_a_seed_that_was_never_built_is_built_for_what_needs_it() -> None:
+def test_seed_that_was_never_built_is_built_for_what_needs_it() -> None:
     """Row 13."""
     lineage = lineage_of(
         source("raw.a"),
@@ -505,7 +505,7 @@ def test_a_seed_that_was_never_built_is_built_for_what_needs_it() -> None:
     assert found.select == ("fqn:shop.colours", "fqn:shop.of_colours", "fqn:shop.mart")
 
 
-def test_what_reads_a_prerequisite_is_built_with_it_wherever_it_stands() -> None:
+def test_reader_of_prerequisite_is_built_with_it() -> None:
     """One plan is enough: what its own builds make stale is in it, though the graph lists it first."""
     lineage = lineage_of(
         source("raw.a"),
@@ -517,11 +517,11 @@ def test_what_reads_a_prerequisite_is_built_with_it_wherever_it_stands() -> None
     assert set(built(lineage, ledger({"raw.a": 1}))) == {"colours", "aaa", "below_aaa", "zzz"}
 
 
-def test_what_nothing_stale_needs_stays_unbuilt(shop: Lineage) -> None:
+def test_node_that_nothing_stale_needs_stays_unbuilt(shop: Lineage) -> None:
     assert "of_seed" not in built(shop, ledger({"raw.a": 1, "raw.b": 1}))
 
 
-def test_a_held_node_needs_nothing_yet() -> None:
+def test_held_node_needs_nothing_yet() -> None:
     lineage = lineage_of(
         source("raw.a"),
         source("raw.b"),
@@ -533,7 +533,7 @@ def test_a_held_node_needs_nothing_yet() -> None:
     assert held(lineage, snapshot) == {"mart": Held("first_load", ("source.shop.raw.b",))}
 
 
-def test_a_first_load_holds_what_needs_it_however_far_below() -> None:
+def test_first_load_holds_what_needs_it_however_far_below() -> None:
     lineage = lineage_of(
         source("raw.a"),
         source("raw.b"),
@@ -570,7 +570,7 @@ def test_six_first_loads_of_one_flow_that_loads_them_all() -> None:
     assert seen[3] == ["stg_products", "order_items", "orders", "customers"]
 
 
-def test_a_prerequisite_does_not_wait_for_its_own_policy() -> None:
+def test_prerequisite_does_not_wait_for_its_own_policy() -> None:
     lineage = lineage_of(
         source("raw.a"), source("raw.b"), node("lagging", "raw.a", config=lag("4h")), node("mart", "lagging", "raw.b")
     )
@@ -583,7 +583,7 @@ def test_a_prerequisite_does_not_wait_for_its_own_policy() -> None:
 # Relations that are gone, and what was asked for ----------------------------------------------------------
 
 
-def test_a_relation_that_is_gone_is_built_again_and_what_reads_it(shop: Lineage) -> None:
+def test_missing_relation_is_built_with_its_readers(shop: Lineage) -> None:
     """Row 14: a table that was dropped by hand."""
     snapshot = ledger({"raw.a": 4, "raw.b": 4}, EVERYTHING)
     found = plan(shop, snapshot, missing_relations=["model.shop.stg_b"])
@@ -594,16 +594,16 @@ def test_a_relation_that_is_gone_is_built_again_and_what_reads_it(shop: Lineage)
     }
 
 
-def test_a_relation_that_is_gone_is_no_news_where_nothing_was_built(shop: Lineage) -> None:
+def test_missing_relation_never_built_is_no_news(shop: Lineage) -> None:
     assert built(shop, LedgerSnapshot(), missing_relations=list(shop.nodes)) == []
 
 
-def test_a_missing_relation_waits_for_no_policy() -> None:
+def test_missing_relation_waits_for_no_policy() -> None:
     lineage = lineage_of(source("raw.a"), node("mart", "raw.a", config={**build_after(4, "hour"), **all_of()}))
     assert built(lineage, ledger({"raw.a": 4}, {"mart": 5}), missing_relations=["model.shop.mart"]) == ["mart"]
 
 
-def test_what_is_asked_for_builds_whatever_its_policy(shop: Lineage) -> None:
+def test_debt_builds_whatever_its_policy(shop: Lineage) -> None:
     lineage = lineage_of(source("raw.a"), node("mart", "raw.a", config={**build_after(4, "hour"), **lag("4h")}))
     found = plan(lineage, ledger({"raw.a": 4}, {"mart": 5}, debts={"mart": 7}))
     assert short(found.build) == ["mart"]
@@ -611,7 +611,7 @@ def test_what_is_asked_for_builds_whatever_its_policy(shop: Lineage) -> None:
     assert built(lineage, ledger({"raw.a": 4}, {"mart": 8}, debts={"mart": 7})) == []
 
 
-def test_what_came_out_the_same_makes_nothing_below_it_stale(shop: Lineage) -> None:
+def test_unchanged_node_makes_nothing_below_stale(shop: Lineage) -> None:
     """``stg_a`` was built at 8 and did not differ from what it was at 4."""
     builds = {**EVERYTHING, "stg_a": 8}
     assert built(shop, ledger({"raw.a": 7, "raw.b": 4}, builds)) != []
@@ -621,7 +621,7 @@ def test_what_came_out_the_same_makes_nothing_below_it_stale(shop: Lineage) -> N
 # What dbt will not build ----------------------------------------------------------------------------------
 
 
-def test_what_dbt_will_not_build_is_named_and_builds_nothing_below_it() -> None:
+def test_not_built_node_is_named_and_builds_nothing_below() -> None:
     """Row 6: ``dbt run`` below a snapshot built its children at every call."""
     lineage = lineage_of(
         source("raw.a"),
@@ -645,7 +645,7 @@ def test_what_dbt_will_not_build_is_named_and_builds_nothing_below_it() -> None:
 @pytest.mark.parametrize(
     ("count", "minutes"), [(1, 10), (2, 20), (3, 40), (6, 320), (7, 360), (8, 360), (100_000, 360)]
 )
-def test_a_node_that_fails_waits_longer_each_time(count: int, minutes: int) -> None:
+def test_node_that_fails_waits_longer_each_time(count: int, minutes: int) -> None:
     """Row 8: a node that always failed was tried at every load."""
     lineage = lineage_of(source("raw.a"), node("mart", "raw.a"), node("below", "mart"), node("beside", "raw.a"))
     snapshot = ledger({"raw.a": 6}, {"mart": 5, "below": 5, "beside": 5}, failures={"mart": failure(count)})
@@ -666,7 +666,7 @@ def test_new_data_alone_is_no_reason_to_try_again() -> None:
     assert list(held(lineage, snapshot)) == ["mart"]
 
 
-def test_a_change_of_the_node_or_of_a_test_on_it_is() -> None:
+def test_change_of_node_or_of_test_on_it_is() -> None:
     nodes = [source("raw.a"), node("mart", "raw.a")]
     lineage = lineage_of(*nodes)
     same = failure_digest(lineage, "model.shop.mart")
@@ -689,7 +689,7 @@ def test_so_is_that_someone_asked_for_it() -> None:
     assert "mart" in held(lineage, ledger({"raw.a": 4}, failures={"mart": failure(tick=6)}, debts={"mart": 6}))
 
 
-def test_of_a_failure_and_a_policy_the_later_counts() -> None:
+def test_later_of_failure_and_policy_counts() -> None:
     lineage = lineage_of(source("raw.a"), node("mart", "raw.a", config=build_after(1, "hour")))
     snapshot = ledger({"raw.a": 6}, {"mart": 5}, failures={"mart": failure(1)})
     assert held(lineage, snapshot) == {"mart": Held("build_after", until=NOON + hours(1))}
@@ -697,7 +697,7 @@ def test_of_a_failure_and_a_policy_the_later_counts() -> None:
     assert held(lineage, snapshot)["mart"].reason == "failing"
 
 
-def test_a_prerequisite_that_fails_holds_what_needs_it() -> None:
+def test_prerequisite_that_fails_holds_what_needs_it() -> None:
     lineage = lineage_of(source("raw.a"), node("stg", "raw.static"), source("raw.static"), node("mart", "raw.a", "stg"))
     assert held(lineage, ledger({"raw.a": 1}, failures={"stg": failure()})) == {
         "stg": Held("failing", until=NOON + timedelta(minutes=10), detail="Database Error: no such column"),
@@ -708,7 +708,7 @@ def test_a_prerequisite_that_fails_holds_what_needs_it() -> None:
 # Configs that cannot be read ------------------------------------------------------------------------------
 
 
-def test_a_policy_that_cannot_be_read_holds_that_node_alone(shop: Lineage) -> None:
+def test_policy_that_cannot_be_read_holds_that_node_alone(shop: Lineage) -> None:
     lineage = lineage_of(
         source("raw.a"),
         node("bad", "raw.a", config=lag("soon")),
@@ -730,7 +730,7 @@ def test_a_policy_that_cannot_be_read_holds_that_node_alone(shop: Lineage) -> No
 # Clocks that are wrong ------------------------------------------------------------------------------------
 
 
-def test_a_time_three_years_ahead_holds_nothing_for_three_years() -> None:
+def test_time_three_years_ahead_holds_nothing_for_three_years() -> None:
     """Row 10: it counts as now."""
     config = {**build_after(1, "hour"), **lag("2h")}
     lineage = lineage_of(source("raw.a"), node("mart", "raw.a", config=config))
@@ -746,7 +746,7 @@ def test_a_time_three_years_ahead_holds_nothing_for_three_years() -> None:
 # Failures in one call -------------------------------------------------------------------------------------
 
 
-def test_a_failed_node_and_what_hangs_on_it_wait(shop: Lineage) -> None:
+def test_failed_node_and_what_hangs_on_it_wait(shop: Lineage) -> None:
     found = plan(shop, ledger({"raw.a": 6, "raw.b": 6}, EVERYTHING), failed=["model.shop.stg_b"])
     assert set(found.build) == {"model.shop.stg_a", "model.shop.mart_a"}
     assert found.held == {
@@ -755,7 +755,7 @@ def test_a_failed_node_and_what_hangs_on_it_wait(shop: Lineage) -> None:
     }
 
 
-def test_a_failure_is_passed_on_down_the_chain() -> None:
+def test_failure_is_passed_on_down_chain() -> None:
     chain = [node("n0", "raw.a"), *(node(f"n{each}", f"n{each - 1}") for each in range(1, 4))]
     lineage = lineage_of(source("raw.a"), *chain)
     found = plan(lineage, ledger({"raw.a": 1}), failed=["model.shop.n1"])
@@ -788,7 +788,7 @@ def test_views_are_built_like_all_else_by_default(viewed: Lineage) -> None:
     assert found.select == ("source:shop.raw.a+",)
 
 
-def test_a_change_passes_through_views_that_exist(viewed: Lineage) -> None:
+def test_change_passes_through_views_that_exist(viewed: Lineage) -> None:
     snapshot = ledger({"raw.a": 6}, {"view": 5, "view2": 5, "mart": 5})
     found = plan(viewed, snapshot, views="pass_through")
     assert short(found.build) == ["mart"]
@@ -797,14 +797,14 @@ def test_a_change_passes_through_views_that_exist(viewed: Lineage) -> None:
     assert found.select == ("fqn:shop.mart", "fqn:shop.view,resource_type:test")
 
 
-def test_a_view_that_was_never_built_or_has_new_code_is_built(viewed: Lineage) -> None:
+def test_view_that_was_never_built_or_has_new_code_is_built(viewed: Lineage) -> None:
     snapshot = ledger({"raw.a": 6}, {"view2": 5, "mart": 5}, checksums={"view2": "old"})
     found = plan(viewed, snapshot, views="pass_through")
     assert short(found.build) == ["view", "view2", "mart"]
     assert found.passed_through == ()
 
 
-def test_a_view_above_which_a_definition_changed_is_built() -> None:
+def test_view_above_which_definition_changed_is_built() -> None:
     """Row 4: ``select *`` on a warehouse that keeps the columns that a view had when it was made."""
     lineage = lineage_of(
         source("raw.a"),
@@ -822,7 +822,7 @@ def test_a_view_above_which_a_definition_changed_is_built() -> None:
     assert short(plan(lineage, cut_off, views="pass_through").build) == ["view"]
 
 
-def test_only_views_to_pass_through_is_still_something_to_do() -> None:
+def test_plan_of_passed_through_views_alone_is_not_empty() -> None:
     lineage = lineage_of(
         source("raw.a"), node("view", "raw.a", materialized="view"), node("on_view", "view", kind="test")
     )
@@ -836,7 +836,7 @@ def test_only_views_to_pass_through_is_still_something_to_do() -> None:
 # Select ---------------------------------------------------------------------------------------------------
 
 
-def test_select_is_short_when_all_below_the_sources_is_built(shop: Lineage) -> None:
+def test_select_is_short_when_all_below_sources_is_built(shop: Lineage) -> None:
     assert plan(shop, ledger({"raw.b": 6}, EVERYTHING)).select == ("source:shop.raw.b+",)
     both = plan(shop, ledger({"raw.a": 1, "raw.b": 2}))
     assert both.select == ("source:shop.raw.a+", "source:shop.raw.b+")
@@ -855,7 +855,7 @@ def test_select_is_exact_when_something_else_is_built_too(shop: Lineage) -> None
     assert set(found.select) == {"fqn:shop.stg_b", "fqn:shop.mart", "fqn:shop.mart_a"}
 
 
-def test_select_of_exact_nodes_brings_the_tests_of_their_sources() -> None:
+def test_select_of_exact_nodes_brings_tests_of_their_sources() -> None:
     lineage = lineage_of(
         source("raw.a"), node("on_raw", "raw.a", kind="test"), node("stage", "raw.a"), node("mart", "stage")
     )
@@ -876,7 +876,7 @@ def unit_test(name: str, model: str, *inputs: str) -> dict[str, Any]:
     }
 
 
-def test_a_unit_test_whose_own_relation_is_not_there_yet_is_left_out() -> None:
+def test_unit_test_without_own_relation_is_left_out() -> None:
     """Row 17: dbt looks up the columns of the inputs; a unit test that fails blocks its model."""
     lineage = lineage_of(
         source("raw.a"),
@@ -893,7 +893,7 @@ def test_a_unit_test_whose_own_relation_is_not_there_yet_is_left_out() -> None:
     assert gone.left_out_tests == ("unit_test.shop.inc.grows",)
 
 
-def test_the_inputs_that_a_model_reads_are_there_when_its_unit_tests_run() -> None:
+def test_unit_test_inputs_are_there_before_it_runs() -> None:
     lineage = lineage_of(
         source("raw.a"),
         node("stg", "raw.a"),
@@ -905,7 +905,7 @@ def test_the_inputs_that_a_model_reads_are_there_when_its_unit_tests_run() -> No
     assert plan(lineage, ledger({"raw.a": 1})).left_out_tests == ("unit_test.shop.mart.reads_another",)
 
 
-def test_a_data_test_waits_for_a_source_that_a_flow_has_still_to_load() -> None:
+def test_data_test_waits_for_first_load_of_its_source() -> None:
     lineage = lineage_of(
         source("raw.a"), source("raw.b"), node("stg", "raw.a"), node("related", "stg", "raw.b", kind="test")
     )
@@ -913,7 +913,7 @@ def test_a_data_test_waits_for_a_source_that_a_flow_has_still_to_load() -> None:
     assert plan(lineage, ledger({"raw.a": 1})).left_out_tests == ()
 
 
-def test_a_unit_test_of_a_view_that_is_passed_through_does_not_run(viewed: Lineage) -> None:
+def test_unit_test_of_view_that_is_passed_through_does_not_run(viewed: Lineage) -> None:
     lineage = lineage_of(
         source("raw.a"),
         node("view", "raw.a", materialized="view"),
@@ -927,7 +927,7 @@ def test_a_unit_test_of_a_view_that_is_passed_through_does_not_run(viewed: Linea
 # Size -----------------------------------------------------------------------------------------------------
 
 
-def test_a_chain_of_5000_nodes_is_planned_without_recursion() -> None:
+def test_chain_of_5000_nodes_is_planned_without_recursion() -> None:
     chain = [node("n0", "raw.a", config=lag("1h"))]
     for number in range(1, 5000):
         chain.append(node(f"n{number}", f"n{number - 1}", config=lag("1h") if number % 7 == 0 else None))
@@ -939,7 +939,7 @@ def test_a_chain_of_5000_nodes_is_planned_without_recursion() -> None:
     assert len(plan(lineage, snapshot, failed=["model.shop.n0"]).held) == 5000
 
 
-def test_a_big_project_cut_off_half_way_is_planned_in_one_pass() -> None:
+def test_big_project_cut_off_half_way_is_planned_in_one_pass() -> None:
     """Each node below the cut asks for the sources above it: that must not be a walk of its own for each."""
     rows, columns = 100, 30
     nodes = [node(f"n0x{column}", f"raw.s{column}") for column in range(columns)]

@@ -249,7 +249,7 @@ def reference_of(
 
 @settings(deadline=None, max_examples=WORLDS)
 @given(st.data(), projects(policies=False))
-def test_a_plan_without_policies_is_what_the_design_says(data: st.DataObject, manifest: dict[str, Any]) -> None:
+def test_plan_without_policies_is_what_design_says(data: st.DataObject, manifest: dict[str, Any]) -> None:
     lineage = Lineage.from_manifest(manifest)
     ledger = data.draw(ledgers(lineage, simple=True))
     plan = plan_builds(lineage, ledger.snapshot(), now=ledger.now)
@@ -258,7 +258,7 @@ def test_a_plan_without_policies_is_what_the_design_says(data: st.DataObject, ma
 
 @settings(deadline=None, max_examples=2 * WORLDS)
 @given(st.data(), projects())
-def test_the_plan_is_what_the_design_says(data: st.DataObject, manifest: dict[str, Any]) -> None:
+def test_plan_is_what_design_says(data: st.DataObject, manifest: dict[str, Any]) -> None:
     lineage = Lineage.from_manifest(manifest)
     ledger = data.draw(ledgers(lineage))
     some = st.lists(st.sampled_from([*lineage.nodes, "model.shop.deleted"]), max_size=2, unique=True)
@@ -300,9 +300,7 @@ def test_everything_is_built_when_time_passes_and_all_load(data: st.DataObject, 
 
 @settings(deadline=None, max_examples=WORLDS)
 @given(st.data(), projects(), st.sampled_from(["build", "pass_through"]))
-def test_a_plan_that_was_built_leaves_nothing_to_build(
-    data: st.DataObject, manifest: dict[str, Any], views: Any
-) -> None:
+def test_plan_that_was_built_leaves_nothing_to_build(data: st.DataObject, manifest: dict[str, Any], views: Any) -> None:
     """One plan holds all that its own builds make stale: it is never followed by another for the same cause."""
     lineage = Lineage.from_manifest(manifest)
     ledger = data.draw(ledgers(lineage))
@@ -315,7 +313,7 @@ def test_a_plan_that_was_built_leaves_nothing_to_build(
 
 @settings(deadline=None, max_examples=WORLDS)
 @given(st.data(), projects(policies=False))
-def test_a_plan_cut_off_anywhere_is_taken_up_again(data: st.DataObject, manifest: dict[str, Any]) -> None:
+def test_plan_cut_off_anywhere_is_taken_up_again(data: st.DataObject, manifest: dict[str, Any]) -> None:
     """``kill -9`` after k nodes: the next plan is the plan without them."""
     lineage = Lineage.from_manifest(manifest)
     ledger = data.draw(ledgers(lineage))

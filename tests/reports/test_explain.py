@@ -78,7 +78,7 @@ def words(found: Explanation) -> str:
     return "\n".join(explanation_lines(found, NOW))
 
 
-def test_new_data_builds_and_names_the_load_and_the_path() -> None:
+def test_new_data_builds_and_names_load_and_path() -> None:
     found = ask(
         "mart_x",
         *SHOP,
@@ -105,14 +105,14 @@ def test_new_data_builds_and_names_the_load_and_the_path() -> None:
     assert found.builds_when.kind == "next_build"
 
 
-def test_a_node_that_was_never_built() -> None:
+def test_node_that_was_never_built() -> None:
     found = ask("stg_orders", *SHOP, loaded={"raw.orders": 12})
     assert found.verdict == "build"
     assert "stg_orders will build: it was never built, and raw.orders was loaded at tick 12" in words(found)
     assert "raw.orders (newer than this node, tick 12)" in words(found)
 
 
-def test_a_parent_that_was_built_since_is_fresh() -> None:
+def test_parent_that_was_built_since_is_fresh() -> None:
     found = ask(
         "mart", *SHOP, node("mart", "stg_orders"), loaded={"raw.orders": 12}, built={"stg_orders": 13, "mart": 9}
     )
@@ -120,14 +120,14 @@ def test_a_parent_that_was_built_since_is_fresh() -> None:
     assert "raw.orders was loaded at tick 12" in words(found)
 
 
-def test_a_parent_that_was_built_since_for_no_load() -> None:
+def test_parent_that_was_built_since_for_no_load() -> None:
     found = ask(
         "mart", *SHOP, node("mart", "stg_orders"), loaded={"raw.orders": 5}, built={"stg_orders": 13, "mart": 9}
     )
     assert "mart will build: stg_orders was built at tick 13" in words(found)
 
 
-def test_a_load_that_a_parent_takes_in_only_now() -> None:
+def test_load_that_parent_takes_in_only_now() -> None:
     found = ask(
         "mart",
         *SHOP,
@@ -140,7 +140,7 @@ def test_a_load_that_a_parent_takes_in_only_now() -> None:
     )
 
 
-def test_the_path_is_the_one_along_which_the_change_flows() -> None:
+def test_path_is_one_along_which_change_flows() -> None:
     # The shortest way, straight from raw.orders, was taken by the last build; the news comes the long way.
     found = ask(
         "mart",
@@ -189,7 +189,7 @@ def test_changed_code_that_is_not_rebuilt() -> None:
     assert "which alone does not build it" in words(found)
 
 
-def test_a_view_that_is_passed_through() -> None:
+def test_view_that_is_passed_through() -> None:
     resources = [source("raw.orders"), node("stg", "raw.orders", materialized="view"), node("mart", "stg")]
     facts: dict[str, Any] = {"loaded": {"raw.orders": 12}, "built": {"stg": 9, "mart": 9}, "views": "pass_through"}
     found = ask("stg", *resources, **facts)
@@ -245,7 +245,7 @@ def test_held_until_all_parents_are_new() -> None:
     assert [each.state for each in found.sources] == ["pending", "awaited"]
 
 
-def test_held_until_the_first_load() -> None:
+def test_held_until_first_load() -> None:
     found = ask(
         "mart",
         *SHOP,
@@ -286,7 +286,7 @@ def test_up_to_date() -> None:
     assert found.builds_when.kind == "any_load"
 
 
-def test_up_to_date_with_a_policy_says_what_it_will_wait_for() -> None:
+def test_up_to_date_with_policy_says_what_it_will_wait_for() -> None:
     config = {"freshness": {"build_after": {"count": 1, "period": "hour", "updates_on": "all"}}}
     found = ask(
         "mart",
@@ -299,7 +299,7 @@ def test_up_to_date_with_a_policy_says_what_it_will_wait_for() -> None:
     assert "Not before 14:05 UTC (in 12 min): freshness.build_after." in words(found)
 
 
-def test_up_to_date_because_the_news_waits_further_up() -> None:
+def test_up_to_date_because_news_waits_further_up() -> None:
     found = ask(
         "mart",
         *SHOP,
@@ -316,7 +316,7 @@ def test_up_to_date_because_the_news_waits_further_up() -> None:
     assert found.builds_when.kind == "upstream_released"
 
 
-def test_never_built_and_never_loaded() -> None:
+def test_explain_never_built_and_never_loaded() -> None:
     found = ask("stg_orders", *SHOP)
     assert found.verdict == "up_to_date"
     assert explanation_lines(found, NOW)[0] == (
@@ -332,13 +332,13 @@ def test_never_built_and_never_loaded() -> None:
         ({}, "fixed was never built, and nothing above it is loaded, so that no load builds it: build it with dbt"),
     ],
 )
-def test_a_seed(built: dict[str, int], text: str) -> None:
+def test_seed(built: dict[str, int], text: str) -> None:
     found = ask("fixed", *SHOP, node("fixed", kind="seed"), built=built)
     assert words(found).startswith(text)
     assert found.sources == ()
 
 
-def test_two_packages_with_one_name_are_told_apart() -> None:
+def test_packages_with_one_name_are_told_apart() -> None:
     found = ask(
         "shop.orders",
         source("raw.orders"),
@@ -350,14 +350,14 @@ def test_two_packages_with_one_name_are_told_apart() -> None:
     assert words(found).startswith("shop.orders will build")
 
 
-def test_an_unknown_node() -> None:
+def test_unknown_node() -> None:
     lineage = Lineage.from_manifest(manifest(*SHOP))
     plan = plan_builds(lineage, LedgerSnapshot(), now=NOW)
     with pytest.raises(UnknownNodeError, match=r"no node 'model.shop.stg_order'.*did you mean 'model.shop.stg_orders'"):
         explain(lineage, LedgerSnapshot(), plan, "model.shop.stg_order")
 
 
-def test_which_part_of_the_definition_changed() -> None:
+def test_which_part_of_definition_changed() -> None:
     lineage = Lineage.from_manifest(manifest(*SHOP))
     now = lineage.identity_parts("model.shop.stg_orders")
     old = {**now, "macro macro.shop.cents_to_dollars": "0123", "file": "4567"}
@@ -392,7 +392,7 @@ def test_parts_in_words(change: tuple[str, str | None, str | None], text: str) -
     assert part_change(PartChange(*change)) == text
 
 
-def test_what_is_asked_for() -> None:
+def test_explain_debt() -> None:
     facts: dict[str, Any] = {"loaded": {"raw.orders": 5}, "built": {"stg_orders": 9}}
     found = ask("stg_orders", *SHOP, **facts, ledger={"debts": {"model.shop.stg_orders": 11}})
     assert words(found).startswith(
@@ -400,19 +400,19 @@ def test_what_is_asked_for() -> None:
     )
 
 
-def test_a_missing_relation() -> None:
+def test_missing_relation() -> None:
     facts: dict[str, Any] = {"loaded": {"raw.orders": 5}, "built": {"stg_orders": 9}}
     found = ask("stg_orders", *SHOP, **facts, missing_relations=["model.shop.stg_orders"])
     assert words(found).startswith("stg_orders will build: its relation is not in the warehouse.")
 
 
-def test_a_prerequisite() -> None:
+def test_prerequisite() -> None:
     resources = (*SHOP, node("mart", "stg_orders", "stg_users"))
     found = ask("stg_users", *resources, loaded={"raw.orders": 5})
     assert words(found).startswith("stg_users will build: it was never built, and mart reads it.")
 
 
-def test_a_node_that_fails() -> None:
+def test_node_that_fails() -> None:
     failure = Failure(3, at(40), at(55), 55, None, "no such column")
     facts: dict[str, Any] = {"loaded": {"raw.orders": 50}, "ledger": {"failures": {"model.shop.stg_orders": failure}}}
     resources = (*SHOP, node("mart", "stg_orders"))
@@ -427,7 +427,7 @@ def test_a_node_that_fails() -> None:
     assert below.builds_when.kind == "upstream_fixed"
 
 
-def test_a_policy_that_cannot_be_read() -> None:
+def test_policy_that_cannot_be_read() -> None:
     bad = node("bad", "stg_orders", config={"state": {"lag_tolerance": "soon"}})
     found = ask("bad", *SHOP, bad, loaded={"raw.orders": 12}, built={"stg_orders": 13, "bad": 9})
     assert "bad is held: config.state.lag_tolerance of model.shop.bad is 'soon'" in words(found)
@@ -438,7 +438,7 @@ def test_a_policy_that_cannot_be_read() -> None:
     assert "it needs bad first, whose config cannot be read" in words(below)
 
 
-def test_what_dbt_does_not_build() -> None:
+def test_explain_not_built() -> None:
     found = ask(
         "stg_orders", *SHOP, loaded={"raw.orders": 12}, built={"stg_orders": 9}, not_built=["model.shop.stg_orders"]
     )

@@ -62,7 +62,7 @@ def test_nodes() -> None:
     assert (rows["stg_users"].tick, rows["stg_users"].built_at) == (0, None)
 
 
-def test_a_view_that_is_passed_through() -> None:
+def test_view_that_is_passed_through() -> None:
     lineage = Lineage.from_manifest(manifest(source("a.b"), node("v", "a.b", materialized="view")))
     snapshot = LedgerSnapshot(2, {"source.shop.a.b": 2}, {"model.shop.v": NodeFact(1, NOW)})
     plan = plan_builds(lineage, snapshot, now=NOW, views="pass_through")
@@ -80,7 +80,7 @@ def test_names_that_no_source_has_and_patterns() -> None:
     assert "Declared by a producer, and no source of the manifest: crm.*." in text
 
 
-def test_a_node_that_fails() -> None:
+def test_node_that_fails() -> None:
     failure = Failure(1, NOW, NOW, 7, None, "no")
     snapshot = replace(SNAPSHOT, failures={"model.shop.stg_orders": failure})
     rows = status(LINEAGE, snapshot, plan_builds(LINEAGE, snapshot, now=NOW), None).nodes
@@ -99,13 +99,13 @@ def test_json() -> None:
     assert held == {"reason": "build_after", "waiting_for": [], "until": "2026-10-16T14:00:00+00:00", "detail": None}
 
 
-def test_a_load_whose_time_is_no_longer_kept() -> None:
+def test_load_whose_time_is_no_longer_kept() -> None:
     snapshot = LedgerSnapshot(9, {"source.shop.raw.orders": 3})
     row = status(LINEAGE, snapshot, plan_builds(LINEAGE, snapshot, now=NOW), None).sources[0]
     assert (row.tick, row.loaded_at) == (3, None)
 
 
-def test_short_names_are_qualified_only_where_they_are_ambiguous() -> None:
+def test_short_names_are_qualified_where_ambiguous() -> None:
     lineage = Lineage.from_manifest(
         manifest(
             source("raw.orders"),

@@ -29,7 +29,7 @@ def statuses(*failing: str) -> dict[str, str]:
     return {each.unique_id.split(".", 2)[2]: each.status for each in heard}
 
 
-def test_a_unit_test_runs_before_its_model_and_its_failure_skips_all_below() -> None:
+def test_failed_unit_test_skips_its_model_and_all_below() -> None:
     ended = statuses("unit_test.shop.u_b", "test.shop.values_d")
     assert ended == {
         "a": "success",
@@ -50,12 +50,12 @@ def test_where_nothing_fails() -> None:
     assert list(ended).index("u_b") < list(ended).index("b") < list(ended).index("unique_b")
 
 
-def test_below_a_failed_test_all_is_skipped() -> None:
+def test_below_failed_test_all_is_skipped() -> None:
     ended = statuses("test.shop.unique_b")
     assert (ended["b"], ended["unique_b"], ended["c"]) == ("success", "fail", "skipped")
 
 
-def test_a_relation_is_missing_until_its_node_is_built() -> None:
+def test_relation_is_missing_until_its_node_is_built() -> None:
     dbt = FakeDbt(LINEAGE, missing=["model.shop.a", "model.other.gone"])
     assert missing_relations(dbt, LINEAGE) == {"model.shop.a"}
     dbt.build(["source:shop.raw.orders+"], [], lambda _: None)

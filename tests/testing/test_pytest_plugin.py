@@ -118,7 +118,7 @@ def said(result: pytest.RunResult) -> str:
 # What it costs, and what it brings --------------------------------------------------------------------------
 
 
-def test_an_unrelated_project_pays_next_to_nothing() -> None:
+def test_unrelated_project_pays_next_to_nothing() -> None:
     code = "import pytest, lineage_orch.pytest_plugin, sys; print(*sys.modules)"
     times = []
     for _ in range(5):
@@ -132,7 +132,7 @@ def test_an_unrelated_project_pays_next_to_nothing() -> None:
     assert min(times) < 15, f"milliseconds: {times}"
 
 
-def test_the_fixtures_and_the_marker_are_listed(repo: pytest.Pytester) -> None:
+def test_fixtures_and_marker_are_listed(repo: pytest.Pytester) -> None:
     listed = said(run(repo, "", "--fixtures"))
     for name in (
         "lineage_orch_project [session scope]",
@@ -150,7 +150,7 @@ def test_the_fixtures_and_the_marker_are_listed(repo: pytest.Pytester) -> None:
     assert "@pytest.mark.produces(*sources): the test fails unless" in said(run(repo, "", "--markers"))
 
 
-def test_without_the_plugin_all_else_runs(repo: pytest.Pytester) -> None:
+def test_plugin_switched_off_hinders_nothing(repo: pytest.Pytester) -> None:
     (repo.path / "tox.ini").write_text("[pytest]\n")
     run(repo, "def test_x(): pass", "-p", "no:lineage_orch").assert_outcomes(passed=1)
     assert "fixture 'lineage' not found" in said(run(repo, "def test_x(lineage): pass", "-p", "no:lineage_orch"))
@@ -195,7 +195,7 @@ def test_lineage_ledger_and_plan(repo: pytest.Pytester) -> None:
     result.assert_outcomes(passed=5)
 
 
-def test_fixtures_of_the_project_override_ours(repo: pytest.Pytester) -> None:
+def test_fixtures_of_project_override_ours(repo: pytest.Pytester) -> None:
     repo.makeconftest(
         """
         import pytest
@@ -221,7 +221,7 @@ def test_fixtures_of_the_project_override_ours(repo: pytest.Pytester) -> None:
 
 
 @pytest.mark.parametrize("way", ["option", "ini", "environment", "pyproject", "conftest", "upwards"])
-def test_all_ways_to_say_where_the_project_is(repo: pytest.Pytester, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_project_can_be_named_in_all_ways(repo: pytest.Pytester, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     args: list[str] = []
     (repo.path / "tox.ini").write_text(INI if way == "ini" else "[pytest]\n")
     if way == "option":
@@ -242,7 +242,7 @@ def test_all_ways_to_say_where_the_project_is(repo: pytest.Pytester, way: str, m
     run(repo, "def test_x(lineage): assert len(lineage.sources) == 4", *args).assert_outcomes(passed=1)
 
 
-def test_the_settings_are_those_of_the_dbt_project(repo: pytest.Pytester) -> None:
+def test_settings_are_those_of_dbt_project(repo: pytest.Pytester) -> None:
     (repo.path / "dbt" / "pyproject.toml").write_text("[tool.lineage_orch]\nkeep_days = 3\n")
     test = "def test_x(lineage_orch_settings): assert lineage_orch_settings.keep_days == 3"
     run(repo, test).assert_outcomes(passed=1)
@@ -323,7 +323,7 @@ def test_loads_run_and_nothing_is_built(repo: pytest.Pytester, prefect_server: N
     assert "nothing in the dbt project is downstream of raw.nothing" in said(result)
 
 
-def test_failures_show_the_difference_and_the_paths(repo: pytest.Pytester, prefect_server: None) -> None:
+def test_failures_show_difference_and_paths(repo: pytest.Pytester, prefect_server: None) -> None:
     result = run(
         repo,
         """
@@ -410,7 +410,7 @@ def test_load(triggered):
 """
 
 
-def test_a_wrong_source_name_in_a_decorator(repo: pytest.Pytester, prefect_server: None) -> None:
+def test_wrong_source_name_in_decorator(repo: pytest.Pytester, prefect_server: None) -> None:
     edit(repo.path / "loads.py", '@produces_source("raw.orders")', '@produces_source("raw.order")')
     result = run(repo, USES_ALL)
     result.assert_outcomes(failed=1, passed=1, errors=1)
@@ -421,7 +421,7 @@ def test_a_wrong_source_name_in_a_decorator(repo: pytest.Pytester, prefect_serve
     assert "correct its @produces_source" in text
 
 
-def test_an_unclaimed_source(repo: pytest.Pytester, prefect_server: None) -> None:
+def test_unclaimed_source(repo: pytest.Pytester, prefect_server: None) -> None:
     edit(repo.path / "loads.py", ', "raw.teams"', "")
     result = run(repo, USES_ALL)
     result.assert_outcomes(failed=1, passed=1, warnings=2)  # raw.nothing is not read, stg_teams not built
@@ -429,7 +429,7 @@ def test_an_unclaimed_source(repo: pytest.Pytester, prefect_server: None) -> Non
     assert 'write @produces_source("raw.teams") above the @flow that loads it' in said(result)
 
 
-def test_an_import_error(repo: pytest.Pytester) -> None:
+def test_import_error(repo: pytest.Pytester) -> None:
     (repo.path / "loads.py").write_text("x = 1\nimport no_such_thing\n")
     result = run(repo, USES_ALL.replace("import loads", ""), "-k", "test_project")
     result.assert_outcomes(failed=1, deselected=1)
@@ -437,7 +437,7 @@ def test_an_import_error(repo: pytest.Pytester) -> None:
     assert "it cannot be imported: ModuleNotFoundError: No module named 'no_such_thing'; install" in said(result)
 
 
-def test_a_manifest_of_another_project(repo: pytest.Pytester, prefect_server: None) -> None:
+def test_manifest_of_another_project(repo: pytest.Pytester, prefect_server: None) -> None:
     write_manifest(repo.path / "dbt", source("crm.deals"), node("deals", "crm.deals"))
     result = run(repo, USES_ALL)
     result.assert_outcomes(failed=1, passed=1, errors=1)
@@ -471,7 +471,7 @@ def test_a_manifest_of_another_project(repo: pytest.Pytester, prefect_server: No
     ],
     ids=["profile", "profiles.yml", "project-dir", "nowhere", "manifest"],
 )
-def test_a_broken_project_is_told_in_its_own_words(
+def test_broken_project_is_told_in_its_own_words(
     repo: pytest.Pytester, break_it: Any, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(repo.path))  # no profiles.yml in ~/.dbt
@@ -496,7 +496,7 @@ def test_another_adapter_than_duckdb(repo: pytest.Pytester) -> None:
 # The throw-away copy ----------------------------------------------------------------------------------------
 
 
-def test_the_copy_reads_what_the_project_reads_and_writes_nowhere_else(repo: pytest.Pytester, tmp_path: Path) -> None:
+def test_copy_reads_what_project_reads_and_writes_nowhere_else(repo: pytest.Pytester, tmp_path: Path) -> None:
     dbt = repo.path / "dbt"
     (dbt / "profiles.yml").write_text(
         textwrap.dedent(
@@ -549,7 +549,7 @@ def test_the_copy_reads_what_the_project_reads_and_writes_nowhere_else(repo: pyt
     }
 
 
-def test_a_target_path_for_all_projects_is_not_that_of_a_copy(
+def test_target_path_for_all_projects_is_not_that_of_copy(
     repo: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DBT_TARGET_PATH", str(tmp_path / "elsewhere"))
@@ -590,7 +590,7 @@ def test_build(orchestrator, lineage_orch_copy):
 """
 
 
-def test_two_workers_parse_once_and_the_project_is_left_alone(pytester: pytest.Pytester) -> None:
+def test_workers_parse_once_and_leave_project_as_it_is(pytester: pytest.Pytester) -> None:
     folder = pytester.path / "shop"
     shutil.copytree(SHOP, folder, ignore=shutil.ignore_patterns("target", "logs", "*.duckdb", ".user.yml"))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

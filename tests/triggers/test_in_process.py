@@ -36,7 +36,7 @@ class SlowBuild:
         return len(self.batches)
 
 
-def test_all_that_arrive_while_a_build_goes_on_share_the_next_one():
+def test_loads_during_build_share_next_one():
     build = SlowBuild()
     builder = _Builder("test", build)
     first = builder.submit(request("a.1"))
@@ -66,7 +66,7 @@ def test_builds_of_other_settings_are_builds_of_their_own():
     assert not any(name.startswith("a.") for batch in build.batches for name in batch if "b.1" in batch)
 
 
-def test_a_build_that_raises_is_told_to_those_who_wait_and_the_next_one_is_made():
+def test_failed_build_is_told_to_waiting_loads():
     def build(batch: list[_Request]) -> str:
         if batch[0].completion.updates[0].source == "a.bad":
             raise SystemExit(3)
@@ -78,7 +78,7 @@ def test_a_build_that_raises_is_told_to_those_who_wait_and_the_next_one_is_made(
     assert builder.submit(request("a.good")).result(10) == "built"
 
 
-def test_the_settings_of_a_load_reach_its_build_before_the_environment(monkeypatch: pytest.MonkeyPatch):
+def test_settings_of_load_reach_its_build_before_environment(monkeypatch: pytest.MonkeyPatch):
     settings = LineageOrchSettings(dbt_command="build", ledger="sqlite:///of_the_load.db")
     monkeypatch.setenv("LINEAGE_ORCH_DBT_COMMAND", "run")
     monkeypatch.setenv("LINEAGE_ORCH_TARGET", "prod")
@@ -92,7 +92,7 @@ def test_the_settings_of_a_load_reach_its_build_before_the_environment(monkeypat
     assert LineageOrchSettings().dbt_command == "run"
 
 
-def test_settings_travel_to_another_process_with_absolute_paths(tmp_path: Path):
+def test_settings_travel_with_absolute_paths(tmp_path: Path):
     (tmp_path / "pyproject.toml").write_text('[tool.lineage_orch]\nproject_dir = "dbt"\nvars = {day = 2026-01-01}\n')
     dumped = LineageOrchSettings(profiles_dir="profiles", dbt_flags="--threads 4").dump()
     assert dumped["project_dir"] == str(tmp_path / "dbt")
@@ -113,7 +113,7 @@ def test_settings_travel_to_another_process_with_absolute_paths(tmp_path: Path):
         ("postgresql+psycopg://u@host/db", "postgresql+psycopg://u@host/db"),
     ],
 )
-def test_a_ledger_file_in_pyproject_counts_from_its_folder(
+def test_ledger_file_in_pyproject_counts_from_its_folder(
     url: str, anchored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "pyproject.toml").write_text(f'[tool.lineage_orch]\nledger = "{url}"\n')
