@@ -7,7 +7,7 @@ import os
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -16,11 +16,19 @@ from typing import TYPE_CHECKING, Any, Self
 from lineage_orch.dbt.choice import choose_dbt
 from lineage_orch.dbt.command import not_built_by, shown_command
 from lineage_orch.dbt.current import CurrentLineage
-from lineage_orch.dbt.engine import Dbt, list_selected, missing_relations
+from lineage_orch.dbt.engine import BUILT, PASSED, Dbt, list_selected, missing_relations
 from lineage_orch.dbt.microbatch import event_times
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.recorder import BuildRecorder
-from lineage_orch.errors import LineageError, LineageOrchError, PolicyError, UnknownNodeError, UnknownSourceError
+from lineage_orch.dbt.retries import Retries
+from lineage_orch.errors import (
+    DbtError,
+    LineageError,
+    LineageOrchError,
+    PolicyError,
+    UnknownNodeError,
+    UnknownSourceError,
+)
 from lineage_orch.ledger import Ledger, LedgerSnapshot
 from lineage_orch.lineage import Lineage
 from lineage_orch.loads.declaration import is_pattern
@@ -376,7 +384,8 @@ class Orchestrator:
 
         Whoever finds the lock taken leaves at once (``report.busy`` says who holds it): the holder plans again
         after each dbt run, and once more after it let go. Nothing that was not built well is tried again in the same
-        call unless new data came for it.
+        call unless new data came for it, or it failed for a reason that passes (settings ``node_retries``,
+        ``node_retry_delay``, ``retry_on``).
 
         Args:
             who: how others are told who builds; this process and host are added.
@@ -392,6 +401,7 @@ class Orchestrator:
         report = BuildReport()
         me = f"{who + ', ' if who else ''}process {os.getpid()} on {socket.gethostname()}"
         tried: dict[str, int] = {}
+        retries = self._retries(progress)
         names, said = self._found
         self.ledger.register_producers(sorted(names))
         for line in said:
@@ -405,7 +415,7 @@ class Orchestrator:
                     return report
                 missing: frozenset[str] | None = None
                 while True:
-                    missing, more = self._build_once(report, tried, missing, held, progress)
+                    missing, more = self._build_once(report, tried, retries, missing, held, progress)
                     if not more:
                         break
                     held.check()
@@ -419,6 +429,7 @@ class Orchestrator:
         self,
         report: BuildReport,
         tried: dict[str, int],
+        retries: Retries,
         missing: frozenset[str] | None,
         held: BuildLock,
         progress: Progress,
@@ -459,41 +470,58 @@ class Orchestrator:
                 failed_at=self._clock(),
                 identities={node: failure_identity(lineage, node) for node in failed},
             ),
+            retries=retries,
         )
         if plan.select:
             exclude = plan.exclude if self.settings.dbt_command == "build" else ()
             # What was tried before in this call may be there by now, with some of its batches.
-            gone, flags = missing.difference(tried), self.settings.dbt_flags
+            gone, flags = missing - retries.begun, self.settings.dbt_flags
             times = event_times(lineage, plan.build, snapshot.nodes, gone, self._clock(), flags)
             progress(shown_command(self.settings, plan.select, exclude, times))
             report.runs += 1
             # New data alone leaves a node stale until it is built well, and what was never built is stale anyway.
             doubtful = plan.changed_code | (missing & snapshot.nodes.keys())
+            retries.begun.update(plan.build)
             self.ledger.begin_nodes(tick, [node for node in plan.build if node in doubtful])
             if exclude:
                 progress(
                     f"Left out for now: {count(len(exclude), 'test')} that also read what is held or was never built."
                 )
             # Only where there are any: an engine of a user's own may know no flags.
-            outcome = self._dbt.build(plan.select, exclude, recorder.on_result, *([times] if times else []))
+            try:
+                outcome = self._dbt.build(plan.select, exclude, recorder.on_result, *([times] if times else []))
+            except DbtError as error:
+                if not retries.after(error):
+                    raise
+                report.built += [node for node in recorder.built if node not in report.built]
+                return missing.difference(recorder.built), True
             recorder.finish(outcome.results, cut_short=outcome.cut_short)
             for line in recorder.notes:
                 progress(line)
+            good = {each.unique_id for each in outcome.results if each.status in BUILT | PASSED}
+            report.failed = {each: why for each, why in report.failed.items() if each not in good}
             report.partial.update(
                 {each.unique_id: list(each.failed_batches) for each in outcome.results if each.failed_batches}
             )
         report.built += [node for node in recorder.built if node not in report.built]
         for node in recorder.built:
             tried.pop(node, None)
-            report.failed.pop(node, None)
             report.partial.pop(node, None)
         report.failed.update(recorder.failed)
         report.unreported += [each for each in recorder.unreported if each in plan.build]
         report.unplanned += recorder.unplanned
-        tried.update(dict.fromkeys(recorder.unbuilt, tick))
+        tried.update(dict.fromkeys(recorder.done_with, tick))
         if recorder.ledger_error is not None:
             raise recorder.ledger_error
+        if recorder.retried:
+            report.retried |= {node: retries.retried[node] for node in recorder.retried}
+            retries.wait(recorder.retried)
         return missing.difference(recorder.built), True
+
+    def _retries(self, progress: Progress) -> Retries:
+        settings = self.settings
+        delay = timedelta(seconds=settings.node_retry_delay)
+        return Retries(settings.node_retries, delay, settings.retry_on, progress=progress)
 
     def _name_all(self, lineage: Lineage, progress: Progress) -> None:
         """Give updates that were kept as named to the sources that this manifest knows by these names."""

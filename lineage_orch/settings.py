@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -51,6 +52,15 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("it should be a number")  # for which Python takes a bool
     return value
+
+
+def _patterns(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(f"{text!r} is no regular expression: {error}") from None
+    return texts
 
 
 _Table = Annotated[dict[str, Any], NoDecode, BeforeValidator(_table)]
@@ -99,6 +109,20 @@ class LineageOrchSettings(BaseSettings):
         repr=False,
         description="The ledger's SQLAlchemy url, such as postgresql+psycopg://user@host/db. Default: a SQLite "
         "file in .lineage_orch beside dbt_project.yml.",
+    )
+    node_retries: Annotated[int, BeforeValidator(_number)] = Field(
+        1,
+        ge=0,
+        description="How often a node that failed for a reason that passes (a lost connection, a timeout, a lock, a "
+        "deadlock, throttling) is tried again in the same build, with what was skipped for it.",
+    )
+    node_retry_delay: Annotated[float, BeforeValidator(_number)] = Field(
+        10.0, ge=0, allow_inf_nan=False, description="How many seconds a build waits before it does."
+    )
+    retry_on: Annotated[_Words, AfterValidator(_patterns)] = Field(
+        (),
+        description="Regular expressions of more reasons that pass, as dbt's messages have them: `ORA-03113`. An error "
+        "of compilation never is one.",
     )
     keep_days: Annotated[int, BeforeValidator(_number)] = Field(
         90, ge=1, description="How many days of history the ledger keeps."

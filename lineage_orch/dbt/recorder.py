@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from lineage_orch.dbt.engine import BUILT, FAILED, PASSED, Result
+from lineage_orch.dbt.retries import Retries
 from lineage_orch.errors import LedgerError
 from lineage_orch.text import count, listed, one_line
 
@@ -31,6 +32,8 @@ class BuildRecorder:
             When it raises LedgerError, nothing more is recorded.
         record_failed: takes each node that failed itself or through a test -> a message of one line; called once,
             at the end, if there is any.
+        retries: says which of them failed for a reason that passes and are tried again; these are not recorded as
+            failed.
 
     After one of the callables raised LedgerError none is called again: the build goes on, ``ledger_error`` holds the
     error, and what is not recorded is still stale.
@@ -39,6 +42,7 @@ class BuildRecorder:
         built: the nodes that were recorded, in that order.
         passed: the views that were recorded.
         failed: each node and test that failed -> its message in one line.
+        retried: the nodes among them that are tried again.
         unproved: each node that succeeded, and is not recorded since these tests on it were skipped, cancelled or
             not reported.
         unreported: nodes and tests that were planned, and of which dbt's final results do not tell.
@@ -56,6 +60,7 @@ class BuildRecorder:
         tested_by: Callable[[str], Iterable[str]] = lambda _: (),
         check: Callable[[], None] | None = None,
         record_failed: Callable[[Mapping[str, str]], None] | None = None,
+        retries: Retries | None = None,
     ) -> None:
         self._lock = threading.Lock()
         self._record = record
@@ -63,6 +68,7 @@ class BuildRecorder:
         self._tested_by = tested_by
         self._check = check
         self._record_failed = record_failed
+        self._retries = retries
         self._tests = {node: set(of_node) for node, of_node in tests.items()}
         self._views = {view: set(of_view) for view, of_view in (passed or {}).items()}
         # What each must still hear of before it is recorded.
@@ -74,9 +80,12 @@ class BuildRecorder:
                 self._nodes_of.setdefault(test, []).append(node)
         # Node -> what spoils it: its own unique_id, or a test's -> why, in one line; "" where it was only skipped.
         self._bad: dict[str, dict[str, str]] = {}
+        # The nodes and tests that failed for a reason that passes.
+        self._transient: set[str] = set()
         self.built: list[str] = []
         self.passed: list[str] = []
         self.failed: dict[str, str] = {}
+        self.retried: frozenset[str] = frozenset()
         self.unproved: dict[str, tuple[str, ...]] = {}
         self.unreported: tuple[str, ...] = ()
         self.unplanned: tuple[str, ...] = ()
@@ -116,14 +125,33 @@ class BuildRecorder:
                 if of_node and node not in of_node and not self._bad.get(node):
                     self.unproved[node] = tuple(sorted(of_node))
             failed = {node: why for node, each in self._bad.items() for why in list(filter(None, each.values()))[:1]}
-            if failed and (record_failed := self._record_failed) is not None:
-                self._tell_ledger(lambda: record_failed(failed))
+            if self._retries is not None:
+                passing = {
+                    node: why
+                    for node, why in failed.items()
+                    if all(cause in self._transient for cause, said in self._bad[node].items() if said)
+                }
+                self.retried = self._retries.take(passing)
+            lasting = {node: why for node, why in failed.items() if node not in self.retried}
+            if lasting and (record_failed := self._record_failed) is not None:
+                self._tell_ledger(lambda: record_failed(lasting))
 
     @property
     def unbuilt(self) -> list[str]:
         """The nodes of this run that were not built well, and the views whose tests failed."""
         done = {*self.built, *self.passed}
         return [node for node in self._open if node not in done]
+
+    @property
+    def done_with(self) -> list[str]:
+        """The nodes of ``unbuilt`` that this run has shown not to come to a good end for now.
+
+        Not those that are tried again; nor, where there are any, those that did not fail: they may only have been
+        skipped for them.
+        """
+        if not self.retried:
+            return self.unbuilt
+        return [node for node in self.unbuilt if node not in self.retried and any(self._bad.get(node, {}).values())]
 
     @property
     def notes(self) -> list[str]:
@@ -145,6 +173,10 @@ class BuildRecorder:
 
     def _take(self, result: Result) -> None:
         unique_id, status = result.unique_id, result.status
+        if self._retries is not None and self._retries.is_transient(result):
+            self._transient.add(unique_id)
+        else:
+            self._transient.discard(unique_id)
         if status in FAILED:
             self.failed[unique_id] = _in_one_line(result)
             if unique_id in self._tests:

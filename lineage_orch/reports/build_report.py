@@ -21,6 +21,8 @@ class BuildReport:
     Attributes:
         built: the nodes that were built well, in the order in which they finished.
         failed: each node or test that failed, with dbt's message.
+        retried: each node that failed for a reason that passes and was tried again in this call, with the message of
+            then; it is in ``built`` or ``failed`` too.
         blocked: the nodes that wait for one that failed; they are still stale.
         failing: each node that failed in earlier calls and was not tried again yet, with the message of then.
         held: what is held, as of the last plan.
@@ -35,6 +37,7 @@ class BuildReport:
 
     built: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    retried: dict[str, str] = field(default_factory=dict)
     blocked: list[str] = field(default_factory=list)
     failing: dict[str, str] = field(default_factory=dict)
     held: Mapping[str, Held] = field(default_factory=dict)
@@ -60,6 +63,8 @@ class BuildReport:
             parts.append(f"built {count(self.built, 'node')}" if self.built else "nothing was due")
         if self.failed:
             parts.append(f"{len(self.failed)} failed ({few(map(last_name, self.failed))})")
+        if self.retried:
+            parts.append(f"{len(self.retried)} tried again ({few(map(last_name, self.retried))})")
         if self.failing:
             parts.append(f"{len(self.failing)} not tried again yet ({few(map(last_name, self.failing))})")
         if self.blocked:
@@ -95,6 +100,7 @@ class BuildReport:
         return {
             "built": self.built,
             "failed": self.failed,
+            "retried": self.retried,
             "blocked": self.blocked,
             "failing": self.failing,
             "held": {node: held_to_dict(each) for node, each in self.held.items()},

@@ -22,7 +22,8 @@ class FakeDbt:
         failing: unique_ids of nodes and tests that fail; change it between builds.
         missing: unique_ids of nodes whose relation is not in the warehouse, until they are built.
 
-    ``commands`` holds the selectors of each build so far, ``built`` the nodes of each, in order.
+    ``commands`` holds the selectors of each build so far, ``built`` the nodes of each, in order; ``messages`` what is
+    said of those that fail.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class FakeDbt:
         self._lineage = lineage if callable(lineage) else lambda: lineage
         self.failing = set(failing)
         self.missing = set(missing)
+        self.messages: dict[str, str] = {}
         self.commands: list[tuple[str, ...]] = []
         self.built: list[list[str]] = []
         self.parses = 0
@@ -73,7 +75,7 @@ class FakeDbt:
         waiting = dict.fromkeys(tests)
 
         def end(unique_id: str, status: str) -> None:
-            message = "it was told to" if status in ("error", "fail") else ""
+            message = self.messages.get(unique_id, "it was told to") if status in ("error", "fail") else ""
             results.append(Result(unique_id, status, message))
             on_result(results[-1])
 
