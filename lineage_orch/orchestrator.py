@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from lineage_orch.dbt.choice import choose_dbt
 from lineage_orch.dbt.command import not_built_by, shown_command
 from lineage_orch.dbt.current import CurrentLineage
-from lineage_orch.dbt.engine import BUILT, PASSED, Dbt, list_selected, missing_relations
+from lineage_orch.dbt.engine import BUILT, PASSED, DbtEngine
 from lineage_orch.dbt.microbatch import event_times
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.recorder import BuildRecorder
@@ -88,7 +88,7 @@ class Orchestrator:
         self,
         settings: LineageOrchSettings | None = None,
         *,
-        dbt: Dbt | str | None = None,
+        dbt: DbtEngine | str | None = None,
         ledger: Ledger | str | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         progress: Callable[[str], Any] = lambda _: None,
@@ -100,7 +100,7 @@ class Orchestrator:
             overrides["dbt"], dbt = dbt, None
         self.settings = settings.with_overrides(**overrides) if settings else LineageOrchSettings(**overrides)
         self.project = DbtProject.find(self.settings)
-        self._dbt: Dbt = dbt or choose_dbt(self.project, self.settings)
+        self._dbt: DbtEngine = dbt or choose_dbt(self.project, self.settings)
         self._owns_ledger = ledger is None
         self.ledger = ledger or Ledger(
             self.settings.ledger or self.project.ledger_url,
@@ -365,7 +365,7 @@ class Orchestrator:
         # Of what was never built it matters to a microbatch model alone: whether dbt will start at its `begin`.
         if not snapshot.nodes and all(lineage.microbatch(node) is None for node in lineage.nodes):
             return frozenset()
-        return missing_relations(self._dbt, lineage) or frozenset()
+        return self._dbt.missing_relations(lineage) or frozenset()
 
     def _check_history(self, lineage: Lineage) -> None:
         graph = plan_graph(lineage)
@@ -588,7 +588,7 @@ class Orchestrator:
         lineage = self.lineage
         snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=()))
         sources, nodes = self._selected(lineage, tuple(select))
-        gone = missing_relations(self._dbt, lineage) or frozenset()
+        gone = self._dbt.missing_relations(lineage) or frozenset()
         return Adoption(
             sources=tuple(each for each in sources if each not in snapshot.sources),
             nodes=tuple(each for each in nodes if each not in gone and each not in snapshot.failures),
@@ -609,7 +609,7 @@ class Orchestrator:
                 try:
                     nodes.add(lineage.resolve_node(name))
                 except UnknownNodeError:
-                    listed = list_selected(self._dbt, name)
+                    listed = self._dbt.ls(name)
                     if not listed:
                         raise no_source from None
                     sources.update(dict.fromkeys(each for each in listed if each in lineage.sources))

@@ -10,9 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 _POSIX = sys.platform != "win32"
@@ -28,18 +28,22 @@ class Child:
     Args:
         command: the executable and its arguments; no shell sees them.
         cwd: its working directory.
+        env: variables of its environment beside those of this process.
         grace: how many seconds it has to end when it is stopped, before it is killed.
 
     Raises:
         OSError: it cannot be started.
     """
 
-    def __init__(self, command: Sequence[str], *, cwd: Path, grace: float) -> None:
+    def __init__(
+        self, command: Sequence[str], *, cwd: Path, grace: float, env: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._grace = grace
         # A group of its own: Ctrl-C in a terminal reaches it once, from here.
         self._process = subprocess.Popen(
             command,
             cwd=cwd,
+            env={**os.environ, **env} if env else None,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

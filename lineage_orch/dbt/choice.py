@@ -7,13 +7,13 @@ import sys
 from importlib import metadata, util
 from pathlib import Path
 
-from lineage_orch.dbt.engine import Dbt
+from lineage_orch.dbt.engine import DbtEngine
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.errors import SettingsError
 from lineage_orch.settings import LineageOrchSettings
 
 
-def choose_dbt(project: DbtProject, settings: LineageOrchSettings) -> Dbt:
+def choose_dbt(project: DbtProject, settings: LineageOrchSettings) -> DbtEngine:
     """Return what runs dbt for a project, as the setting ``dbt`` says.
 
     With no such setting: dbt-core 1.x in this process where it and prefect-dbt are installed, else the ``dbt`` beside

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from lineage_orch.lineage import Lineage
@@ -51,8 +51,21 @@ class Outcome:
     cut_short: bool = False
 
 
-class Dbt(Protocol):
-    """What the orchestrator needs of dbt. ``lineage_orch.testing.FakeDbt`` is one that builds nothing."""
+class DbtEngine(Protocol):
+    """What the orchestrator needs of dbt. ``lineage_orch.testing.FakeDbt`` is one that builds nothing.
+
+    An engine of your own derives from it: the questions have an answer here, that of an engine which cannot tell.
+
+    Attributes:
+        has_callbacks: dbt runs in this process, and calls back. Otherwise each command is a process or a job of its
+            own, so that a question may cost seconds.
+    """
+
+    has_callbacks: bool = False
+
+    def version(self) -> str:
+        """Return dbt's version, such as ``1.11.16``; "" if it is not known. Raises DbtError if dbt does not answer."""
+        return ""
 
     def parse(self) -> str | None:
         """Write the project's manifest anew; raises DbtError if it does not parse.
@@ -60,7 +73,7 @@ class Dbt(Protocol):
         Returns:
             the id of the dbt invocation, if this engine noted by itself what the manifest was made from.
         """
-        ...
+        raise NotImplementedError
 
     def build(
         self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult, flags: Sequence[str] = ()
@@ -70,32 +83,19 @@ class Dbt(Protocol):
         ``on_result`` is called as each node or test finishes, in the thread that ran it. Raises DbtError if dbt
         could not run at all; a node or test that fails is a result, not an error.
         """
-        ...
+        raise NotImplementedError
 
+    def ls(self, selector: str) -> frozenset[str]:
+        """Return the unique_ids of the resources that a selector of dbt's grammar matches, as ``dbt ls`` does.
 
-@runtime_checkable
-class KnowsRelations(Protocol):
-    """A ``Dbt`` that can tell which relations are in the warehouse."""
+        Raises:
+            DbtError: dbt cannot read the selector, or could not run.
+        """
+        return frozenset()
 
     def missing_relations(self, lineage: Lineage) -> frozenset[str] | None:
-        """Return the unique_ids of the nodes whose relation is not in the warehouse; None if it cannot be told now."""
-        ...
+        """Return the unique_ids of the nodes whose relation is not in the warehouse; None if it cannot be told now.
 
-
-def missing_relations(dbt: Dbt, lineage: Lineage) -> frozenset[str] | None:
-    """Return what ``KnowsRelations.missing_relations`` does; None of an engine that cannot tell."""
-    return dbt.missing_relations(lineage) if isinstance(dbt, KnowsRelations) else None
-
-
-@runtime_checkable
-class ListsSelections(Protocol):
-    """A ``Dbt`` that can tell what a selector of dbt's grammar means."""
-
-    def list_selected(self, selector: str) -> frozenset[str]:
-        """Return the unique_ids of the resources that a selector matches; raises DbtError where it cannot be read."""
-        ...
-
-
-def list_selected(dbt: Dbt, selector: str) -> frozenset[str]:
-    """Return what ``ListsSelections.list_selected`` does; nothing of an engine that cannot tell."""
-    return dbt.list_selected(selector) if isinstance(dbt, ListsSelections) else frozenset()
+        A node that makes no relation, or one of another kind than dbt's own materializations, is never missing.
+        """
+        return None

@@ -7,10 +7,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from typing import Any
 
 from lineage_orch.dbt.compat import LOG, close_duckdb, listening_runner, settings_in_place
-from lineage_orch.dbt.engine import OnResult, Outcome, Result
+from lineage_orch.dbt.engine import DbtEngine, OnResult, Outcome, Result
 from lineage_orch.dbt.profile import profiles_for_dbt
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.relations import missing_from_cache
@@ -27,12 +28,18 @@ Listener = Callable[[Any], None]
 _one_at_a_time = threading.Lock()
 
 
-class DbtRunner:
+class DbtRunner(DbtEngine):
     """dbt in this process: through ``PrefectDbtRunner`` inside a Prefect run, which then shows each node as a task."""
+
+    has_callbacks = True
 
     def __init__(self, project: DbtProject, settings: LineageOrchSettings) -> None:
         self._project = project
         self._settings = settings
+
+    def version(self) -> str:
+        """Return the version of the dbt-core that is installed here."""
+        return metadata.version("dbt-core")
 
     def parse(self) -> str | None:
         """Write the project's manifest anew; returns the id of the dbt invocation."""
@@ -72,8 +79,7 @@ class DbtRunner:
         """Return the unique_ids of the nodes whose relation is not in the warehouse; None if dbt cannot tell.
 
         dbt itself lists the schemas of the project, once each, into its cache of relations, which this reads: an
-        inline query of no tables is compiled, and nothing is run. A node that makes no relation, or one of another
-        kind than dbt's own materializations, is never missing.
+        inline query of no tables is compiled, and nothing is run.
         """
         with _one_at_a_time:
             try:
@@ -87,12 +93,8 @@ class DbtRunner:
             finally:
                 close_duckdb()
 
-    def list_selected(self, selector: str) -> frozenset[str]:
-        """Return the unique_ids of the resources that a selector of dbt's grammar matches, by ``dbt ls``.
-
-        Raises:
-            DbtError: dbt cannot read the selector, or could not run.
-        """
+    def ls(self, selector: str) -> frozenset[str]:
+        """Return what ``dbt ls`` says of a selector."""
         args = ["ls", "--select", selector, "--output", "json", "--output-keys", "unique_id", *self._scope()]
         with _one_at_a_time, self._noting() as listen:
             outcome = self._invoke_plain(args, listen)

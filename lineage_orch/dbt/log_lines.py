@@ -30,6 +30,9 @@ _ERROR_2 = re.compile(r"^\[error\] \[\w+ \(dbt\d+\)\]: ")
 # dbt 2's code of a query that was stopped since the run was; the node "failed", and is not to blame.
 _CANCELLED_2 = "(dbt1404)"
 
+# The lines of `dbt ls` (of dbt 1.8, then of later ones and dbt 2), and the code of `dbt compile`.
+_ANSWERS = frozenset({"ListCmdOut", "PrintEvent", "CompiledNode"})
+
 CANCELLED = "cancelled"
 """The status of a node that was stopped in the middle: no success, and no failure of its own."""
 
@@ -64,6 +67,7 @@ class LogReader:
         results: how each node ended, as heard.
         errors: the errors that belong to no node, in one text each.
         cancelled: whether dbt 2 said that it was cut short: by ``--fail-fast``, or a signal.
+        answers: what the command was asked for: the lines of ``dbt ls``, the code of ``dbt compile --inline``.
         unread: the last lines that were no JSON: an unknown flag is said so.
     """
 
@@ -73,6 +77,7 @@ class LogReader:
         self.results: dict[str, Result] = {}
         self.errors: list[str] = []
         self.cancelled = False
+        self.answers: list[str] = []
         self.unread: deque[str] = deque(maxlen=20)
         self._running: Counter[str] = Counter()
         self._node_errors: dict[str, str] = {}
@@ -103,6 +108,8 @@ class LogReader:
         unique_id = node.get("unique_id")
         if name == "MainReportVersion":
             self.version = str(data.get("version", "")).lstrip("=")
+        elif name in _ANSWERS:
+            self.answers.append(str(data.get("compiled") or data.get("msg") or ""))
         elif unique_id and name == "NodeStart":
             self._running[unique_id] += 1
             if self._running[unique_id] == 1:

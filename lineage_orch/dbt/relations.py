@@ -5,7 +5,7 @@ from __future__ import annotations
 from lineage_orch.lineage import Lineage
 
 # dbt's own materializations, each of which makes one relation of the node's name. What another one makes is its secret.
-_MAKE_A_RELATION = frozenset(
+MAKE_A_RELATION = frozenset(
     {"table", "view", "incremental", "snapshot", "seed", "materialized_view", "dynamic_table", "streaming_table"}
 )
 
@@ -30,7 +30,7 @@ def missing_from_cache(lineage: Lineage) -> frozenset[str] | None:
     missing: list[str] = []
     for unique_id, node in lineage.nodes.items():
         relation = lineage.relation(unique_id)
-        if node.materialized not in _MAKE_A_RELATION or not relation.schema or not relation.identifier:
+        if node.materialized not in MAKE_A_RELATION or not relation.schema or not relation.identifier:
             continue
         where = relation.database, relation.schema
         if where not in schemas:

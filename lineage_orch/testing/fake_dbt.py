@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from lineage_orch.dbt.engine import OnResult, Outcome, Result
+from lineage_orch.dbt.engine import DbtEngine, OnResult, Outcome, Result
 from lineage_orch.errors import DbtError
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import plan_graph
 
 
-class FakeDbt:
+class FakeDbt(DbtEngine):
     """A dbt that builds nothing, and says that it did: takes the place of ``DbtRunner`` in an ``Orchestrator``.
 
     It knows the selectors that a plan hands to dbt, builds parents before children, runs the unit tests of a model
@@ -25,6 +25,8 @@ class FakeDbt:
     ``commands`` holds the selectors of each build so far, ``built`` the nodes of each, in order; ``messages`` what is
     said of those that fail.
     """
+
+    has_callbacks = True
 
     def __init__(
         self, lineage: Lineage | Callable[[], Lineage], *, failing: Iterable[str] = (), missing: Iterable[str] = ()

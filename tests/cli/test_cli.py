@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lineage_orch.cli.app import main
-from lineage_orch.dbt.engine import OnResult, Outcome, Result
+from lineage_orch.dbt.engine import DbtEngine, OnResult, Outcome, Result
 from lineage_orch.ledger import Ledger
 from lineage_orch.lineage import Lineage
 from lineage_orch.orchestrator import Orchestrator
@@ -34,7 +34,7 @@ MANIFEST = manifest(
 )
 
 
-class FakeDbt:
+class FakeDbt(DbtEngine):
     """A noisy dbt that builds what it is told to; what is in ``broken`` fails, and all below it is skipped."""
 
     broken: frozenset[str] = frozenset()

@@ -22,7 +22,7 @@ import duckdb
 import pytest
 
 from lineage_orch import Orchestrator
-from lineage_orch.errors import DbtError
+from lineage_orch.errors import DbtError, LineageOrchError
 from lineage_orch.reports.build_report import BuildReport
 
 pytestmark = pytest.mark.integration
@@ -246,6 +246,35 @@ def test_whatever_ends_us_ends_dbt_and_keeps_what_finished(shop: Shop, how: sign
     wait_until(lambda: not dbts(shop.folder))
     assert "stg_orders" in shop.built()
     assert "slow" not in shop.built()
+
+
+def test_a_table_that_was_dropped_is_built_again(shop: Shop) -> None:
+    shop.build("raw.orders", "raw.customers")
+    with duckdb.connect(str(shop.folder / "shop.duckdb")) as connection:
+        connection.execute("drop table revenue; drop view v_orders; drop table snap")
+    assert names(shop.build("raw.customers").built) - {"events"} == {"stg_customers", "revenue", "v_orders", "snap"}
+    assert shop.rows("revenue") == [(12,)]
+    if shop.dbt is not None:  # the question leaves nothing behind
+        assert not list((shop.folder / "target").rglob("*inline*"))
+
+
+def test_which_relations_are_there_is_unknown_where_the_warehouse_is_not_to_be_reached(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with shop.orchestrator() as orchestrator:
+        lineage = orchestrator.lineage
+        monkeypatch.setenv("SHOP_WAREHOUSE", str(shop.folder / "models"))
+        assert orchestrator._dbt.missing_relations(lineage) is None
+    assert "Which relations are in the warehouse is not known" in caplog.text
+
+
+def test_a_selector_of_dbts_own_grammar_says_what_is_adopted(shop: Shop) -> None:
+    shop.build("raw.orders", "raw.customers")
+    with shop.orchestrator() as orchestrator:
+        assert names(orchestrator.adoption(["config.materialized:view"]).nodes) == {"v_orders"}
+        assert names(orchestrator.adoption(["stg_orders,config.materialized:table"]).nodes) == {"stg_orders"}
+        with pytest.raises(LineageOrchError, match="made"):
+            orchestrator.adoption(["made:up"])
 
 
 @needs_process

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lineage_orch.dbt.engine import Result, missing_relations
+from lineage_orch.dbt.engine import Result
 from lineage_orch.lineage import Lineage
 from lineage_orch.testing import FakeDbt
 from tests.manifests import leaf, manifest, node, source
@@ -57,6 +57,6 @@ def test_below_failed_test_all_is_skipped() -> None:
 
 def test_relation_is_missing_until_its_node_is_built() -> None:
     dbt = FakeDbt(LINEAGE, missing=["model.shop.a", "model.other.gone"])
-    assert missing_relations(dbt, LINEAGE) == {"model.shop.a"}
+    assert dbt.missing_relations(LINEAGE) == {"model.shop.a"}
     dbt.build(["source:shop.raw.orders+"], [], lambda _: None)
-    assert missing_relations(dbt, LINEAGE) == frozenset()
+    assert dbt.missing_relations(LINEAGE) == frozenset()
