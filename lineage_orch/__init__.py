@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lineage_orch.flows import build_affected
     from lineage_orch.ledger import Ledger, LedgerSnapshot
     from lineage_orch.lineage import Lineage
+    from lineage_orch.loads.fingerprints import fingerprint_of
     from lineage_orch.orchestrator import Orchestrator
     from lineage_orch.plan import BuildPlan, Held, plan_builds
     from lineage_orch.producers import mark_updated, produces_source
@@ -55,6 +56,7 @@ _HOMES = {
     "flows": ("build_affected",),
     "ledger": ("Ledger", "LedgerSnapshot"),
     "lineage": ("Lineage",),
+    "loads.fingerprints": ("fingerprint_of",),
     "orchestrator": ("Orchestrator",),
     "plan": ("BuildPlan", "Held", "plan_builds"),
     "producers": ("mark_updated", "produces_source"),
@@ -90,6 +92,7 @@ __all__ = [
     "UnknownNodeError",
     "UnknownSourceError",
     "build_affected",
+    "fingerprint_of",
     "mark_updated",
     "plan_builds",
     "produces_source",

@@ -118,6 +118,8 @@ def _record_and_build(
             # One wrong name must not keep the others waiting: what could be recorded is.
             logger.error("%s", error)
             unknown = error
+        for source in orchestrator.ledger.unchanged_by(load.update_id for load in loads):
+            logger.info("Nothing new in %s: the load has the fingerprint of the one before.", source)
         try:
             orchestrator.register_producers(producers)
         except LineageError as error:

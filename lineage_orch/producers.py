@@ -75,15 +75,29 @@ def produces_source(
     return decorate
 
 
-def mark_updated(*sources: str) -> None:
+def mark_updated(*sources: str, fingerprint: str | None = None) -> None:
     """Inside a run of a producer: only these, of the declared sources, got new data; none means nothing did.
 
     Calls add up. The run that counts is the nearest one whose flow or task is a producer, so that a task may
     mark for the flow that called it (in the same process).
 
+    Args:
+        sources: Names, of those that the producer declares.
+        fingerprint: Of what now stands in these tables: an ETag, a version, what :func:`fingerprint_of` returns. If it
+            is that of the last load of a source, nothing is built for it. None, or empty: the load counts as new. A
+            source that is marked several times in a run was loaded in parts, in this order.
+
     Raises:
-        ProducerError: outside a run of a producer, or for a source that it does not declare.
+        ProducerError: outside a run of a producer, or for a source that it does not declare; or a fingerprint that is
+            no text, or that is of no source.
     """
+    if fingerprint is not None and not isinstance(fingerprint, str):
+        raise ProducerError(
+            f"mark_updated takes a fingerprint as text, got {fingerprint!r}; lineage_orch.fingerprint_of(...) makes "
+            "one of files, rows and values"
+        )
+    if fingerprint and not sources:
+        raise ProducerError("mark_updated got a fingerprint and no source; name the source that it is of")
     run, declaration, parameters = _producing_run()
     declared = declaration.filled(parameters)
     for source in sources:
@@ -92,7 +106,7 @@ def mark_updated(*sources: str) -> None:
                 f"mark_updated({source!r}): this producer declares {', '.join(map(repr, declared))}; "
                 "add the source to its @produces_source"
             )
-    marked = mark(run.id, sources)
+    marked = mark(run.id, sources, fingerprint or None)
     if isinstance(run, TaskRun):
         with suppress(ProducerError):  # so many that its tags go on to name all that it declares
             tag_task_run(run, marked)

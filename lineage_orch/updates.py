@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,8 @@ class SourceUpdate:
         loaded_at: when the load completed (aware), kept in UTC.
         flow_run_id: the flow run that loaded it, for people who ask later.
         producer: the name of the flow or task that loaded it.
+        fingerprint: of what was loaded. The same as that of the source's last load: nothing new. None, or empty: not
+            known, which counts as new.
 
     Raises:
         ValueError: an empty name or id, or a ``loaded_at`` without a time zone.
@@ -28,6 +30,7 @@ class SourceUpdate:
     loaded_at: datetime
     flow_run_id: str | None = None
     producer: str | None = None
+    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         if not self.source or not self.update_id:
@@ -39,6 +42,8 @@ class SourceUpdate:
                 f"loaded_at of the update of {self.source!r} has no time zone: {self.loaded_at!r}; "
                 "use datetime.now(UTC)"
             )
+        if self.fingerprint == "":
+            object.__setattr__(self, "fingerprint", None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the update as JSON-ready values, for the parameters of a flow run."""
@@ -51,6 +56,8 @@ class SourceUpdate:
             out["flow_run_id"] = self.flow_run_id
         if self.producer is not None:
             out["producer"] = self.producer
+        if self.fingerprint is not None:
+            out["fingerprint"] = self.fingerprint
         return out
 
     @classmethod
@@ -70,9 +77,34 @@ class SourceUpdate:
                 loaded_at=loaded_at,
                 flow_run_id=_optional(data.get("flow_run_id")),
                 producer=_optional(data.get("producer")),
+                fingerprint=_optional(data.get("fingerprint")),
             )
         except KeyError as missing:
             raise ValueError(f"the update {dict(data)!r} has no {missing.args[0]!r}") from None
+
+
+class LastLoad(NamedTuple):
+    """What is kept of the loads of a source, to know whether the next one brings anything new.
+
+    Attributes:
+        loaded_at: the latest time of any of its loads.
+        fingerprint: of what stands in its table since then; None: not known.
+    """
+
+    loaded_at: datetime
+    fingerprint: str | None
+
+    def is_repeated_by(self, loaded_at: datetime, fingerprint: str | None) -> bool:
+        """Whether a load brought what is there already. Any doubt means that it did not."""
+        return fingerprint is not None and fingerprint == self.fingerprint and loaded_at >= self.loaded_at
+
+    def then(self, loaded_at: datetime, fingerprint: str | None) -> LastLoad:
+        """Return this with one more load, which may have been reported after a later one.
+
+        Which of the two stands in the table is not known then.
+        """
+        in_order = loaded_at >= self.loaded_at
+        return LastLoad(max(loaded_at, self.loaded_at), fingerprint if in_order else None)
 
 
 def _optional(value: object) -> str | None:

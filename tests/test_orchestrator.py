@@ -228,6 +228,28 @@ def test_same_update_twice_is_built_once(make: Make) -> None:
     assert len(dbt.commands) == 1
 
 
+def test_load_with_same_fingerprint_builds_nothing(make: Make) -> None:
+    orchestrator, dbt = make()
+
+    def load(source: str, update_id: str, fingerprint: str | None) -> None:
+        orchestrator.record(
+            [SourceUpdate(source, update_id, datetime(2026, 1, 1, tzinfo=UTC), fingerprint=fingerprint)]
+        )
+
+    load("raw.*", "1", "etag")
+    orchestrator.build()
+    load("raw.*", "2", "etag")
+    load("shop.raw.c", "3", "etag")
+    assert orchestrator.ledger.unchanged_by("3") == (C,)
+    assert orchestrator.plan().is_empty
+    assert not orchestrator.build().runs
+    load("raw.c", "4", None)
+    assert set(orchestrator.build().built) == model("stg_c")
+    load("raw.c", "5", "etag")
+    assert set(orchestrator.build().built) == model("stg_c"), "what came in between is not known"
+    assert len(dbt.commands) == 3
+
+
 def test_wrong_name_is_error_and_others_are_recorded(make: Make) -> None:
     orchestrator, _ = make()
     with pytest.raises(UnknownSourceError, match=r"no source 'raw\.aa'.*did you mean 'raw\.a'"):

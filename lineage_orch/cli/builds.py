@@ -52,6 +52,10 @@ def record(
     producer: Annotated[
         str | None, Parameter(help="Who loaded them; makes known that these sources have a producer.")
     ] = None,
+    fingerprint: Annotated[
+        str | None,
+        Parameter(help="Of what was loaded, such as an ETag; the same as at the last load of a source: nothing new."),
+    ] = None,
     build: Annotated[bool, Parameter(help="Build at once what is downstream of them.", negative="")] = False,
     common: Common = DEFAULTS,
 ) -> int:
@@ -63,19 +67,32 @@ def record(
         raise SettingsError("record needs one source or more, such as raw.orders")
     if update_id == "":
         raise SettingsError("--update-id is empty; give an id, or leave it out")
+    if fingerprint == "":
+        raise SettingsError("--fingerprint is empty; give one, or leave it out: then the load counts as new")
     at = _moment(loaded_at)
     load = update_id or _new_id()
     report: BuildReport | None = None
     names: Mapping[str, str] = {}
     with common.orchestrator() as orchestrator:
-        tick = orchestrator.record([SourceUpdate(each, load, at, producer=producer) for each in source])
+        tick = orchestrator.record(
+            [SourceUpdate(each, load, at, producer=producer, fingerprint=fingerprint) for each in source]
+        )
+        unchanged = orchestrator.ledger.unchanged_by([load])
         if build:
             report = orchestrator.build(who="lineage-orch record --build", progress=progress)
             names = {} if report.busy else names_in(orchestrator)
     parts: Parts = [f"Recorded {', '.join(source)} at tick {tick}."]
+    if unchanged:
+        parts.append(f"Nothing new in {few(unchanged)}, by the fingerprint: nothing is stale for it.")
     if report is not None:
         parts += tables.report_parts(report, names, now())
-    data = {"sources": list(source), "update_id": load, "tick": tick, "build": report.to_dict() if report else None}
+    data = {
+        "sources": list(source),
+        "update_id": load,
+        "tick": tick,
+        "unchanged": list(unchanged),
+        "build": report.to_dict() if report else None,
+    }
     print_result(common, data, parts)
     return DONE if report is None else _outcome(report)
 

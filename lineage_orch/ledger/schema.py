@@ -96,6 +96,8 @@ updates = _table(
     Column("resolved_tick", BigInteger),
     Column("baseline", Boolean, nullable=False, server_default=false()),
     Column("fingerprint", Text),
+    # It brought what was there already, by its fingerprint: its tick makes nothing stale.
+    Column("unchanged", Boolean, nullable=False, server_default=false()),
     Column("window_start", Instant),
     Column("window_end", Instant),
     # In this order, so that it also finds update_ids of whatever source.
@@ -109,11 +111,13 @@ sources = _table(
     _scope(),
     _key("source"),
     Column("tick", BigInteger, nullable=False),
+    # The latest time of any load, one that brought nothing new too.
     Column("loaded_at", Instant, nullable=False),
     # Whether every update of it was a baseline.
     Column("baseline", Boolean, nullable=False),
+    Column("fingerprint", Text),
 )
-"""The newest update of each source, and of each name that is not resolved yet."""
+"""The newest update of each source that brought anything, and of each name that is not resolved yet."""
 
 
 def _build_columns() -> list[Column[Any]]:

@@ -74,10 +74,10 @@ class LedgerSnapshot:
 
     Attributes:
         tick: The clock's reading.
-        sources: Source to the tick of its newest update.
+        sources: Source to the tick of its newest update that brought anything new.
         nodes: Node to its last good build.
         producers: The sources with a registered producer.
-        source_history: Source to its updates that are still kept, in order of tick.
+        source_history: Source to its updates that are still kept and brought anything new, in order of tick.
         node_history: Node to those of its good builds that are still kept and changed it, in order of tick.
         run_id: The random id of the run that began with this snapshot; ``None``: a question, no run.
         baselines: The sources whose every update is a baseline: nothing shows that they move.
@@ -86,7 +86,7 @@ class LedgerSnapshot:
         producer_patterns: What producers declare that is no unique_id (wildcards, templates, names not yet
             resolved), as given.
         unresolved: Name, as given, to the tick of its newest update that no source has got yet.
-        loaded_at: Source to the time of its newest update (UTC), as its load gave it.
+        loaded_at: Source to the latest time of its loads (UTC), as they gave it; one that brought nothing new too.
     """
 
     tick: int = 0

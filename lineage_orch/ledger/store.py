@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, TypeVar
@@ -47,7 +48,7 @@ from lineage_orch.ledger.schema import (
 )
 from lineage_orch.ledger.snapshot import Failure, Holder, LedgerSnapshot, Moment, NodeFact
 from lineage_orch.text import few
-from lineage_orch.updates import SourceUpdate
+from lineage_orch.updates import LastLoad, SourceUpdate
 
 T = TypeVar("T")
 
@@ -169,6 +170,10 @@ class Ledger:
         first tick and times. A source that is no unique_id is kept as it was given, as ``snapshot.unresolved``
         shows, until :meth:`resolve_names` says what it means: recording needs no manifest.
 
+        A load with the fingerprint of the source's last load is recorded, and moves its source to no new tick: nothing
+        is stale for it. It counts as new where that is in doubt: one of the two has no fingerprint, or a load is
+        reported after a later one.
+
         Args:
             given: The loads.
             now: When they are recorded (aware); ``prune`` counts from it. Default: the clock on the wall.
@@ -182,6 +187,10 @@ class Ledger:
             ValueError: a time without time zone.
         """
         recorded_at = _utc(now, "now")
+        given = list(given)
+        told: dict[tuple[str, str], set[str | None]] = {}
+        for each in given:
+            told.setdefault((each.source, each.update_id), set()).add(each.fingerprint)
         rows = [
             {
                 "source": each.source,
@@ -190,6 +199,8 @@ class Ledger:
                 "recorded_at": recorded_at,
                 "flow_run_id": each.flow_run_id,
                 "producer": each.producer,
+                # A run that loaded it in two parts, under two of its names: neither is the fingerprint of the table.
+                "fingerprint": each.fingerprint if len(told[each.source, each.update_id]) == 1 else None,
                 "given": None if _is_source(each.source) else each.source,
                 "baseline": baseline,
             }
@@ -212,25 +223,31 @@ class Ledger:
         }
         last = scope.tick
         added: list[dict[str, Any]] = []
-        for row in rows:
-            key = (row["update_id"], row["source"])
-            if key not in known:
-                known[key] = scope.next_tick()
-                added.append({"scope_id": scope.id, "tick": known[key], **row})
-            last = known[key]
-        if not added:
-            return last
-        scope.connection.execute(insert(updates), added)
-        moving = {row["source"] for row in added if not row["baseline"]}
         newest = {
-            row["source"]: {name: row[name] for name in ("scope_id", "source", "tick", "loaded_at")}
-            | {"baseline": row["source"] not in moving}
-            for row in added
+            row.source: row._asdict()
+            for row in scope.chunks(
+                select(sources).where(sources.c.scope_id == scope.id),
+                sources.c.source,
+                {row["source"] for row in rows},
+            )
         }
-        for moves, columns in ((True, ("tick", "loaded_at", "baseline")), (False, ("tick", "loaded_at"))):
-            # A baseline does not make a source rest that moved before.
-            some = [row for source, row in newest.items() if (source in moving) is moves]
-            self._upsert(scope, sources, some, *columns)
+        for row in rows:
+            source, at, fingerprint = row["source"], row["loaded_at"], row["fingerprint"]
+            if (key := (row["update_id"], source)) not in known:
+                known[key] = scope.next_tick()
+                of_source = newest.get(source) or {"source": source, "baseline": True, "loaded_at": at}
+                before = LastLoad(of_source["loaded_at"], of_source.get("fingerprint"))
+                unchanged = before.is_repeated_by(at, fingerprint)
+                added.append({"scope_id": scope.id, "tick": known[key], **row, "unchanged": unchanged})
+                newest[source] = of_source | before.then(at, fingerprint)._asdict() | {"scope_id": scope.id}
+                if not unchanged:
+                    # A baseline does not make a source rest that moved before.
+                    newest[source] |= {"tick": known[key], "baseline": of_source["baseline"] and row["baseline"]}
+            last = known[key]
+        if added:
+            scope.connection.execute(insert(updates), added)
+            changed = [newest[source] for source in {row["source"]: None for row in added}]
+            self._upsert(scope, sources, changed, "tick", "loaded_at", "baseline", "fingerprint")
         return last
 
     def resolve_names(self, meanings: Mapping[str, Sequence[str]], *, now: datetime | None = None) -> None:
@@ -260,7 +277,9 @@ class Ledger:
         if not wanted:
             return
         columns = [
-            each.name for each in updates.c if each.name not in ("scope_id", "tick", "recorded_at", "resolved_tick")
+            each.name
+            for each in updates.c
+            if each.name not in ("scope_id", "tick", "recorded_at", "resolved_tick", "unchanged")
         ]
         with self._write() as scope:
             waiting = and_(updates.c.scope_id == scope.id, updates.c.resolved_tick.is_(None))
@@ -340,7 +359,7 @@ class Ledger:
         """
 
         def question(scope: _Scope) -> list[tuple[int, SourceUpdate]]:
-            columns = (updates.c[name] for name in ("source", "update_id", "loaded_at", "flow_run_id", "producer"))
+            columns = (updates.c[each.name] for each in fields(SourceUpdate))
             rows = scope.connection.execute(
                 select(updates.c.tick, *columns)
                 .where(updates.c.scope_id == scope.id, updates.c.tick > tick, updates.c.resolved_tick.is_(None))
@@ -362,6 +381,16 @@ class Ledger:
         def question(scope: _Scope) -> frozenset[str]:
             mine = query.where(updates.c.scope_id == scope.id)
             return frozenset(row.update_id for row in scope.chunks(mine, updates.c.update_id, update_ids))
+
+        return self._read(question)
+
+    def unchanged_by(self, update_ids: Iterable[str]) -> tuple[str, ...]:
+        """Return the sources to which updates with these ids brought nothing new, by their fingerprints; sorted."""
+        query = select(updates.c.update_id, updates.c.source)
+
+        def question(scope: _Scope) -> tuple[str, ...]:
+            mine = query.where(updates.c.scope_id == scope.id, updates.c.unchanged, updates.c.resolved_tick.is_(None))
+            return tuple(sorted({row.source for row in scope.chunks(mine, updates.c.update_id, update_ids)}))
 
         return self._read(question)
 
@@ -971,7 +1000,11 @@ def _snapshot(scope: _Scope, history_of: Collection[str] | None, run_id: str | N
         },
         producers=frozenset(each for each in declared if _is_source(each)),
         source_history=_history(
-            scope, select(updates.c.source, updates.c.tick, updates.c.loaded_at), updates, "source", history_of
+            scope,
+            select(updates.c.source, updates.c.tick, updates.c.loaded_at).where(~updates.c.unchanged),
+            updates,
+            "source",
+            history_of,
         ),
         node_history=_history(
             scope,

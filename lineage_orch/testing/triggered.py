@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineage_orch.errors import LineageError, UnknownNodeError
 from lineage_orch.lineage import Lineage
+from lineage_orch.updates import LastLoad, SourceUpdate
 
 if TYPE_CHECKING:
     from lineage_orch.loads.completion import Completion, Logger
@@ -23,13 +24,15 @@ class Triggered:
     Args:
         lineage: the project, or a function that returns it.
 
-    ``completions`` holds what each completed load reported, in order; ``clear()`` forgets it.
+    ``completions`` holds what each completed load reported, in order; ``clear()`` forgets it. A load with the
+    fingerprint of the load before loads nothing here either; that is known also after ``clear()``.
     """
 
     def __init__(self, lineage: Lineage | Callable[[], Lineage]) -> None:
         self._lineage = lineage if callable(lineage) else lambda: lineage
         self.completions: list[Completion] = []
         self._places: dict[str, str] = {}
+        self._cleared: list[Completion] = []
 
     def fire(self, completion: Completion, logger: Logger) -> None:
         """Keep a completion."""
@@ -39,7 +42,8 @@ class Triggered:
                 self._places[update.producer] = place
 
     def clear(self) -> None:
-        """Forget what completed so far."""
+        """Forget what completed so far, but for the fingerprints."""
+        self._cleared += self.completions
         self.completions.clear()
 
     @property
@@ -55,15 +59,23 @@ class Triggered:
             UnknownSourceError: a load named a source that the project does not have; the message names the load.
         """
         found: dict[str, None] = {}
-        for completion in self.completions:
-            for update in completion.updates:
-                try:
-                    found.update(dict.fromkeys(self.lineage.resolve_sources(update.source)))
-                except LineageError as error:
-                    place = self._places.get(update.producer or "")
-                    by = f"{update.producer!r}{f' ({place})' if place else ''}" if update.producer else "a load"
-                    raise type(error)(f"{by} loaded {update.source!r}: {error}; correct its @produces_source") from None
+        last: dict[str, LastLoad] = {}
+        for completions, tell in ((self._cleared, {}), (self.completions, found)):
+            for update in (update for completion in completions for update in completion.updates):
+                for source in self._resolve_source(update):
+                    before = last.get(source, LastLoad(update.loaded_at, None))
+                    if not before.is_repeated_by(update.loaded_at, update.fingerprint):
+                        tell[source] = None
+                    last[source] = before.then(update.loaded_at, update.fingerprint)
         return tuple(found)
+
+    def _resolve_source(self, update: SourceUpdate) -> tuple[str, ...]:
+        try:
+            return self.lineage.resolve_sources(update.source)
+        except LineageError as error:
+            place = self._places.get(update.producer or "")
+            by = f"{update.producer!r}{f' ({place})' if place else ''}" if update.producer else "a load"
+            raise type(error)(f"{by} loaded {update.source!r}: {error}; correct its @produces_source") from None
 
     @property
     def node_ids(self) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class ProducerHook:
     ) -> Completion | None:
         declared = self.declaration.filled(run_parameters(producer, run, self.declaration))
         marked = take_marks(run.id)
-        updated = declared if marked is None else tuple(sorted(marked))
+        updated = dict.fromkeys(declared) if marked is None else marked
         flow_run_id = run.id if isinstance(producer, Flow) else getattr(run, "flow_run_id", None)
         loaded_at = state.timestamp or datetime.now(UTC)
         updates = tuple(
@@ -79,8 +79,9 @@ class ProducerHook:
                 loaded_at=loaded_at,
                 flow_run_id=None if flow_run_id is None else str(flow_run_id),
                 producer=producer.name,
+                fingerprint=fingerprint,
             )
-            for source in updated
+            for source, fingerprint in updated.items()
         )
         # The templates too, as written: this producer loads more than the sources of this one run.
         known = tuple(dict.fromkeys([*declared, *self.declaration.sources]))

@@ -171,6 +171,16 @@ def test_build_prints_json_and_nothing_else(run: Run) -> None:
     assert report["failed"] == {}
 
 
+def test_load_with_same_fingerprint_is_told_as_nothing_new(run: Run) -> None:
+    assert "Nothing new" not in good(run("record", "raw.orders", "--fingerprint", "etag", "--build"))
+    out = good(run("record", "raw.orders", "raw.users", "--fingerprint", "etag"))
+    assert "Nothing new in source.shop.raw.orders, by the fingerprint" in out
+    again = data(run("record", "raw.orders", "--fingerprint", "etag", "--build", "--json"))
+    assert again["unchanged"] == ["source.shop.raw.orders"]
+    assert again["build"]["built"] == ["model.shop.stg_users", "model.shop.mart"], "that of the users was their first"
+    assert "--fingerprint is empty" in error(run("record", "raw.orders", "--fingerprint", ""))
+
+
 def test_failed_build_is_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeDbt, "broken", frozenset({"model.shop.stg_orders"}))
     good(run("record", "raw.orders"))
@@ -277,7 +287,8 @@ def test_project_without_sources(run: Run, project: Path) -> None:
 def test_same_update_id_counts_once(run: Run) -> None:
     first = data(run("record", "raw.orders", "--update-id", "monday", "--json"))
     again = data(run("record", "raw.orders", "--update-id", "monday", "--json"))
-    assert first == again == {"sources": ["raw.orders"], "update_id": "monday", "tick": 1, "build": None}
+    told = {"sources": ["raw.orders"], "update_id": "monday", "tick": 1, "unchanged": [], "build": None}
+    assert first == again == told
 
 
 @pytest.mark.parametrize(

@@ -537,6 +537,46 @@ def test_mark_updated_without_source_means_no_new_data(fired: Recorder, caplog: 
     assert "No source got new data" in caplog.text
 
 
+def test_fingerprint_is_of_the_sources_it_was_given_for(fired: Recorder):
+    @produces_source("crm.*", "erp.stock")
+    @flow(retries=1)
+    def load() -> None:
+        mark_updated("crm.orders", "crm.customers", fingerprint="etag")
+        mark_updated("erp.stock")
+        if not attempts:
+            attempts.append(1)
+            raise RuntimeError("once")
+
+    attempts: list[int] = []
+    load()
+    (completion,) = fired.completions
+    assert {update.source: update.fingerprint for update in completion.updates} == {
+        "crm.orders": "etag",
+        "crm.customers": "etag",
+        "erp.stock": None,
+    }
+    assert all(SourceUpdate.from_dict(update.to_dict()) == update for update in completion.updates)
+
+
+def test_fingerprint_is_text_and_of_a_source(fired: Recorder):
+    @produces_source("crm.orders")
+    @task
+    def load(*sources: str, fingerprint: Any) -> None:
+        mark_updated(*sources, fingerprint=fingerprint)
+
+    @flow
+    def around(*sources: str, fingerprint: Any) -> None:
+        load(*sources, fingerprint=fingerprint)
+
+    around("crm.orders", fingerprint="etag")
+    around("crm.orders", fingerprint="")
+    assert [each.fingerprint for completion in fired.completions for each in completion.updates] == ["etag", None]
+    with pytest.raises(ProducerError, match=r"fingerprint as text, got 7; lineage_orch\.fingerprint_of"):
+        around("crm.orders", fingerprint=7)
+    with pytest.raises(ProducerError, match="name the source that it is of"):
+        around(fingerprint="etag")
+
+
 def test_run_is_narrowed_for_itself_alone(fired: Recorder):
     @produces_source("crm.orders", "crm.customers")
     @flow

@@ -392,7 +392,7 @@ class LedgerMachine(RuleBasedStateMachine):
             },
             baselines=frozenset(histories.keys() - self.moved),
             debts=self.debts,
-            loaded_at={source: history[-1].at for source, history in histories.items()},
+            loaded_at={source: max(each.at for each in history) for source, history in histories.items()},
         )
 
     def teardown(self) -> None:

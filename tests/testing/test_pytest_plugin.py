@@ -50,7 +50,9 @@ from lineage_orch import mark_updated, produces_source
 
 @produces_source("raw.orders")
 @flow
-def orders(fail: bool = False):
+def orders(fail: bool = False, etag: str = ""):
+    if etag:
+        mark_updated("raw.orders", fingerprint=etag)
     if fail:
         raise ValueError("no connection")
 
@@ -282,6 +284,15 @@ def test_loads_run_and_nothing_is_built(repo: pytest.Pytester, prefect_server: N
             loads.users(teams=False)
             triggered.assert_builds({"stg_users", "mart"})
 
+        def test_load_that_comes_again(triggered):
+            loads.orders(etag="etag")
+            triggered.clear()
+            loads.orders(etag="etag")
+            triggered.assert_builds_nothing()
+            assert len(triggered.completions) == 1
+            loads.orders(etag="other")
+            triggered.assert_loaded("raw.orders")
+
         def test_a_load_that_fails(triggered):
             assert loads.orders(fail=True, return_state=True).is_failed()
             triggered.assert_builds_nothing()
@@ -319,7 +330,7 @@ def test_loads_run_and_nothing_is_built(repo: pytest.Pytester, prefect_server: N
         """,
         "--strict-markers",
     )
-    result.assert_outcomes(passed=10, warnings=1)
+    result.assert_outcomes(passed=11, warnings=1)
     assert "nothing in the dbt project is downstream of raw.nothing" in said(result)
 
 
