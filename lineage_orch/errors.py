@@ -72,7 +72,13 @@ class DbtError(LineageOrchError):
 
 
 class BuildFailedError(DbtError):
-    """dbt ran, and some nodes or tests failed; what they lack is still stale."""
+    """dbt ran, and some nodes or tests failed; what they lack is still stale.
+
+    Attributes:
+        more: what became stale again while the build ran, and is left to the next.
+    """
+
+    more: tuple[str, ...] = ()
 
 
 class TriggerError(LineageOrchError):

@@ -32,7 +32,9 @@ def build_affected(
     """Record these updates, and build all that is stale.
 
     Deploy it once per dbt project. In a deployment it also does the work of the runs that wait with it, finds loads
-    whose hook never ran, and schedules a run for the time when something held is due.
+    whose hook never ran, and schedules a run for the time when something held is due, or for what loads that keep
+    coming left when it had built for a few rounds. Elsewhere it returns when its own updates are built, held or
+    failed, by itself or by whoever holds the lock; what became stale meanwhile is named in the report's ``more``.
 
     Args:
         updates: each as :meth:`SourceUpdate.to_dict` writes it.
@@ -56,7 +58,7 @@ def build_affected(
         failed: State[Any] = Failed(message=str(error), data=error)
         return failed
     logger.info("%s", report.summary())
-    return Completed(name="HandedOver" if report.busy else "Completed", message=report.summary(), data=report)
+    return Completed(name="HandedOver" if report.handed_over else "Completed", message=report.summary(), data=report)
 
 
 # A deployment that was stored by an earlier release still hands these in.
@@ -131,6 +133,10 @@ def _record_and_build(
             with get_client(sync_client=True) as client:
                 deployed = DeployedBuild(client, flow_run, flow_run.deployment_id, settings, logger)
                 report = deployed.build(orchestrator, who=who)
+        elif loads:
+            # It ends with what it brought: whoever brings more stays for it as well, and builds it.
+            brought = {load.source for load in loads}
+            report = orchestrator.build(who=who, progress=logger.info, rounds=0, wait_for=brought)
         else:
             report = orchestrator.build(who=who, progress=logger.info)
         for load in loads:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -25,6 +27,7 @@ from lineage_orch.errors import (
     DbtError,
     LineageError,
     LineageOrchError,
+    ManifestError,
     PolicyError,
     UnknownNodeError,
     UnknownSourceError,
@@ -46,6 +49,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], Any]
+
+# How many more dbt runs one call makes for what is loaded while it builds.
+ROUNDS = 2
+# Seconds between two looks at a lock that another has, and how often a call that waits for it says so.
+_LOOK_AGAIN = 1.0
+_SAY_AGAIN = 300.0
 
 
 @dataclass(frozen=True)
@@ -379,17 +388,31 @@ class Orchestrator:
 
     # Build ------------------------------------------------------------------------------------------------
 
-    def build(self, *, who: str | None = None, progress: Progress = lambda _: None) -> BuildReport:
-        """Build all that is due, until nothing is.
+    def build(
+        self,
+        *,
+        who: str | None = None,
+        progress: Progress = lambda _: None,
+        rounds: int | None = ROUNDS,
+        wait_for: Collection[str] = (),
+    ) -> BuildReport:
+        """Build all that is stale and due, and a few rounds of what is loaded meanwhile.
 
-        Whoever finds the lock taken leaves at once (``report.busy`` says who holds it): the holder plans again
-        after each dbt run, and once more after it let go. Nothing that was not built well is tried again in the same
-        call unless new data came for it, or it failed for a reason that passes (settings ``node_retries``,
-        ``node_retry_delay``, ``retry_on``).
+        It plans again after each dbt run, and once more after it let go of the lock. Nothing that was not built well
+        is tried again in the same call unless new data came for it, or it failed for a reason that passes (settings
+        ``node_retries``, ``node_retry_delay``, ``retry_on``). While loads keep coming this ends all the same:
+        ``report.more`` then names what is stale again, and the caller sees to it that someone builds.
+
+        Whoever finds the lock taken leaves at once (``report.busy`` says who holds it), or, to ``wait_for`` something,
+        stays until that is answered (``report.answered``) or the lock is free.
 
         Args:
             who: how others are told who builds; this process and host are added.
             progress: takes a line for people on each step.
+            rounds: how many dbt runs it makes at most for what became stale after it began; None: until nothing is
+                stale. What was stale when it began is built in any case.
+            wait_for: sources, whose loads up to now are to be answered: what is downstream of them built, held or
+                failed.
 
         Raises:
             DbtError: dbt could not be run.
@@ -402,23 +425,32 @@ class Orchestrator:
         me = f"{who + ', ' if who else ''}process {os.getpid()} on {socket.gethostname()}"
         tried: dict[str, int] = {}
         retries = self._retries(progress)
+        bound = _Bound(rounds)
+        wait = _Wait(self, wait_for, report, progress) if wait_for else None
         names, said = self._found
         self.ledger.register_producers(sorted(names))
         for line in said:
             progress(line)
         while True:
             with self.ledger.build_lock(who=me) as held:
-                if not held:
-                    holder = self.ledger.holder()
-                    report.busy = f"{holder.who} (since {holder.since:%H:%M:%S} UTC)" if holder else "another process"
+                if is_ours := bool(held):
+                    report.busy = None
+                    missing: frozenset[str] | None = None
+                    while True:
+                        missing, more = self._build_once(report, tried, retries, bound, missing, held, progress)
+                        if not more:
+                            break
+                        held.check()
+            if not is_ours:
+                holder = self.ledger.holder()
+                report.busy = f"{holder.who} (since {holder.since:%H:%M:%S} UTC)" if holder else "another process"
+                if wait is None:
                     progress(report.summary())
+                if wait is None or wait.is_over():
                     return report
-                missing: frozenset[str] | None = None
-                while True:
-                    missing, more = self._build_once(report, tried, retries, missing, held, progress)
-                    if not more:
-                        break
-                    held.check()
+                continue
+            if report.more:
+                return report
             # A load that was recorded after the last plan found the lock still taken, and left it to us.
             lineage = self._current.as_read()
             snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
@@ -430,6 +462,7 @@ class Orchestrator:
         report: BuildReport,
         tried: dict[str, int],
         retries: Retries,
+        bound: _Bound,
         missing: frozenset[str] | None,
         held: BuildLock,
         progress: Progress,
@@ -452,6 +485,10 @@ class Orchestrator:
             if each.reason == "failing" and not each.waiting_for and node not in tried
         }
         if plan.is_empty:
+            return missing, False
+        gone_by_now = missing
+        if not bound.lets(snapshot, lambda then: self._plan(lineage, then, tried, gone_by_now)):
+            report.more = list(plan.build)
             return missing, False
         # Before dbt runs, which writes the manifest anew: it is read again for them.
         identities = {node: lineage.identity_parts(node) for node in (*plan.build, *plan.passed_through)}
@@ -559,6 +596,22 @@ class Orchestrator:
         # Only the history that a policy asks for: the table of updates may have millions of rows.
         snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
         return status(lineage, snapshot, self._plan(lineage, snapshot), self.ledger.holder())
+
+    def seems_done(self) -> bool:
+        """Whether nothing is due, as far as that can be said without dbt; False where it cannot."""
+        try:
+            found = self._as_last_parsed()
+        except LineageOrchError as error:
+            logger.debug("What is due cannot be said now: %s", error)
+            return False
+        return found is not None and self._plan(*found).is_empty
+
+    def _as_last_parsed(self) -> tuple[Lineage, LedgerSnapshot] | None:
+        """Return the lineage as dbt parsed it last, and the ledger; None where its files say something else by now."""
+        if self.settings.manifest is None and self.project.manifest_is_stale():
+            return None
+        lineage = self._current.as_read()
+        return lineage, self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
 
     def explain(self, node: str) -> Explanation:
         """Say why a node will build, is held or is up to date, along the path from its sources.
@@ -672,6 +725,84 @@ class Orchestrator:
         return replace(
             found, nodes=nodes, failed=tuple(each for each in found.failed if each not in forgiven), tick=tick
         )
+
+
+class _Bound:
+    """How much one call builds: all that was stale when it began, and some rounds of what became stale since."""
+
+    def __init__(self, rounds: int | None) -> None:
+        self._rounds = rounds
+        self._first: LedgerSnapshot | None = None
+
+    def lets(self, snapshot: LedgerSnapshot, plan: Callable[[LedgerSnapshot], BuildPlan]) -> bool:
+        """Whether the call goes on.
+
+        Args:
+            snapshot: the ledger now, by which something is to be built.
+            plan: what of a ledger is to be built, without what this call tried.
+        """
+        if self._first is None:
+            self._first = snapshot
+        elif self._rounds is not None and plan(_as_loaded_then(snapshot, self._first)).is_empty:
+            self._rounds -= 1
+            return self._rounds >= 0
+        return True
+
+
+class _Wait:
+    """The wait of a call that found the lock taken, for others to answer the loads of some sources up to now."""
+
+    def __init__(
+        self, orchestrator: Orchestrator, sources: Collection[str], report: BuildReport, progress: Progress
+    ) -> None:
+        self._orchestrator = orchestrator
+        self._sources = sorted(set(sources))
+        self._report = report
+        self._progress = progress
+        self._first: LedgerSnapshot | None = None
+        self._say_at = 0.0
+
+    def is_over(self) -> bool:
+        """Whether they are answered, which the report then says; sleeps a while if not."""
+        began = time.monotonic()
+        if self._is_answered():
+            self._progress(self._report.summary())
+            return True
+        if began >= self._say_at:
+            self._say_at = began + _SAY_AGAIN
+            self._progress(
+                f"{self._report.busy} builds now: waiting until what is downstream of {few(self._sources)} is built."
+            )
+        # A look reads the ledger and plans: cheap for most projects, and never most of what a waiting process does.
+        time.sleep(max(_LOOK_AGAIN, 10 * (time.monotonic() - began)))
+        return False
+
+    def _is_answered(self) -> bool:
+        it = self._orchestrator
+        try:
+            found = it._as_last_parsed()
+        except ManifestError as error:
+            logger.debug("What others build cannot be said now: %s", error)
+            return False
+        if found is None:
+            return False  # whoever builds has it parsed
+        lineage, snapshot = found
+        self._first = first = self._first or snapshot
+        below = lineage.downstream(*chain.from_iterable(_resolved(lineage, self._sources).values()))
+        failed = {each: fact for each, fact in snapshot.failures.items() if fact.tick > first.tick}
+        plan = it._plan(lineage, _as_loaded_then(snapshot, first), failed)
+        if not below.isdisjoint(plan.build):
+            return False
+        self._report.answered = True
+        self._report.failing = {node: fact.message for node, fact in failed.items() if node in below}
+        self._report.held = {node: held for node, held in plan.held.items() if node in below}
+        self._report.next_due = plan.next_due
+        return True
+
+
+def _as_loaded_then(snapshot: LedgerSnapshot, then: LedgerSnapshot) -> LedgerSnapshot:
+    """Return a snapshot without what was loaded and asked for since an earlier one."""
+    return replace(snapshot, sources=then.sources, debts=then.debts)
 
 
 def _resolved(lineage: Lineage, names: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -134,7 +134,7 @@ class LineageOrchSettings(BaseSettings):
         True, description="A node whose definition changed since its last good build is stale."
     )
     wait: bool = Field(
-        True, description="In process: whether a load returns only when the build that it set off has ended."
+        True, description="In process: whether a load returns only when what it affects is built, held or failed."
     )
     deployment: str | None = Field(
         None, description="The build_affected deployment that loads trigger, as flow/name. Default: in process."

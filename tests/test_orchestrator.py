@@ -25,6 +25,7 @@ from lineage_orch.ledger import Ledger
 from lineage_orch.lineage import Lineage
 from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.plan import plan_graph
+from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.testing import FakeDbt
 from lineage_orch.updates import SourceUpdate
 from tests.manifests import manifest, node, source
@@ -216,6 +217,127 @@ def test_taken_lock_is_left_with_its_holder_named(make: Make) -> None:
     assert "the night shift" in report.summary()
     assert not dbt.commands
     assert not orchestrator.build().busy
+
+
+def test_call_ends_though_loads_keep_coming(make: Make) -> None:
+    orchestrator, dbt = make()
+    coming = iter(range(1000))
+
+    def load() -> None:
+        orchestrator.record([SourceUpdate("raw.c", f"c-{next(coming)}", datetime(2026, 1, 1, tzinfo=UTC))])
+
+    dbt.before_build = load
+    orchestrator.record(["raw.a"])
+    report = orchestrator.build(rounds=3)
+    assert report.runs == 4
+    assert model("stg_a") <= set(report.built)
+    assert set(report.more) == model("stg_c")
+    assert report.handed_over
+    assert "1 stale again by what was loaded meanwhile" in report.summary()
+    assert set(orchestrator.plan().build) == model("stg_c")
+    assert orchestrator.build(rounds=0).runs == 1
+    dbt.before_build = lambda: None
+    assert orchestrator.build(rounds=None).more == []
+
+
+def test_what_was_stale_at_the_call_is_built_however_few_the_rounds(make: Make) -> None:
+    orchestrator, dbt = make()
+    dbt.missing = {"model.shop.stg_b"}
+    dbt.before_build = lambda: orchestrator.record(["raw.c"]) and None
+    orchestrator.record(["raw.a", "raw.b"])
+    report = orchestrator.build(rounds=0)
+    assert set(report.built) == model("stg_a", "stg_b", "mart_ab", "top")
+    assert set(report.more) == model("stg_c")
+
+
+def test_failing_node_is_no_reason_to_go_on(make: Make) -> None:
+    orchestrator, dbt = make()
+    dbt.failing = {"model.shop.stg_a"}
+    dbt.before_build = lambda: orchestrator.record(["raw.a"]) and None
+    orchestrator.record(["raw.a"])
+    assert orchestrator.build(rounds=0).runs == 1
+
+
+def test_load_waits_for_holder_of_lock_to_build_it(make: Make) -> None:
+    orchestrator, dbt = make()
+    other, _ = make()
+    said: list[str] = []
+    began, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        began.set()
+        assert may_end.wait(10)
+        dbt.before_build = lambda: None
+
+    dbt.before_build = hold
+    orchestrator.record(["raw.a"])
+    holder = threading.Thread(target=orchestrator.build, kwargs={"who": "the night shift"})
+    holder.start()
+    assert began.wait(10)
+    other.record(["raw.c"])
+    reports: list[BuildReport] = []
+    waiter = threading.Thread(
+        target=lambda: reports.append(other.build(wait_for=["raw.c"], progress=said.append)), daemon=True
+    )
+    waiter.start()
+    waiter.join(0.3)
+    assert waiter.is_alive()
+    may_end.set()
+    waiter.join(10)
+    holder.join(10)
+    (report,) = reports
+    assert "the night shift" in said[0]
+    assert "raw.c" in said[0]
+    assert not report.handed_over
+    assert not orchestrator.plan().build
+
+
+def test_waiting_load_returns_while_others_are_still_built(make: Make) -> None:
+    orchestrator, _ = make()
+    other, _ = make()
+    orchestrator.record(["raw.c"])
+    with orchestrator.ledger.build_lock("the night shift"):
+        tick, _ = orchestrator.ledger.begin_build()
+        other.record(["raw.a"])  # a stream of others' loads
+        orchestrator.ledger.record_built(tick, ["model.shop.stg_c"], built_at=datetime.now(UTC))
+        report = other.build(wait_for=["raw.c"])
+    assert report.answered
+    assert not report.handed_over
+    assert not report.runs
+    assert report.summary().startswith("The build was done by the night shift")
+
+
+def test_waiting_load_is_told_what_failed_with_others(make: Make) -> None:
+    clock = Clock()
+    orchestrator, _ = make(clock=clock)
+    orchestrator.record(["raw.c"])
+    with orchestrator.ledger.build_lock("the night shift"):
+        done: list[BuildReport] = []
+        other, _ = make(clock=clock)
+        waiter = threading.Thread(target=lambda: done.append(other.build(wait_for=["raw.c"])), daemon=True)
+        waiter.start()
+        waiter.join(0.3)
+        assert waiter.is_alive()
+        tick, _ = orchestrator.ledger.begin_build()
+        orchestrator.ledger.record_failed(tick, {"model.shop.stg_c": "no such column"}, failed_at=clock.now)
+        waiter.join(10)
+    assert done[0].failing == {"model.shop.stg_c": "no such column"}
+    assert "1 failed there (stg_c)" in done[0].summary()
+
+
+def test_waiting_load_builds_itself_when_holder_died(make: Make) -> None:
+    orchestrator, _ = make()
+    other, _ = make()
+    orchestrator.record(["raw.c"])
+    done: list[BuildReport] = []
+    with orchestrator.ledger.build_lock("the night shift"):
+        waiter = threading.Thread(target=lambda: done.append(other.build(wait_for=["raw.c"])), daemon=True)
+        waiter.start()
+        waiter.join(0.3)
+        assert waiter.is_alive()
+    waiter.join(10)
+    assert done[0].built == ["model.shop.stg_c"]
+    assert done[0].busy is None
 
 
 def test_same_update_twice_is_built_once(make: Make) -> None:

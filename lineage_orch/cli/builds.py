@@ -13,6 +13,7 @@ from lineage_orch.errors import SettingsError
 from lineage_orch.text import count, few, listed
 
 if TYPE_CHECKING:
+    from lineage_orch.orchestrator import Orchestrator
     from lineage_orch.reports.build_report import BuildReport
     from lineage_orch.reports.tables import Parts
 
@@ -23,13 +24,20 @@ def build(
         str | None,
         Parameter(help='More flags for dbt, as one word: --dbt-flags "--threads 4".', allow_leading_hyphen=True),
     ] = None,
+    until_done: Annotated[bool, Parameter(help="Go on for as long as more is loaded meanwhile.", negative="")] = False,
     common: Common = DEFAULTS,
 ) -> int:
-    """Build all that is due, until nothing is. If another process builds already, leave it the work."""
+    """Build all that is stale and due. If another process builds already, leave it the work.
+
+    What is loaded while it builds is built for two rounds more, and then left to the next build: where loads trigger
+    a deployment, to a run of it that is launched now.
+    """
+    from lineage_orch.orchestrator import ROUNDS
     from lineage_orch.reports import tables
 
     with common.orchestrator(dbt_flags=dbt_flags) as orchestrator:
-        report = orchestrator.build(who="lineage-orch build", progress=progress)
+        report = orchestrator.build(who="lineage-orch build", progress=progress, rounds=None if until_done else ROUNDS)
+        _hand_over(report, orchestrator)
         names = {} if report.busy else names_in(orchestrator)
     print_result(common, report.to_dict(), tables.report_parts(report, names, now()))
     return _outcome(report)
@@ -79,7 +87,8 @@ def record(
         )
         unchanged = orchestrator.ledger.unchanged_by([load])
         if build:
-            report = orchestrator.build(who="lineage-orch record --build", progress=progress)
+            report = orchestrator.build(who="lineage-orch record --build", progress=progress, rounds=0, wait_for=source)
+            _hand_over(report, orchestrator)
             names = {} if report.busy else names_in(orchestrator)
     parts: Parts = [f"Recorded {', '.join(source)} at tick {tick}."]
     if unchanged:
@@ -175,6 +184,26 @@ def forget(
         forgotten = orchestrator.forget(name)
     print_result(common, {"forgotten": list(forgotten)}, [f"Forgot {listed(name, most=8)}."])
     return DONE
+
+
+def _hand_over(report: BuildReport, orchestrator: Orchestrator) -> None:
+    """Leave what was loaded meanwhile to a run of the deployment, if there is one; else to the next build."""
+    if not report.more or orchestrator.settings.deployment is None:
+        return
+    import logging
+
+    from lineage_orch.deployed.launch import launch
+    from lineage_orch.errors import TriggerError
+    from lineage_orch.loads.completion import Completion
+
+    try:
+        run = launch(
+            orchestrator.settings.deployment, Completion(()), logging.getLogger(__name__), debounce=0, attempts=2
+        )
+    except TriggerError as error:
+        progress(f"What was loaded meanwhile waits for the next build: {error}")
+    else:
+        progress(f"Run {run.name!r} of {orchestrator.settings.deployment} builds what was loaded meanwhile.")
 
 
 def _outcome(report: BuildReport) -> int:

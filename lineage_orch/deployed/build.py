@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -37,8 +38,8 @@ from lineage_orch.text import count, one_line
 
 # So long a load's hook may take to hand its updates over before it counts as lost.
 HOOK_GRACE = timedelta(minutes=1)
-# One run does not go on for ever, however fast loads come: a failure is logged when it ends, and the runs that then
-# wait start by themselves.
+# One run does not go on for ever, however fast loads come: so many dbt runs beyond its own, and a new run does the
+# rest. A failure is logged when it ends.
 MAX_ROUNDS = 5
 # What is due so soon is waited for: Prefect starts a run up to a second early, and clocks differ.
 SOON = timedelta(seconds=5)
@@ -82,10 +83,10 @@ class DeployedBuild:
         wake_ups = [run for run in waiting if run.is_wake_up]
         taken = self._record(orchestrator, to_take_over(waiting, datetime.now(UTC)))
         self._learn(orchestrator)
-        report = orchestrator.build(who=who, progress=self._logger.info)
+        report = orchestrator.build(who=who, progress=self._logger.info, rounds=MAX_ROUNDS)
         self._dismiss(taken, report)
         for _ in range(MAX_ROUNDS):
-            if report.busy:
+            if report.busy or report.more or report.runs > MAX_ROUNDS:
                 break
             waited = _wait_for_what_is_nearly_due(report)
             # What has become due meanwhile need not start a process of its own.
@@ -93,7 +94,8 @@ class DeployedBuild:
             taken = self._record(orchestrator, due)
             if not taken and not waited:
                 break
-            report = _joined(report, orchestrator.build(who=who, progress=self._logger.info))
+            rounds = MAX_ROUNDS - report.runs
+            report = _joined(report, orchestrator.build(who=who, progress=self._logger.info, rounds=rounds))
             self._dismiss(taken, report)
         self._wake_up(orchestrator, report, wake_ups)
         return report
@@ -171,7 +173,9 @@ class DeployedBuild:
         if useless := [run for run in useless if run.due != self._look_again]:
             with self._going_on("wake-ups that are not needed any more will find nothing to do."):
                 self._waiting.dismiss(useless, f"What it was to build, flow run {self._run.name!r} has built.")
-        if plan.next_due is not None:
+        if report.more:
+            self._schedule(datetime.now(UTC), "More was loaded meanwhile.", "build what was loaded meanwhile, from")
+        elif plan.next_due is not None:
             due = wake_up_time(plan.held.values(), plan.next_due, timedelta(seconds=orchestrator.settings.debounce))
             self._schedule(due, "Held nodes are due.", "build what is held until")
         if self._look_again is not None and not self._are_reported(orchestrator):
@@ -211,12 +215,13 @@ def _joined(first: BuildReport, then: BuildReport) -> BuildReport:
     """Return one report of two builds, one after the other."""
     built = [*first.built, *(node for node in then.built if node not in first.built)]
     failed = {name: why for name, why in first.failed.items() if name in then.failed or name not in then.built}
-    return BuildReport(
+    failed |= then.failed
+    return replace(
+        then,
         built=built,
-        failed={**failed, **then.failed},
-        blocked=then.blocked,
-        held=then.held,
-        next_due=then.next_due,
+        failed=failed,
+        partial={node: each for node, each in first.partial.items() if node not in then.built} | then.partial,
+        unreported=[*(node for node in first.unreported if node not in then.built), *then.unreported],
+        unplanned=[*first.unplanned, *then.unplanned],
         runs=first.runs + then.runs,
-        busy=then.busy,
     )

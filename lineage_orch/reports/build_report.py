@@ -32,7 +32,10 @@ class BuildReport:
         unreported: what was planned, and of which dbt said nothing; it is still stale.
         unplanned: what dbt built although it was not planned; it is not recorded.
         runs: how often dbt was run.
+        more: what became stale again while this call built, and is left to the next.
         busy: who held the lock, if this call left the work to another.
+        answered: with ``busy``: whether the other had answered, before this call returned, the loads that it was to
+            wait for. ``failing`` then names what failed there.
     """
 
     built: list[str] = field(default_factory=list)
@@ -47,15 +50,25 @@ class BuildReport:
     unreported: list[str] = field(default_factory=list)
     unplanned: list[str] = field(default_factory=list)
     runs: int = 0
+    more: list[str] = field(default_factory=list)
     busy: str | None = None
+    answered: bool = False
 
     @property
     def ok(self) -> bool:
         """Whether nothing failed."""
         return not self.failed
 
+    @property
+    def handed_over(self) -> bool:
+        """Whether something stale is left to another: to who holds the lock, or to the next call."""
+        return bool(self.more or (self.busy and not self.answered))
+
     def summary(self) -> str:
         """Return one line for people."""
+        if self.answered and not self.runs:
+            failed = f"; {len(self.failing)} failed there ({few(map(last_name, self.failing))})" if self.failing else ""
+            return f"The build was done by {self.busy}{failed}."
         if self.busy and not self.runs:
             return f"The build is left to {self.busy}, who builds now and looks again when done."
         parts = []
@@ -79,6 +92,8 @@ class BuildReport:
             parts.append(f"{len(self.unreported)} without a result from dbt")
         if self.unplanned:
             parts.append(f"{len(self.unplanned)} built by dbt without being planned")
+        if self.more:
+            parts.append(f"{len(self.more)} stale again by what was loaded meanwhile, and left to the next build")
         text = ", ".join(parts)
         return text[0].upper() + text[1:] + "."
 
@@ -90,10 +105,12 @@ class BuildReport:
                 f"  {node}: of its batches, these failed: {few(batches)}" for node, batches in self.partial.items()
             ]
             waiting = f"; {count(self.blocked, 'node')} below {_are(self.blocked)} still stale" if self.blocked else ""
-            raise BuildFailedError(
+            error = BuildFailedError(
                 f"{len(self.failed)} failed in dbt{waiting}. Fix what failed; a later build takes up what is stale.\n"
                 + "\n".join(lines)
             )
+            error.more = tuple(self.more)
+            raise error
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready values."""
@@ -110,7 +127,9 @@ class BuildReport:
             "unreported": self.unreported,
             "unplanned": self.unplanned,
             "runs": self.runs,
+            "more": self.more,
             "busy": self.busy,
+            "answered": self.answered,
         }
 
 

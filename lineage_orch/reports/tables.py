@@ -120,6 +120,7 @@ def report_parts(report: BuildReport, names: Names, now: datetime) -> Parts:
     for node, batches in report.partial.items():
         parts.append(f"{short_name(node, names)}: of its batches, these failed: {listed(batches)}; it is still stale.")
     for title, nodes in (
+        ("Stale again by what was loaded meanwhile; the next build takes them up", report.more),
         ("Stale, and not built by dbt as it is called here", report.not_built),
         ("Planned, and without a result from dbt; still stale", report.unreported),
         ("Built by dbt without being planned, and not recorded", report.unplanned),

@@ -3,7 +3,7 @@
 The update is in the ledger first, before anything that can fail. Then the load's hook hands it to a builder thread,
 which takes all that wait, builds, and tells each of them when a build that began after it was handed over has ended.
 So loads that complete together share one build. One builder builds in this process, for loads that wait; the other
-has a child process build, for loads that must not.
+has a child process build, for loads that must not, and what others loaded while a load's own build ran.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -26,19 +28,32 @@ from prefect.context import hydrated_context, serialize_context
 from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 
-from lineage_orch.errors import DbtError, LineageOrchError, SettingsError, TriggerError, UnknownSourceError
+from lineage_orch.errors import (
+    BuildFailedError,
+    DbtError,
+    LineageOrchError,
+    SettingsError,
+    TriggerError,
+    UnknownSourceError,
+)
 from lineage_orch.loads.completion import Completion, Logger
 from lineage_orch.loads.declaration import declared_sources
 from lineage_orch.settings import LineageOrchSettings, handing_down
 from lineage_orch.text import one_line
+
+# Seconds that others, who wait for the lock with loads of their own, are given to take it before a process is started
+# to build what is left: some times as long as they sleep between two looks.
+OTHERS_FIRST = 3.0
 
 
 class InProcessTrigger:
     """Build in this process, as the Prefect flow ``build_affected``.
 
     The build runs in a thread of its own, outside the load's timeout, concurrency lease and event loop, and the
-    load waits for it. Where waiting could harm the load (a timeout, a deployed run), or when the setting ``wait``
-    is off, the build is a process of its own, and this process ends after it.
+    load waits until its own updates are built, held or failed, by it or by whoever builds already. What others loaded
+    meanwhile they build themselves, or a process of its own does. Where waiting could harm the load (a timeout, a
+    deployed run), or when the setting ``wait`` is off, the build is a process of its own, and this process ends after
+    it.
 
     Args:
         settings: by default read from the environment and pyproject.toml, at each completed load.
@@ -205,7 +220,7 @@ def _declared(batch: list[_Request]) -> list[str]:
 
 
 def build_and_wait(completion: Completion, settings: LineageOrchSettings, logger: Logger) -> None:
-    """Build, and return when a build that began after this call has ended.
+    """Build, and return when what the load affects is built, held or failed.
 
     Raises:
         TriggerError: Prefect would not run the build.
@@ -218,6 +233,8 @@ def build_and_wait(completion: Completion, settings: LineageOrchSettings, logger
     except LineageOrchError as error:
         logger.error("The load is complete, but the build that it set off failed: %s", one_line(error))
         logger.debug("Where that was raised:", exc_info=True)
+        if isinstance(error, BuildFailedError) and error.more:
+            hand_over(settings, logger)
     except KeyboardInterrupt:
         logger.warning("The load is complete; its build was not waited for: what it does not build is still stale.")
         raise
@@ -230,6 +247,8 @@ def build_and_wait(completion: Completion, settings: LineageOrchSettings, logger
         ) from error
     else:
         logger.info("%s", report.summary())
+        if report.more:
+            hand_over(settings, logger)
 
 
 def _build_here(batch: list[_Request]) -> Any:
@@ -247,12 +266,36 @@ _here = _Builder("lineage_orch-builder", _build_here)
 
 def build_in_a_process(completion: Completion, settings: LineageOrchSettings, logger: Logger) -> None:
     """Have a process of its own build, and return at once; this process waits for it before it ends."""
+    _submit_beside(_Request(completion, settings, _environment(), logger))
+    logger.info("The build goes on in a process of its own; this process ends after it.")
+
+
+def hand_over(settings: LineageOrchSettings, logger: Logger) -> None:
+    """See to it that what is stale gets built: by others who wait for the lock, else by a process of its own."""
+    _submit_beside(_Request(Completion(()), settings, _environment(), logger))
+
+
+def _submit_beside(request: _Request) -> None:
     if not _at_exit:
         # Registered now, when Prefect's client is at work: so it is run before the handler that stops this
         # process's own Prefect server.
         _at_exit.append(atexit.register(_beside.join))
-    _beside.submit(_Request(completion, settings, _environment(), logger))
-    logger.info("The build goes on in a process of its own; this process ends after it.")
+    _beside.submit(request)
+
+
+def others_go_on(settings: LineageOrchSettings) -> bool:
+    """Wait a little; returns whether others have built what is due meanwhile, or are at it: they plan again when done.
+
+    Raises:
+        LineageOrchError: the ledger cannot be read.
+    """
+    from lineage_orch.orchestrator import Orchestrator
+
+    since = datetime.now(UTC)
+    time.sleep(OTHERS_FIRST)
+    with Orchestrator(settings) as orchestrator:
+        holder = orchestrator.ledger.holder()
+        return (holder is not None and holder.since >= since) or orchestrator.seems_done()
 
 
 def _build_beside(batch: list[_Request]) -> None:
@@ -261,6 +304,13 @@ def _build_beside(batch: list[_Request]) -> None:
         "producers": _declared(batch),
         "settings": batch[0].settings.dump(),
     }
+    if not request["updates"]:
+        try:
+            if others_go_on(batch[0].settings):
+                return
+        except LineageOrchError as error:
+            batch[0].logger.warning("Whether others build could not be asked: %s", one_line(error))
+        batch[0].logger.info("What was loaded meanwhile is built in a process of its own; this process ends after it.")
     try:
         child = subprocess.Popen(
             [sys.executable, "-m", "lineage_orch.triggers.child"], stdin=subprocess.PIPE, env=batch[0].prefect
