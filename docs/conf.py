@@ -46,6 +46,7 @@ CONTENTS = """
 docs/tutorial
 docs/how-it-decides
 docs/production
+docs/lineage-page
 docs/dbt-engines
 docs/testing-your-project
 docs/troubleshooting

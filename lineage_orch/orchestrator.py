@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -44,6 +44,7 @@ from lineage_orch.updates import SourceUpdate
 if TYPE_CHECKING:
     from lineage_orch.ledger.lock import BuildLock
     from lineage_orch.reports.explanation import Explanation
+    from lineage_orch.reports.page import Page
     from lineage_orch.reports.status import Status
 
 logger = logging.getLogger(__name__)
@@ -625,6 +626,36 @@ class Orchestrator:
         snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
         plan = self._plan(lineage, snapshot)
         return explain(lineage, snapshot, plan, lineage.resolve_node(node), stored_parts=self.ledger.identity_parts)
+
+    def page(self, *, days: int = 14, producers: Mapping[str, Sequence[str]] | None = None) -> Page:
+        """Return what a picture of the lineage shows: everything with its state and why, and what happened of late.
+
+        Args:
+            days: of how many days loads, builds and failures are shown.
+            producers: the names of those that load each source, by its unique_id; by default those of the ledger.
+
+        Raises:
+            ManifestError, DbtError, LedgerError: the manifest or ledger cannot be read.
+        """
+        from lineage_orch.reports.page import read_page
+        from lineage_orch.reports.status import status
+
+        now, project, lineage = self._clock(), self.project, self.lineage
+        since = now - timedelta(days=days)
+        snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
+        plan = self._plan(lineage, snapshot)
+        return read_page(
+            lineage,
+            snapshot,
+            plan,
+            status(lineage, snapshot, plan, self.ledger.holder()),
+            self.ledger.history(since),
+            title=f"{project.name} ({project.target})",
+            producers=self.ledger.producers() if producers is None else producers,
+            since=since,
+            now=now,
+            stored_parts=self.ledger.identity_parts,
+        )
 
     # adopt ------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ for command in (
     questions.status,
     questions.explain,
     questions.sources,
+    questions.page,
     builds.record,
     builds.adopt,
     builds.retry,

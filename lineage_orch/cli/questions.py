@@ -1,16 +1,18 @@
-"""``lineage-orch plan``, ``status``, ``explain`` and ``sources``: questions, which change nothing."""
+"""``lineage-orch plan``, ``status``, ``explain``, ``sources`` and ``page``: questions, which change nothing."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from lineage_orch.cli.common import DEFAULTS, DONE, Common, Producers, names_in, now, print_result, progress
-from lineage_orch.errors import ManifestError
+from lineage_orch.errors import ManifestError, SettingsError
 
 if TYPE_CHECKING:
     from lineage_orch.dbt.project import DbtProject
@@ -92,6 +94,49 @@ def sources(*, producers: Producers = None, common: Common = DEFAULTS) -> int:
         from lineage_orch.reports import tables
 
         print_result(common, {}, tables.sources_parts(rows, names))
+    return DONE
+
+
+def page(
+    *,
+    output: Annotated[
+        Path, Parameter(name=["--output", "-o"], help="The file: .html for the page, .svg for the picture alone.")
+    ] = Path("lineage.html"),
+    days: Annotated[int, Parameter(help="Of how many days the timeline shows loads, builds and failures.")] = 14,
+    producers: Producers = None,
+    common: Common = DEFAULTS,
+) -> int:
+    """Write the lineage as a page: what is stale, held or failing, and why, from producers to exposures.
+
+    One file that needs no network and opens from the disk. It shows names, states and the ledger's history to whoever
+    can read it.
+    """
+    from lineage_orch.text import count
+
+    if (ending := output.suffix.lower()) not in (".html", ".htm", ".svg"):
+        raise SettingsError(f"--output {output} is neither .html nor .svg; name a file that ends in one of these")
+    if days < 1:
+        raise SettingsError(f"--days {days} is less than one day")
+    with common.orchestrator(producers=producers) as orchestrator:
+        known = _add_found(orchestrator.ledger.producers(), orchestrator.lineage, orchestrator.settings.producers)
+        page = orchestrator.page(days=days, producers=known)
+    if ending == ".svg":
+        from lineage_orch.reports.picture import picture
+
+        text = picture(page)
+    else:
+        from lineage_orch.reports.page_file import page_html
+
+        text = page_html(page)
+    try:
+        # A file that people look at is there whole, or as it was.
+        beside = output.with_name(f".{output.name}.{os.getpid()}")
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(output)
+    except OSError as error:
+        raise SettingsError(f"--output {output} cannot be written: {error.strerror or error}") from error
+    data = {"output": str(output), "items": len(page.items), "edges": len(page.edges), "states": page.states}
+    print_result(common, data, [f"Wrote {output}: {count(page.items, 'item')}, {count(page.edges, 'edge')}."])
     return DONE
 
 

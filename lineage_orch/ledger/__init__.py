@@ -6,14 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lineage_orch.ledger.snapshot import Failure, Holder, LedgerSnapshot, Moment, NodeFact
+    from lineage_orch.ledger.snapshot import Failure, History, Holder, LedgerSnapshot, Moment, NodeFact
     from lineage_orch.ledger.store import Ledger
 
-__all__ = ["Failure", "Holder", "Ledger", "LedgerSnapshot", "Moment", "NodeFact"]
+__all__ = ["Failure", "History", "Holder", "Ledger", "LedgerSnapshot", "Moment", "NodeFact"]
 
 # Loaded at first use: a plan needs the snapshot, and no database.
 _HOMES = {
     "Failure": "snapshot",
+    "History": "snapshot",
     "Holder": "snapshot",
     "Ledger": "store",
     "LedgerSnapshot": "snapshot",

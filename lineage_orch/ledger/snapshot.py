@@ -66,6 +66,69 @@ class Holder(NamedTuple):
     since: datetime
 
 
+class Load(NamedTuple):
+    """One update of a source, as the history keeps it.
+
+    Attributes:
+        tick: Its tick.
+        source: The unique_id of the source, or the name as it was given.
+        at: When it was loaded (UTC).
+        producer: Who loaded it; ``None``: not known.
+        baseline: Whether it only declared what stood in the warehouse.
+    """
+
+    tick: int
+    source: str
+    at: datetime
+    producer: str | None
+    baseline: bool
+
+
+class Built(NamedTuple):
+    """One good build of a node.
+
+    Attributes:
+        tick: That of its run.
+        node: Its unique_id.
+        at: When it was done (UTC).
+        seconds: How long it took; ``None``: not known.
+        is_changed: Whether its content differed, or may have.
+    """
+
+    tick: int
+    node: str
+    at: datetime
+    seconds: float | None
+    is_changed: bool
+
+
+class Failed(NamedTuple):
+    """The last failure of a node: the tick of the run, when (UTC), how many in a row, and what dbt said."""
+
+    tick: int
+    node: str
+    at: datetime
+    times: int
+    message: str
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened since a time, each in order of tick.
+
+    Attributes:
+        loads: The updates of sources.
+        begun: When each run of builds began (UTC), by its tick.
+        built: The good builds of nodes.
+        failed: The last failure of each node, also of those that were built well since.
+    """
+
+    loads: Sequence[Load] = ()
+    begun: Mapping[int, datetime] = field(default_factory=dict)
+    built: Sequence[Built] = ()
+    failed: Sequence[Failed] = ()
+
+
 @dataclass(frozen=True)
 class LedgerSnapshot:
     """The ledger of one scope at one instant of its logical clock.

@@ -46,7 +46,7 @@ from lineage_orch.ledger.schema import (
     sources,
     updates,
 )
-from lineage_orch.ledger.snapshot import Failure, Holder, LedgerSnapshot, Moment, NodeFact
+from lineage_orch.ledger.snapshot import Built, Failed, Failure, History, Holder, LedgerSnapshot, Load, Moment, NodeFact
 from lineage_orch.text import few
 from lineage_orch.updates import LastLoad, SourceUpdate
 
@@ -373,6 +373,47 @@ class Ledger:
     def recent_updates(self, limit: int = 20) -> list[tuple[int, SourceUpdate]]:
         """Return the last ``limit`` updates that are still kept, newest first, each with its tick."""
         return self.updates_since(0, limit=limit)
+
+    def history(self, since: datetime, *, limit: int = 20_000) -> History:
+        """Return what was loaded, built and failed since a time, in one instant.
+
+        Args:
+            since: From when (aware).
+            limit: How many of the newest loads, and of the newest builds of nodes, at most.
+        """
+        start = _utc(since, "since")
+
+        def question(scope: _Scope) -> History:
+            ask = scope.connection.execute
+            loads = ask(
+                select(updates.c.tick, updates.c.source, updates.c.loaded_at, updates.c.producer, updates.c.baseline)
+                .where(updates.c.scope_id == scope.id, updates.c.loaded_at >= start, updates.c.resolved_tick.is_(None))
+                .order_by(updates.c.tick.desc())
+                .limit(limit)
+            ).all()
+            built = ask(
+                select(builds.c.tick, builds.c.node, builds.c.built_at, builds.c.seconds, builds.c.changed_tick)
+                .where(builds.c.scope_id == scope.id, builds.c.built_at >= start)
+                .order_by(builds.c.tick.desc(), builds.c.built_at.desc(), builds.c.node)
+                .limit(limit)
+            ).all()
+            begun = ask(select(runs.c.tick, runs.c.begun_at).where(runs.c.scope_id == scope.id))
+            failed = ask(
+                select(failures.c.tick, failures.c.node, failures.c.last_at, failures.c.times, failures.c.message)
+                .where(failures.c.scope_id == scope.id, failures.c.last_at >= start)
+                .order_by(failures.c.tick, failures.c.node)
+            )
+            return History(
+                [Load(*row) for row in reversed(loads)],
+                {row.tick: row.begun_at for row in begun},
+                [
+                    Built(row.tick, row.node, row.built_at, row.seconds, row.changed_tick == row.tick)
+                    for row in reversed(built)
+                ],
+                [Failed(*row) for row in failed],
+            )
+
+        return self._read(question)
 
     def known_updates(self, update_ids: Iterable[str]) -> frozenset[str]:
         """Return those of these ids under which an update is kept, of any source."""

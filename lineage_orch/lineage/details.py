@@ -52,6 +52,12 @@ class NodeDetails(Record):
         return self.raw_code or self.raw_sql or ""
 
 
+class Tagged(Record):
+    """The tags of a config, as dbt wrote them."""
+
+    tags: Any = None
+
+
 class Macro(Record):
     """An entry of ``macros``."""
 
@@ -63,6 +69,14 @@ class _Details(msgspec.Struct):
     nodes: dict[str, NodeDetails] = {}
     functions: dict[str, NodeDetails] | None = None
     macros: dict[str, Macro] | None = None
+
+
+def read_tags(unique_id: str, node: NodeDetails) -> tuple[str, ...]:
+    """Return the tags of a node."""
+    tags = msgspec.json.decode(node.config, type=Tagged).tags if node.config else None
+    if isinstance(tags, str):
+        return (tags,)
+    return tuple(map(str, tags)) if isinstance(tags, list | dict) else ()
 
 
 _decoder = msgspec.json.Decoder(_Details)

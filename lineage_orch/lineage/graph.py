@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineage_orch.errors import LineageError
 from lineage_orch.lineage import names, unit_tests
-from lineage_orch.lineage.details import read_details
+from lineage_orch.lineage.details import read_details, read_tags
 from lineage_orch.lineage.identity import (
     FactsReader,
     Identity,
@@ -26,7 +26,9 @@ from lineage_orch.lineage.records import (
     BuiltGraph,
     Node,
     SourceTable,
+    fqn_of,
     nodes_of,
+    package_of,
     read_resources,
     sources_of,
 )
@@ -383,6 +385,24 @@ class Lineage:
             KeyError, ManifestError: as :meth:`identity`.
         """
         return self._identities[node_id].microbatch
+
+    def folder(self, unique_id: str) -> tuple[str, ...]:
+        """Return the package and folders of a model (ephemeral or not), snapshot or seed, as dbt's ``fqn`` has them.
+
+        Raises:
+            KeyError: no such resource.
+        """
+        record = self._manifest.nodes[unique_id]
+        return fqn_of(unique_id, record)[: -1 if record.version is None else -2] or (package_of(unique_id),)
+
+    def tags(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the tags of models, snapshots and seeds, by unique_id; reads the manifest again.
+
+        Raises:
+            ManifestError: as :meth:`identity`.
+        """
+        checksums = {node.unique_id: node.checksum for node in self.nodes.values()}
+        return read_details(self._source, self.where, checksums, read_tags)[0]
 
     # What dbt builds --------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ def explain(
     node_id: str,
     *,
     stored_parts: StoredParts = lambda _: None,
+    short: Mapping[str, str] | None = None,
 ) -> Explanation:
     """Say why a node will build, is held or is up to date.
 
@@ -43,26 +44,34 @@ def explain(
         node_id: the unique_id of a model, snapshot or seed.
         stored_parts: returns the parts of a node's identity as of its last good build (``Ledger.identity_parts``),
             or None; asked only for nodes whose identity changed.
+        short: what people call each source and node, where that is known already.
 
     Raises:
         UnknownNodeError: no such node in the lineage.
     """
     if node_id not in lineage.nodes:
         raise UnknownNodeError(f"no node {node_id!r} in {lineage.where}{did_you_mean(node_id, lineage.nodes)}")
-    return _Explainer(lineage, snapshot, plan, node_id, stored_parts).explain()
+    return _Explainer(lineage, snapshot, plan, node_id, stored_parts, short).explain()
 
 
 class _Explainer:
     """Looks at one node and at all that is above it."""
 
     def __init__(
-        self, lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, node: str, stored_parts: StoredParts
+        self,
+        lineage: Lineage,
+        snapshot: LedgerSnapshot,
+        plan: BuildPlan,
+        node: str,
+        stored_parts: StoredParts,
+        short: Mapping[str, str] | None,
     ) -> None:
         self._lineage = lineage
         self._snapshot = snapshot
         self._plan = plan
         self._node = node
         self._stored_parts = stored_parts
+        self._short = short
         self._graph = plan_graph(lineage)
         self._due = frozenset(plan.build) | frozenset(plan.passed_through)
         self._above = self._ancestors([node])
@@ -81,7 +90,7 @@ class _Explainer:
         reasons = plan.reasons.get(node, ())
         mentioned = {node, *self._above, *(each for source in sources for each in source.path)}
         mentioned.update(subject for reason in reasons for subject in reason.subjects)
-        short = short_names(self._lineage)
+        short = self._short or short_names(self._lineage)
         debt = snapshot.debts.get(node, 0)
         return Explanation(
             node=node,

@@ -284,6 +284,30 @@ def test_project_without_sources(run: Run, project: Path) -> None:
 # Record and adopt -----------------------------------------------------------------------------------------
 
 
+def test_page_and_picture_are_files(run: Run, project: Path, tmp_path: Path) -> None:
+    good(run("record", "raw.orders", "--producer", "load_orders"))
+    page, picture = tmp_path / "out.html", tmp_path / "out.svg"
+    page.write_text("what was there")
+    assert good(run("page", "-o", str(page))) == f"Wrote {page}: 7 items, 6 edges.\n"
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    found = data(run("page", "--output", str(picture), "--json"))
+    assert found["states"] == {"due": 4, "loaded": 1, "no_producer": 1}
+    assert picture.read_text().startswith("<svg ")
+    assert not [each for each in tmp_path.iterdir() if "out." in each.name and each not in (page, picture)]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["-o", "page.pdf"], "--output page.pdf is neither .html nor .svg"),
+        (["-o", "no/such/folder/page.html"], "--output no/such/folder/page.html cannot be written: No such file"),
+        (["--days", "0"], "--days 0 is less than one day"),
+    ],
+)
+def test_pages_that_cannot_be(run: Run, args: list[str], message: str) -> None:
+    assert message in error(run("page", *args))
+
+
 def test_same_update_id_counts_once(run: Run) -> None:
     first = data(run("record", "raw.orders", "--update-id", "monday", "--json"))
     again = data(run("record", "raw.orders", "--update-id", "monday", "--json"))

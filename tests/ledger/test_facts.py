@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lineage_orch.errors import LedgerError
-from lineage_orch.ledger import Failure, Ledger, LedgerSnapshot, Moment, NodeFact
+from lineage_orch.ledger import Failure, History, Ledger, LedgerSnapshot, Moment, NodeFact
 from lineage_orch.lineage.identity import digest
 from lineage_orch.updates import SourceUpdate
 
@@ -403,3 +403,30 @@ def test_place_that_has_facts_of_its_own_takes_nothing_over(tmp_path: Path) -> N
     gold.record_updates([load(SHOPS)])
     assert set(gold.snapshot().sources) == {ORDERS, SHOPS}
     assert set(open_file(tmp_path / "ledger.db").snapshot().sources) == {ITEMS}
+
+
+# -- what happened of late ----------------------------------------------------------------------------------------
+
+
+def test_history_has_what_was_loaded_built_and_failed_since_a_time(ledger: Ledger) -> None:
+    ledger.record_updates([load(ORDERS, "old", NOW - timedelta(days=9))], baseline=True)
+    ledger.record_updates([load(ORDERS, "new"), load("raw.unknown", "given")])
+    first, _ = ledger.begin_build(now=NOW)
+    ledger.record_built(first, [STAGE], built_at=LATER, seconds={STAGE: 1.5})
+    ledger.record_failed(first, {MART: "no column x"}, failed_at=LATER)
+    second, _ = ledger.begin_build(now=LATER)
+    ledger.record_built(second, [MART, STAGE], built_at=LATER, unchanged=[STAGE])
+    found = ledger.history(NOW)
+    assert [(each.tick, each.source, each.at, each.producer, each.baseline) for each in found.loads] == [
+        (2, ORDERS, NOW, "export", False),
+        (3, "raw.unknown", NOW, "export", False),
+    ]
+    assert [(each.tick, each.node, each.at, each.seconds, each.is_changed) for each in found.built] == [
+        (first, STAGE, LATER, 1.5, True),
+        (second, STAGE, LATER, None, False),
+        (second, MART, LATER, None, True),
+    ]
+    assert found.begun == {first: NOW, second: LATER}
+    assert [(each.node, each.times, each.message) for each in found.failed] == [(MART, 1, "no column x")]
+    assert [each.source for each in ledger.history(NOW - timedelta(days=30), limit=2).loads] == [ORDERS, "raw.unknown"]
+    assert ledger.history(LATER + timedelta(hours=1)) == History(begun=found.begun, loads=[], built=[], failed=[])

@@ -309,3 +309,24 @@ def test_tests_on_node_and_what_they_read(shop: Lineage) -> None:
     assert set(shop.tests_on("model.shop.mart")) == {"test.shop.unique_mart", "unit_test.shop.adds_up"}
     assert shop.tested_by("test.shop.unique_mart") == ("model.shop.mart",)
     assert shop.tested_by("test.shop.none_such") == ()
+
+
+def test_folders_and_tags() -> None:
+    lineage = lineage_of(
+        source("raw.orders"),
+        node("top", "raw.orders", config={"tags": "alone"}),
+        node("deep", "top", folder=["marts", "sales"], version=2, config={"tags": ["a", "b"]}),
+        node("inner", "top", materialized="ephemeral", folder=["marts"], config={"tags": None}),
+        node("odd", "top", kind="seed", config={"tags": {"a": 1}}),
+        node("none", "top", kind="snapshot", config={"tags": 7}),
+    )
+    assert lineage.folder("model.shop.top") == ("shop",)
+    assert lineage.folder("model.shop.deep.v2") == ("shop", "marts", "sales")
+    assert lineage.folder("model.shop.inner") == ("shop", "marts")
+    assert lineage.tags() == {
+        "model.shop.top": ("alone",),
+        "model.shop.deep.v2": ("a", "b"),
+        "model.shop.inner": (),
+        "seed.shop.odd": ("a",),
+        "snapshot.shop.none": (),
+    }

@@ -1,0 +1,310 @@
+"""The lineage page: what it says, that it says the same as the rest, and that names in it are text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import xml.etree.ElementTree as ET
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from lineage_orch.ledger import Failure, History, LedgerSnapshot, NodeFact
+from lineage_orch.ledger.snapshot import Built, Failed, Load
+from lineage_orch.lineage import Lineage
+from lineage_orch.plan import plan_builds
+from lineage_orch.reports.page import KINDS, Page, read_page
+from lineage_orch.reports.page_file import page_html
+from lineage_orch.reports.picture import folded, folders_of, picture, slots, timeline
+from lineage_orch.reports.status import Status, status
+from tests.manifests import leaf, manifest, node, source
+
+NOW = datetime(2026, 10, 16, 13, 0, tzinfo=UTC)
+HOURLY = {"freshness": {"build_after": {"count": 1, "period": "hour"}}}
+EVIL = "<img src=x onerror=alert(1)>"
+CLOSING = "</script></template><!--"
+
+LINEAGE = Lineage.from_manifest(
+    manifest(
+        source("raw.orders"),
+        source("raw.users"),
+        source("raw.old"),
+        node("stg_orders", "raw.orders", folder=["staging"], config={"tags": ["daily", "core"]}),
+        node("eph", "stg_orders", materialized="ephemeral", folder=["marts"]),
+        node("mart", "eph", folder=["marts"], version=2),
+        node("hourly", "stg_orders", config=HOURLY, folder=["marts"]),
+        node("broken", "stg_orders", folder=["marts"]),
+        node("below", "broken", folder=["marts"]),
+        node("stg_users", "raw.users", folder=["staging"]),
+        node("countries", kind="seed"),
+        node("test_orders", "stg_orders", kind="test"),
+        leaf("exposure", "dashboard", "model.shop.mart.v2"),
+    )
+)
+SNAPSHOT = LedgerSnapshot(
+    tick=9,
+    sources={"source.shop.raw.orders": 8, "source.shop.raw.users": 3},
+    nodes={
+        "model.shop.stg_orders": NodeFact(9, NOW),
+        "model.shop.hourly": NodeFact(4, NOW),
+        "model.shop.broken": NodeFact(4, NOW),
+        "model.shop.below": NodeFact(4, NOW),
+        "model.shop.stg_users": NodeFact(4, NOW),
+    },
+    producers=frozenset({"source.shop.raw.orders"}),
+    failures={"model.shop.broken": Failure(2, NOW, NOW, 9, None, "Binder Error: no column x")},
+    loaded_at={"source.shop.raw.orders": NOW - timedelta(hours=1)},
+)
+HISTORY = History(
+    loads=[
+        Load(1, "source.shop.raw.users", NOW - timedelta(days=3), None, True),
+        Load(5, "source.shop.raw.orders", NOW - timedelta(days=2), "load_orders", False),
+        Load(6, "source.shop.raw.orders", NOW - timedelta(hours=3), "load_orders", False),
+        Load(8, "source.shop.raw.orders", NOW - timedelta(hours=1), "load_orders", False),
+    ],
+    begun={4: NOW - timedelta(days=2, hours=1), 9: NOW - timedelta(minutes=30)},
+    built=[
+        Built(4, "model.shop.hourly", NOW - timedelta(days=2, hours=1), None, True),
+        Built(9, "model.shop.stg_orders", NOW - timedelta(minutes=29), 12.5, False),
+    ],
+    failed=[Failed(9, "model.shop.broken", NOW - timedelta(minutes=28), 2, "Binder Error:\n no column x")],
+)
+PRODUCERS = {"source.shop.raw.orders": ["load_orders"], "raw.gone": ["load_gone"]}
+
+
+def state_of(lineage: Lineage = LINEAGE, snapshot: LedgerSnapshot = SNAPSHOT) -> tuple[Page, Status]:
+    plan = plan_builds(lineage, snapshot, now=NOW)
+    found = status(lineage, snapshot, plan, None)
+    page = read_page(
+        lineage,
+        snapshot,
+        plan,
+        found,
+        HISTORY,
+        title="shop (dev)",
+        producers=PRODUCERS,
+        since=NOW - timedelta(days=14),
+        now=NOW,
+    )
+    return page, found
+
+
+PAGE, STATUS = state_of()
+
+
+def data_of(html: str) -> Any:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
+    assert found
+    return json.loads(found[1])
+
+
+# What it says -------------------------------------------------------------------------------------------------
+
+
+def test_states_are_those_of_status() -> None:
+    said = {row["unique_id"]: row["state"] for row in STATUS.to_dict()["nodes"]}
+    assert {each.key: each.state for each in PAGE.items if each.key in said} == said
+    assert {each.name: each.state for each in PAGE.items if each.kind == "source"} == {
+        "raw.orders": "loaded",
+        "raw.users": "loaded",
+        "raw.old": "no_producer",
+    }
+    assert sum(PAGE.states.values()) == len(said) + 3
+    assert next(iter(PAGE.states)) == "failing"
+
+
+def test_source_with_a_producer_that_was_never_loaded() -> None:
+    page, _ = state_of(snapshot=LedgerSnapshot(producers=frozenset({"source.shop.raw.orders"})))
+    assert next(each for each in page.items if each.name == "raw.orders").caption == "source · never loaded"
+
+
+def test_what_is_downstream_is_what_the_lineage_says() -> None:
+    keys = [each.key for each in PAGE.items]
+    children: dict[str, list[str]] = {each: [] for each in keys}
+    for a, b in PAGE.edges:
+        children[keys[a]].append(keys[b])
+    for unique_id in LINEAGE.sources:
+        below, walk = set(), list(children[unique_id])
+        for each in walk:
+            below.add(each)
+            walk += children[each]
+        assert below == {each for each in LINEAGE.downstream(unique_id) if not each.startswith("test.")}
+
+
+def test_hover_says_why_in_the_words_of_explain() -> None:
+    items = {each.name: each for each in PAGE.items}
+    assert items["mart.v2"].lines[0].startswith("mart.v2 will build: it was never built, and ")
+    assert any("failed 2 times in a row (Binder Error: no column x)" in each for each in items["broken"].lines)
+    assert any(each == "Policy: updates_on any, build_after 1 hour" for each in items["hourly"].lines)
+    assert items["stg_orders"].lines[-1] == "Last built 2026-10-16 13:00 UTC, in 12.5 s."
+    assert not any(line.startswith("Path:") for each in PAGE.items for line in each.lines)
+    assert items["raw.orders"].lines == (
+        "Last loaded 2026-10-16 12:00 UTC, at tick 8.",
+        "Loaded by load_orders.",
+        "6 models downstream.",
+    )
+    assert items["load_orders"].lines == ("Loads raw.orders.", "Last load 2026-10-16 12:00 UTC.")
+    assert "load_gone" not in items
+
+
+def test_folders_tags_kinds_and_selectors() -> None:
+    items = {each.name: each for each in PAGE.items}
+    assert items["mart.v2"].folder == items["eph"].folder == ("shop", "marts")
+    assert items["stg_orders"].tags == ("daily", "core")
+    assert [items[name].kind for name in ("eph", "dashboard", "countries")] == ["ephemeral", "exposure", "seed"]
+    assert items["raw.orders"].select == "--select source:shop.raw.orders+"
+    assert items["stg_orders"].select == "--select fqn:shop.staging.stg_orders+"
+    assert items["dashboard"].select == ""
+    assert [KINDS.index(each.kind) for each in PAGE.items] == sorted(KINDS.index(each.kind) for each in PAGE.items)
+
+
+def test_events_say_what_was_taken_in_and_what_came_out_the_same() -> None:
+    assert [(each.kind, each.line) for each in PAGE.events] == [
+        ("build", "1 node built at tick 4: hourly"),
+        ("load", "raw.orders was loaded by load_orders, at tick 5"),
+        ("load", "raw.orders was loaded by load_orders, at tick 6"),
+        ("load", "raw.orders was loaded by load_orders, at tick 8"),
+        (
+            "build",
+            "1 node built at tick 9 in 60 s, after 3 loads of raw.orders: stg_orders; 1 came out the same",
+        ),
+        ("failure", "broken failed: Binder Error: no column x"),
+    ]
+
+
+def test_timeline_has_a_bar_for_what_is_near() -> None:
+    found = slots(PAGE)
+    assert [(each.kind, len(each.events)) for each in found] == [
+        ("load", 1), ("load", 1), ("load", 1), ("build", 1), ("build", 1), ("failure", 1),
+    ]  # fmt: skip
+    drawn = ET.fromstring(timeline(PAGE, found))
+    assert sum(each.get("class", "").startswith("m ") for each in drawn.iter("rect")) == 6
+    assert "Oct 15" in [each.text for each in drawn.iter("text")]
+
+
+# Names are text -----------------------------------------------------------------------------------------------
+
+
+def evil_page() -> Page:
+    lineage = Lineage.from_manifest(
+        manifest(
+            source(f"{EVIL}/{CLOSING}"),
+            node(EVIL, f"source.shop.{EVIL}.{CLOSING}", folder=[EVIL], config={"tags": [EVIL]}),
+            leaf("exposure", CLOSING, f"model.shop.{EVIL}"),
+        )
+    )
+    plan = plan_builds(lineage, LedgerSnapshot(), now=NOW)
+    history = History(loads=[Load(1, EVIL, NOW, CLOSING, False)], failed=[Failed(1, EVIL, NOW, 1, EVIL + CLOSING)])
+    return read_page(
+        lineage, LedgerSnapshot(), plan, status(lineage, LedgerSnapshot(), plan, None), history, title=EVIL,
+        producers={next(iter(lineage.sources)): [EVIL]}, since=NOW - timedelta(days=1), now=NOW,
+    )  # fmt: skip
+
+
+def test_names_are_escaped_in_the_page_and_in_the_picture() -> None:
+    page = evil_page()
+    html = page_html(page)
+    assert "<img" not in html
+    assert html.count("</script>") == 2
+    assert html.count("<!--") == 0
+    assert EVIL in [each["name"] for each in data_of(html)["items"]]
+    drawn = ET.fromstring(picture(page))
+    assert {each.tag.rpartition("}")[2] for each in drawn.iter()} <= {
+        "svg",
+        "style",
+        "g",
+        "path",
+        "rect",
+        "text",
+        "title",
+    }
+    assert any(EVIL in (each.text or "") for each in drawn.iter())
+
+
+@pytest.mark.parametrize("name", ["", "\x00\x07", "a" * 300, "数据模型", "𝒜 b", "\"quoted\" 'too'"])
+def test_odd_names_make_well_formed_pictures(name: str) -> None:
+    page, _ = state_of(Lineage.from_manifest(manifest(source("raw.orders"), node(name or "x", "raw.orders"))))
+    ET.fromstring(picture(page))
+
+
+def test_policy_allows_the_one_script_and_style_and_no_request() -> None:
+    html = page_html(PAGE)
+    found = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
+    assert found
+    style, script = re.search(r"<style>(.*?)</style>", html, re.S), re.search(r"<script>(.*?)</script>", html, re.S)
+    assert style
+    assert script
+    assert found[1].startswith("default-src 'none'; ")
+    for text in (style[1], script[1]):
+        assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in found[1]
+    assert not re.search(r"\b(src|href)=|url\(|https?://(?!www\.w3\.org)", html)
+
+
+# Drawings -----------------------------------------------------------------------------------------------------
+
+
+def test_picture_has_each_item_and_edge_once() -> None:
+    drawn = ET.fromstring(picture(PAGE))
+    groups = [each for each in drawn.iter() if (each.get("class") or "").startswith("n ")]
+    assert sorted(each.get("data-k", "") for each in groups) == sorted(str(each) for each in range(len(PAGE.items)))
+    edges = [each for each in drawn.iter() if each.get("class") == "e"]
+    assert {(each.get("data-a"), each.get("data-b")) for each in edges} == {(str(a), str(b)) for a, b in PAGE.edges}
+    for group in groups:
+        item = PAGE.items[int(group.get("data-k", ""))]
+        assert (f"s-{item.state}" in group.get("class", "").split()) is bool(item.state)
+    assert picture(PAGE) == picture(state_of()[0])
+
+
+def many(folders: int, each: int) -> Page:
+    """A page of so many folders, each with so many models; two of three read a source, the others the one before."""
+    nodes = [
+        node(
+            f"m{folder}_{number}",
+            "raw.orders" if number % 3 or not number else f"m{folder}_{number - 1}",
+            folder=["marts", f"f{folder}"],
+        )
+        for folder in range(folders)
+        for number in range(each)
+    ]
+    return state_of(Lineage.from_manifest(manifest(source("raw.orders"), source("raw.users"), *nodes)))[0]
+
+
+def test_many_are_folded_by_folder_and_each_folder_can_be_opened() -> None:
+    page = many(28, 30)
+    views = list(folded(page))
+    assert [each.title for each in views[:2]] == ["Folders", "producers"]
+    names = sorted(set(folders_of(page)))
+    assert [each.folder for each in views[1:]] == list(range(len(names)))
+    opened = next(each for each in views if each.title == "shop/marts/f7")
+    assert opened.svg.count('<g class="n k-model') == 30
+    assert opened.svg.count('<g class="n k-folder') == 1  # the sources
+    html = page_html(page)
+    assert not data_of(html)["views"][0]["all"]
+    assert html.count("<template ") == len(views)
+
+
+def test_there_are_never_too_many_folders() -> None:
+    page = many(300, 1)
+    assert set(folders_of(page)) == {("producers",), ("shop", "marts"), ("shop", "sources", "raw")}
+
+
+def test_folders_that_read_each_other_are_drawn() -> None:
+    page, _ = state_of(
+        Lineage.from_manifest(
+            manifest(
+                source("raw.orders"),
+                node("a1", "raw.orders", folder=["a"]),
+                node("b1", "a1", folder=["b"]),
+                node("a2", "b1", folder=["a"]),
+            )
+        )
+    )
+    first, *_ = folded(page)
+    assert first.svg.count('class="e back"') == 1
+
+
+def test_small_project_has_one_drawing() -> None:
+    assert [each["all"] for each in data_of(page_html(PAGE))["views"]] == [True]
