@@ -39,10 +39,10 @@ def dbt_deployment(
         work_queue_name: of that pool.
         job_variables: of that pool.
         settings: single settings of lineage_orch that replace those of the worker's environment and pyproject.toml.
-            They are stored with the deployment, for all to read: the ledger's url is none of them.
+            They are stored with the deployment, for all to read: the ledger's url and tokens are none of them.
 
     Raises:
-        SettingsError: a setting is unknown or cannot be read, or is the ledger's url.
+        SettingsError: a setting is unknown or cannot be read, or is the ledger's url or a token.
     """
     if "/" in name:
         raise SettingsError(f"the deployment's name {name!r} holds a slash; leave out its flow's name, build-affected/")
@@ -50,6 +50,11 @@ def dbt_deployment(
         raise SettingsError(
             "the ledger's url may hold a password, and a deployment's parameters are for all to read: set "
             "LINEAGE_ORCH_LEDGER in the environment of the dbt worker"
+        )
+    if "dbt_cloud_token" in settings:
+        raise SettingsError(
+            "a token is a secret, and a deployment's parameters are for all to read: set LINEAGE_ORCH_DBT_CLOUD_TOKEN "
+            "in the environment of the dbt worker, or name a block in dbt_cloud_credentials"
         )
     read = LineageOrchSettings(**settings)
     given = to_json({name: getattr(read, name) for name in settings})

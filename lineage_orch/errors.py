@@ -14,6 +14,8 @@ Each message names the thing, the place, and the fix.
     │   ├── LedgerUnavailableError   the ledger cannot be reached, read or written
     │   └── LedgerSchemaError        the ledger was written by a newer release
     ├── DbtError                 dbt could not be run at all
+    │   ├── DbtMissingError      there is no dbt here
+    │   ├── DbtCloudUnavailableError     dbt Cloud does not answer, or not now
     │   └── BuildFailedError     dbt ran, and some nodes or tests failed
     └── TriggerError             a finished load could not set off its build
 """
@@ -69,6 +71,14 @@ class LedgerSchemaError(LedgerError):
 
 class DbtError(LineageOrchError):
     """dbt could not be run at all (no profile, no project, a project that does not parse)."""
+
+
+class DbtMissingError(DbtError):
+    """There is no dbt here, so that what it made before is all that can be used."""
+
+
+class DbtCloudUnavailableError(DbtError):
+    """dbt Cloud does not answer, or cannot do now what was asked; later it may."""
 
 
 class BuildFailedError(DbtError):

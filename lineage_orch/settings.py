@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -21,7 +21,10 @@ from lineage_orch.errors import SettingsError, did_you_mean
 from lineage_orch.text import one_line
 
 ENV_PREFIX = "LINEAGE_ORCH_"
+DBT_CLOUD = "dbt-cloud"
+"""The value of the setting ``dbt`` that has a job of dbt Cloud build."""
 _PATHS = ("project_dir", "profiles_dir", "manifest")
+_SECRET = ("ledger", "dbt_cloud_token")  # which no message shows
 # Settings that were, and what stands in their place: set in old places, they break nothing, and a warning says so.
 _REMOVED = {
     "hold_until_first_load": "a node always waits for the first load of a source that has a producer",
@@ -96,8 +99,27 @@ class LineageOrchSettings(BaseSettings):
     )
     dbt: str | None = Field(
         None,
-        description="What runs dbt: the path or name of an executable, of any dbt-core from 1.8 or of dbt 2. Default: "
-        "dbt-core in this process where it is installed, else `dbt`.",
+        description="What runs dbt: the path or name of an executable, of any dbt-core from 1.8 or of dbt 2, or "
+        "`dbt-cloud`. Default: dbt-core in this process where it is installed, else `dbt`.",
+    )
+    dbt_cloud_job: Annotated[int | None, BeforeValidator(_number)] = Field(
+        None, description="With `dbt-cloud`: the id of the job whose environment builds."
+    )
+    dbt_cloud_account: Annotated[int | None, BeforeValidator(_number)] = Field(
+        None, description="With `dbt-cloud`: the id of the account."
+    )
+    dbt_cloud_token: SecretStr | None = Field(
+        None,
+        repr=False,
+        description="With `dbt-cloud`: a service or personal token. Set it in the environment.",
+    )
+    dbt_cloud_host: str | None = Field(
+        None, description="With `dbt-cloud`: the account's access URL. Default: `cloud.getdbt.com`."
+    )
+    dbt_cloud_credentials: str | None = Field(
+        None,
+        description="With `dbt-cloud`: the name of a `DbtCloudCredentials` block of Prefect, for the account, token "
+        "and host that are not set.",
     )
     vars: _Table = Field({}, description="dbt's --vars, as a table, JSON or YAML.")
     dbt_command: Literal["build", "run"] = Field(
@@ -201,12 +223,22 @@ class LineageOrchSettings(BaseSettings):
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
     def dump(self) -> dict[str, Any]:
-        """Return what was set, wherever, as JSON-ready values with absolute paths. It may hold a password."""
+        """Return what was set, wherever, as JSON-ready values with absolute paths. It may hold a password.
+
+        It holds no token: a process of its own gets that by its environment, see ``tokens``.
+        """
         out = self.given()
+        out.pop("dbt_cloud_token", None)
         for name in _PATHS:
             if out.get(name) is not None:
                 out[name] = out[name].expanduser().absolute()
         return to_json(out)
+
+    def tokens(self) -> dict[str, str]:
+        """Return the environment variables that set, in another process, what ``dump`` leaves out."""
+        if self.dbt_cloud_token is None:
+            return {}
+        return {f"{ENV_PREFIX}DBT_CLOUD_TOKEN": self.dbt_cloud_token.get_secret_value()}
 
 
 def to_json(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,7 +315,7 @@ def _unreadable(error: ValidationError, passed: Iterable[str]) -> Iterator[str]:
         what = next((what for kind, what in _SHOULD.items() if each["type"].startswith(kind)), "")
         what = what or one_line(each["msg"].removeprefix("Value error, ").replace("Input should", "it should", 1))
         # The ledger's url may hold a password.
-        shown = "" if name == "ledger" else f" {each['input']!r}"
+        shown = "" if name in _SECRET else f" {each['input']!r}"
         yield f"setting {name}{at}{shown} ({_place(str(name), passed)}): {what}"
 
 

@@ -1,4 +1,4 @@
-"""Which dbt runs a project: dbt-core in this process, or an executable."""
+"""Which dbt runs a project: dbt-core in this process, an executable, or a job of dbt Cloud."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from lineage_orch.dbt.engine import DbtEngine
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.errors import SettingsError
-from lineage_orch.settings import LineageOrchSettings
+from lineage_orch.settings import DBT_CLOUD, LineageOrchSettings
 
 
 def choose_dbt(project: DbtProject, settings: LineageOrchSettings) -> DbtEngine:
@@ -20,13 +20,16 @@ def choose_dbt(project: DbtProject, settings: LineageOrchSettings) -> DbtEngine:
     this Python, else the one on PATH. Nothing is run or imported here: that there is none is said when one is needed.
 
     Raises:
-        SettingsError: ``dbt`` names something that cannot run it yet.
+        SettingsError: ``dbt`` is ``dbt-cloud``, and what talks to it is not installed.
     """
-    if settings.dbt == "dbt-cloud":
-        raise SettingsError(
-            "setting dbt 'dbt-cloud': jobs of dbt Cloud cannot be run yet; name the path of a dbt executable, or "
-            "leave it out"
-        )
+    if settings.dbt == DBT_CLOUD:
+        if util.find_spec("requests") is None:
+            raise SettingsError(
+                "dbt 'dbt-cloud' needs requests, which is not installed: pip install 'lineage_orch[cloud]'"
+            )
+        from lineage_orch.dbt.cloud import CloudDbt
+
+        return CloudDbt(project, settings)
     if settings.dbt is None and _is_importable():
         from lineage_orch.dbt.in_process import DbtRunner
 

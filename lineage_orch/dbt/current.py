@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lineage_orch.dbt.compat import LOG
 from lineage_orch.dbt.project import DbtProject
-from lineage_orch.errors import ManifestError
+from lineage_orch.errors import DbtMissingError, ManifestError
 from lineage_orch.lineage import Lineage
 
 
@@ -81,9 +80,6 @@ class CurrentLineage:
     def _parse_once(self, reason: str, *, asked_for: bool) -> None:
         from filelock import FileLock
 
-        if self.path.exists() and find_spec("dbt") is None:
-            self._say(f"The manifest {self.path} is used as it is ({reason}): there is no dbt here to parse with.")
-            return
         # Processes that find it stale at the same time parse one after the other, and all but the first find
         # that there is nothing left to do.
         self._project.state_dir.mkdir(exist_ok=True)
@@ -93,7 +89,14 @@ class CurrentLineage:
                 return
             self._say(f"Parsing the dbt project ({again}) ...")
             inputs = self._project.inputs()
-            if self._parse() is None:
+            try:
+                noted = self._parse()
+            except DbtMissingError:
+                if not self.path.exists():
+                    raise
+                self._say(f"The manifest {self.path} is used as it is ({again}): there is no dbt here to parse with.")
+                return
+            if noted is None:
                 self._project.note_manifest(inputs)
 
     def _say(self, line: str) -> None:

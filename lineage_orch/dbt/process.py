@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from uuid import UUID
 
 from lineage_orch.dbt.child import Child
 from lineage_orch.dbt.compat import LOG, PARTIAL_PARSE
@@ -23,13 +20,11 @@ from lineage_orch.dbt.profile import profiles_for_dbt
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.relations import MAKE_A_RELATION
 from lineage_orch.dbt.run_results import final_results, read_run_results
-from lineage_orch.dbt.task_runs import NodeTaskRuns
-from lineage_orch.errors import DbtError
+from lineage_orch.dbt.task_runs import Logger, NodeTaskRuns, flow_run_id, run_logger
+from lineage_orch.errors import DbtError, DbtMissingError
 from lineage_orch.lineage import Lineage
 from lineage_orch.settings import LineageOrchSettings
 from lineage_orch.text import listed, one_line
-
-Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 # `debug`: dbt 1 says there how each node ended, skipped ones too. All are flags of dbt 1.8 as of dbt 2, and win over
 # the environment and dbt_project.yml.
@@ -152,7 +147,7 @@ class ProcessDbt(DbtEngine):
     def _found(self) -> str:
         found = shutil.which(os.path.expanduser(self.executable))
         if found is None:
-            raise DbtError(
+            raise DbtMissingError(
                 f"there is no dbt: {self.executable!r} is no executable, nor a command on PATH; install one, or set "
                 "`dbt` (LINEAGE_ORCH_DBT) to its path"
             )
@@ -170,7 +165,7 @@ class ProcessDbt(DbtEngine):
         """
         project = self._project
         log = LogReader()
-        logger = self._logger or _run_logger()
+        logger = self._logger or run_logger()
         loudest = logging.DEBUG if target_path else logging.CRITICAL
         inputs = project.inputs()
         with profiles_for_dbt(project.profiles_dir, project.directory) as profiles_dir:
@@ -183,7 +178,7 @@ class ProcessDbt(DbtEngine):
                 child = Child([self._found(), *args, *places, *_LOG_FLAGS], cwd=Path.cwd(), grace=self._grace, env=env)
             except OSError as error:
                 raise DbtError(f"{self.executable} cannot be run: {error}") from None
-            with child, NodeTaskRuns(_flow_run_id() if on_result else None, logger) as shown:
+            with child, NodeTaskRuns(flow_run_id() if on_result else None, logger) as shown:
                 self._follow(child, log, logger, on_result or _ignore, shown, loudest)
                 code = child.wait()
         if log.invocation_id and target_path is None:
@@ -258,21 +253,3 @@ def _say_silence(logger: Logger, silence: float) -> None:
         "run to stop it.",
         silence,
     )
-
-
-def _flow_run_id() -> UUID | None:
-    """Return the id of the Prefect flow run that this is in; None outside of one."""
-    # Prefect takes a second to import; where nothing has, there is no flow run.
-    prefect = sys.modules.get("prefect.context")
-    context = prefect.FlowRunContext.get() if prefect is not None else None
-    return context.flow_run.id if context is not None and context.flow_run is not None else None
-
-
-def _run_logger() -> Logger:
-    """Return the Prefect run's logger, in a run; else the library's, which shows warnings and errors alone."""
-    if _flow_run_id() is None:
-        return logging.getLogger("lineage_orch.dbt")
-    from prefect.logging import get_run_logger
-
-    run_logger: Logger = get_run_logger()
-    return run_logger

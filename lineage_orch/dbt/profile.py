@@ -93,6 +93,21 @@ class Profile:
         return cls(folder, name, target, output, vars)
 
 
+def of_cloud_job(folder: Path, job: int, target: str | None, vars: Mapping[str, Any]) -> Profile:
+    """Return what stands for a profile where a job of dbt Cloud builds: its environment has the connection.
+
+    The job stands for the place in the warehouse: the ledger is to be written when dbt Cloud cannot be reached, too.
+
+    Args:
+        folder: of the project.
+        job: the job's id.
+        target: the name that the target is to have; None for dbt Cloud's own default.
+        vars: as in dbt's ``--vars``.
+    """
+    output = {"type": "dbt-cloud", "database": f"dbt-cloud job {job}"}
+    return Profile(folder, "dbt Cloud", target or "default", output, vars)
+
+
 def database_of_file(path: str) -> str:
     """Return the name of the database in a DuckDB file, as dbt-duckdb takes it from the path."""
     name = (path or ":memory:").removeprefix("md:").partition("?")[0].strip(":").replace("\\", "/")

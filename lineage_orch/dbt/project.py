@@ -14,10 +14,10 @@ from typing import Any
 from lineage_orch.dbt.command import check_flags
 from lineage_orch.dbt.compat import PARTIAL_PARSE, parsed_by_same_call
 from lineage_orch.dbt.inputs import OTHER_COMMAND, Inputs, Record, digest, files_of
-from lineage_orch.dbt.profile import Profile, load_yaml, render
+from lineage_orch.dbt.profile import Profile, load_yaml, of_cloud_job, render
 from lineage_orch.errors import DbtError, SettingsError
 from lineage_orch.lineage.identity import overlay_vars
-from lineage_orch.settings import LineageOrchSettings
+from lineage_orch.settings import DBT_CLOUD, LineageOrchSettings
 
 _RESOURCE_PATHS = {
     "model-paths": ("models",),
@@ -42,7 +42,8 @@ class DbtProject:
         profile: the target that is built.
         target_path: where dbt writes its artifacts. Whoever sets neither a target nor vars shares the project's own
             with those who type dbt commands: so they share its partial parse too, which dbt throws away when
-            ``--target`` or ``--vars`` come or go. Each other pair of the two has a folder of its own.
+            ``--target`` or ``--vars`` come or go. Each other pair of the two has a folder of its own, and so has each
+            job of dbt Cloud.
         shared_target_path: the project's own, whoever uses it.
         resource_paths: the folders of its models, seeds, and so on.
         packages: the folder in which its packages are installed.
@@ -180,16 +181,21 @@ class DbtProject:
         def rendered(key: str) -> str | None:
             return render(config.get(key), vars=settings.vars)
 
-        profile = Profile.find(
-            _profiles_dir(settings, directory),
-            os.environ.get("DBT_PROFILE") or rendered("profile"),
-            settings.target or os.environ.get("DBT_TARGET"),
-            project_file,
-            settings.vars,
-        )
+        if settings.dbt == DBT_CLOUD:
+            profile = of_cloud_job(directory, _cloud_job(settings), settings.target, settings.vars)
+        else:
+            profile = Profile.find(
+                _profiles_dir(settings, directory),
+                os.environ.get("DBT_PROFILE") or rendered("profile"),
+                settings.target or os.environ.get("DBT_TARGET"),
+                project_file,
+                settings.vars,
+            )
         shared = directory / (os.environ.get("DBT_TARGET_PATH") or rendered("target-path") or "target")
         own = f"{profile.target}-{digest([profile.target, settings.vars])[:8]}"
         is_plain = not settings.target and not settings.vars
+        if settings.dbt == DBT_CLOUD:  # what it makes of the project is another thing than what dbt here would
+            own, is_plain = f"dbt-cloud-{settings.dbt_cloud_job}-{own}", False
         resource_paths = [
             directory / str(path) for key, default in _RESOURCE_PATHS.items() for path in config.get(key) or default
         ]
@@ -233,6 +239,15 @@ def _project_dir(settings: LineageOrchSettings) -> Path:
         f"no dbt project: no dbt_project.yml in {here} or above; set LINEAGE_ORCH_PROJECT_DIR, or project_dir in "
         "[tool.lineage_orch] of pyproject.toml"
     )
+
+
+def _cloud_job(settings: LineageOrchSettings) -> int:
+    if settings.dbt_cloud_job is None:
+        raise SettingsError(
+            "dbt 'dbt-cloud' needs a job to run: set dbt_cloud_job (LINEAGE_ORCH_DBT_CLOUD_JOB) to the number at the "
+            "end of its address in dbt Cloud"
+        )
+    return settings.dbt_cloud_job
 
 
 def _profiles_dir(settings: LineageOrchSettings, directory: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,29 @@ def read_run_results(path: Path, invocation_id: str) -> Written | None:
     A dbt that is killed, or fails before its first node, leaves the file of the command before.
     """
     try:
-        data = json.loads(path.read_bytes())
-        if not invocation_id or data["metadata"]["invocation_id"] != invocation_id:
+        text = path.read_bytes() if invocation_id else b""
+    except OSError:
+        return None
+    return parse_run_results(text, lambda data: bool(data["metadata"]["invocation_id"] == invocation_id))
+
+
+def parse_run_results(text: bytes, is_meant: Callable[[Mapping[str, Any]], bool]) -> Written | None:
+    """Return what one command wrote.
+
+    Args:
+        text: of run_results.json.
+        is_meant: whether this is the command that is asked for, from the whole of it.
+
+    Returns:
+        None if it is cut off, or of another command.
+    """
+    try:
+        data = json.loads(text)
+        if not is_meant(data):
             return None
         results = {each["unique_id"]: _result(each) for each in data["results"]}
         return Written(results, bool((data.get("args") or {}).get("fail_fast")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

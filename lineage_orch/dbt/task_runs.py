@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -15,6 +16,8 @@ from lineage_orch.text import one_line
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+
+Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 _KINDS = ("model", "snapshot", "seed")
 
@@ -34,7 +37,7 @@ class NodeTaskRuns:
     def __init__(
         self,
         flow_run_id: UUID | None,
-        logger: logging.Logger | logging.LoggerAdapter[logging.Logger],
+        logger: Logger,
         client: Callable[[], SyncPrefectClient] | None = None,
     ) -> None:
         self._flow_run_id = flow_run_id
@@ -126,6 +129,24 @@ class NodeTaskRuns:
             )
             while self._calls.get() is not None:
                 pass
+
+
+def flow_run_id() -> UUID | None:
+    """Return the id of the Prefect flow run that this is in; None outside of one."""
+    # Prefect takes a second to import; where nothing has, there is no flow run.
+    prefect = sys.modules.get("prefect.context")
+    context = prefect.FlowRunContext.get() if prefect is not None else None
+    return context.flow_run.id if context is not None and context.flow_run is not None else None
+
+
+def run_logger() -> Logger:
+    """Return the Prefect run's logger, in a run; else the library's, which shows warnings and errors alone."""
+    if flow_run_id() is None:
+        return logging.getLogger("lineage_orch.dbt")
+    from prefect.logging import get_run_logger
+
+    logger: Logger = get_run_logger()
+    return logger
 
 
 def _built_by_dbt() -> None:

@@ -102,8 +102,8 @@ class InProcessTrigger:
 
 @cache
 def _check_builder() -> None:
-    missing = [name for name in ("dbt", "prefect_dbt", "networkx") if find_spec(name) is None]
-    if missing:
+    # What every build needs. dbt may be a process or dbt Cloud: that there is none is said when it is to run.
+    if missing := [name for name in ("networkx", "filelock") if find_spec(name) is None]:
         raise TriggerError(
             f"building in this process needs {', '.join(missing)}, which is not installed here: pip install "
             "'lineage_orch[duckdb]' (or [dbt] and your adapter), or set LINEAGE_ORCH_DEPLOYMENT to the deployment "
@@ -311,9 +311,10 @@ def _build_beside(batch: list[_Request]) -> None:
         except LineageOrchError as error:
             batch[0].logger.warning("Whether others build could not be asked: %s", one_line(error))
         batch[0].logger.info("What was loaded meanwhile is built in a process of its own; this process ends after it.")
+    environment = {**batch[0].prefect, **batch[0].settings.tokens()}
     try:
         child = subprocess.Popen(
-            [sys.executable, "-m", "lineage_orch.triggers.child"], stdin=subprocess.PIPE, env=batch[0].prefect
+            [sys.executable, "-m", "lineage_orch.triggers.child"], stdin=subprocess.PIPE, env=environment
         )
         child.communicate(json.dumps(request).encode())
     except OSError as error:

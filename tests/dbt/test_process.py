@@ -21,7 +21,7 @@ from lineage_orch.dbt.log_lines import LogReader, plain
 from lineage_orch.dbt.process import ProcessDbt
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.run_results import final_results, read_run_results
-from lineage_orch.errors import DbtError, SettingsError
+from lineage_orch.errors import DbtError
 from lineage_orch.settings import LineageOrchSettings
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -316,8 +316,6 @@ def test_setting_chooses(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyP
     named = chosen("/opt/dbt2/bin/dbt")
     assert isinstance(named, ProcessDbt)
     assert named.executable == "/opt/dbt2/bin/dbt"
-    with pytest.raises(SettingsError, match="dbt Cloud"):
-        chosen("dbt-cloud")
     monkeypatch.setattr("lineage_orch.dbt.choice._is_importable", lambda: False)
     assert isinstance(chosen(None), ProcessDbt)
 

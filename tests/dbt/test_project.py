@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from lineage_orch.dbt.current import CurrentLineage
+from lineage_orch.dbt.process import ProcessDbt
 from lineage_orch.dbt.project import DbtProject
+from lineage_orch.errors import DbtMissingError
 from lineage_orch.settings import LineageOrchSettings
 
 MANIFEST = '{"metadata": {"invocation_id": "1"}, "nodes": {}, "sources": {}, "parent_map": {}, "child_map": {}}'
@@ -209,13 +211,18 @@ def test_change_while_dbt_parses_is_parsed_next(folder: Path, said: list[str]) -
     assert project.stale_because() == "models/new1.sql changed"
 
 
-def test_process_without_dbt_uses_manifest_as_it_is(
-    folder: Path, current: CurrentLineage, said: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_process_without_dbt_uses_manifest_as_it_is(folder: Path, current: CurrentLineage, said: list[str]) -> None:
     current.now()
     (folder / "models" / "b.sql").write_text("select 2")
-    monkeypatch.setattr("lineage_orch.dbt.current.find_spec", lambda name: None)
-    current.now()
+    read = LineageOrchSettings(project_dir=folder, dbt=str(folder / "no" / "dbt"))
+    without = CurrentLineage(
+        find(folder), None, ProcessDbt(find(folder), read, str(read.dbt)).parse, progress=said.append
+    )
+    without.now()
     assert said[2:] == [
-        f"The manifest {current.path} is used as it is (models/b.sql changed): there is no dbt here to parse with."
+        "Parsing the dbt project (models/b.sql changed) ...",
+        f"The manifest {current.path} is used as it is (models/b.sql changed): there is no dbt here to parse with.",
     ]
+    current.path.unlink()
+    with pytest.raises(DbtMissingError, match="there is no dbt"):
+        without.now()

@@ -1,6 +1,7 @@
-"""The same project over dbt 1 in this process, dbt 1 as a process, and dbt 2: the same tables, the same ledger.
+"""The same project over each way to run dbt: the same tables, the same ledger.
 
-dbt 2 is run where ``LINEAGE_ORCH_TEST_DBT2`` names one (``make test-dbt2``).
+dbt 2 is run where ``LINEAGE_ORCH_TEST_DBT2`` names one (``make test-dbt2``). dbt Cloud is a stand-in on this machine,
+which runs dbt 1 as its jobs' steps.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ import duckdb
 import pytest
 
 from lineage_orch import Orchestrator
+from lineage_orch.dbt.cloud import CloudDbt
 from lineage_orch.errors import DbtError, LineageOrchError
 from lineage_orch.reports.build_report import BuildReport
+from tests.dbt.cloud_server import Cloud, RealDbt
 
 pytestmark = pytest.mark.integration
 
@@ -78,9 +81,10 @@ SLOW = "select sum(a.range * b.range % 7) as total from {{ ref('stg_orders') }},
 class Shop:
     folder: Path
     dbt: str | None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def orchestrator(self, **settings: Any) -> Orchestrator:
-        return Orchestrator(project_dir=self.folder, dbt=self.dbt, **settings)
+        return Orchestrator(project_dir=self.folder, **{"dbt": self.dbt, **self.settings, **settings})
 
     def build(self, *sources: str, **settings: Any) -> BuildReport:
         with self.orchestrator(**settings) as orchestrator:
@@ -102,9 +106,9 @@ class Shop:
         (self.folder / name).write_text(text, encoding="utf-8")
 
 
-@pytest.fixture(params=["dbt 1 in process", "dbt 1 as a process", "dbt 2"])
-def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    dbt = {"dbt 1 in process": None, "dbt 1 as a process": DBT_1, "dbt 2": DBT_2}[request.param]
+@pytest.fixture(params=["dbt 1 in process", "dbt 1 as a process", "dbt 2", "dbt Cloud"])
+def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    dbt = {"dbt 1 as a process": DBT_1, "dbt 2": DBT_2}.get(request.param)
     if request.param == "dbt 2" and dbt is None:
         pytest.skip("LINEAGE_ORCH_TEST_DBT2 names no dbt 2; `make test-dbt2` sets one up")
     shop = Shop(tmp_path, dbt)
@@ -123,7 +127,14 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         )
     begin = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 2 * 86400))
     shop.write("models/events.sql", FILES["models/events.sql"].replace("2026-01-01", begin))
-    return shop
+    if request.param != "dbt Cloud":
+        yield shop
+        return
+    # Its own checkout of the files; only there is a profile.
+    monkeypatch.setattr(CloudDbt.__init__, "__kwdefaults__", {**(CloudDbt.__init__.__kwdefaults__ or {}), "poll": 0.1})
+    with Cloud(RealDbt(DBT_1, tmp_path, tmp_path / "cloud"), stored_after=0.3) as cloud:
+        shop.settings = cloud.settings()
+        yield shop
 
 
 needs_process = pytest.mark.parametrize("shop", ["dbt 1 as a process", "dbt 2"], indirect=True)
