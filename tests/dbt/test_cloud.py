@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prefect.exceptions import ObjectNotFound
 
 from lineage_orch import Orchestrator
 from lineage_orch.dbt.choice import choose_dbt
@@ -484,3 +486,49 @@ def test_token_of_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = LineageOrchSettings()
     assert settings.tokens() == {"LINEAGE_ORCH_DBT_CLOUD_TOKEN": TOKEN}
     assert settings.dbt_cloud_job == 12
+
+
+def test_deployment_takes_no_token() -> None:
+    from lineage_orch.deployments import dbt_deployment
+
+    with pytest.raises(SettingsError, match="a token is a secret"):
+        dbt_deployment("dbt", dbt_cloud_token=TOKEN)
+
+
+class Blocks:
+    """Prefect's client, as far as blocks are read."""
+
+    def __init__(self, **held: Any) -> None:
+        self.held = held
+
+    def __enter__(self) -> Blocks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def read_block_document_by_name(self, name: str, kind: str, include_secrets: bool) -> Any:
+        assert kind == "dbt-cloud-credentials"
+        assert include_secrets
+        if name not in self.held:
+            raise ObjectNotFound(ValueError(name))
+        return SimpleNamespace(data=self.held[name])
+
+
+def test_credentials_come_from_block(
+    cloud: Cloud, engine: Callable[..., CloudDbt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {"api_key": TOKEN, "account_id": ACCOUNT, "domain": cloud.host}
+    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda **_: Blocks(prod=held))
+    cloud.work = works(run_results=run_results(a="success"))
+    unset = {"dbt_cloud_account": None, "dbt_cloud_token": None, "dbt_cloud_host": None}
+    assert len(build(engine(dbt_cloud_credentials="prod", **unset))[0].results) == 1
+    with pytest.raises(DbtError, match=r"block 'test' .dbt_cloud_credentials. cannot be read from Prefect"):
+        engine(dbt_cloud_credentials="test", **unset).parse()
+
+
+def test_block_is_as_prefect_dbt_makes_it() -> None:
+    from prefect_dbt.cloud import DbtCloudCredentials
+
+    assert DbtCloudCredentials.get_block_type_slug() == "dbt-cloud-credentials"
+    assert DbtCloudCredentials.model_fields.keys() >= {"api_key", "account_id", "domain"}
