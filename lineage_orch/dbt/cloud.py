@@ -101,12 +101,12 @@ class CloudDbt(DbtEngine):
             def look(run: Run) -> None:
                 nonlocal written
                 step = _step(run, command)
-                if written is not None or step["status"] in UNFINISHED:
+                if written is not None or {run["status"], step["status"]} <= UNFINISHED:
                     return
                 written = self._results(run, step)
                 for result in written.results.values() if written is not None else ():
                     # What was stopped in the middle has not failed.
-                    if step["status"] != CANCELLED or result.status not in FAILED:
+                    if CANCELLED not in (run["status"], step["status"]) or result.status not in FAILED:
                         shown.started(result.unique_id)
                         shown.ended(result)
                         on_result(result)
@@ -139,9 +139,10 @@ class CloudDbt(DbtEngine):
         overrides: dict[str, Any] = {"generate_docs_override": False}
         if self._project.passed_target:
             overrides["target_name_override"] = self._project.passed_target
+        api = self._api
         run: Run | None = None
         try:
-            run = self._api.start(self._job, [shlex.join(words)], cause, **overrides)
+            run = api.start(self._job, [shlex.join(words)], cause, **overrides)
             self._logger.info("Run %s of job %s in dbt Cloud: %s", run["id"], self._job, _address(run))
             for now in self._looks(run["id"], self._patience):
                 run = now
@@ -243,7 +244,11 @@ class CloudDbt(DbtEngine):
             head = subprocess.run(command, cwd=self._project.directory, capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
-        run = self._api.last_success(self._job) if head.returncode == 0 else None
+        try:
+            run = self._api.last_success(self._job) if head.returncode == 0 else None
+        except DbtError as error:
+            self._logger.debug("The last run of job %s is not known, so dbt parses: %s", self._job, error)
+            return None
         return run if run is not None and run.get("git_sha") == head.stdout.strip() else None
 
     # What it needs ----------------------------------------------------------------------------------------
@@ -312,7 +317,9 @@ def _step(run: Run, command: str) -> Mapping[str, Any]:
 
     Clone, profile and `dbt deps` come before it, and are not ours.
     """
-    steps = [step for step in run.get("run_steps") or () if re.search(rf"\bdbt {command}\b", step.get("name") or "")]
+    steps = [
+        step for step in run.get("run_steps") or () if re.search(rf"\bdbt {command}(?![\w-])", step.get("name") or "")
+    ]
     return steps[-1] if steps else {"status": run["status"]}
 
 

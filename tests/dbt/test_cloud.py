@@ -132,6 +132,7 @@ def test_files_are_waited_for(cloud: Cloud, engine: Callable[..., CloudDbt]) -> 
 
 def test_results_are_those_of_our_step(cloud: Cloud, engine: Callable[..., CloudDbt]) -> None:
     def work(run: CloudRun) -> None:
+        run.step("dbt run-operation build", run_results=run_results("run-operation", b="error"))
         run.step("dbt source freshness", ERROR, run_results=run_results("freshness", b="error"))
         run.step(run.body["steps_override"][0], SUCCESS, run_results=run_results(a="success"))
         run.step("dbt docs generate", run_results=run_results("generate", a="success", b="success"))

@@ -13,7 +13,7 @@ import pytest
 from lineage_orch import LineageOrchSettings, SourceUpdate
 from lineage_orch.settings import handing_down
 from lineage_orch.triggers import Completion
-from lineage_orch.triggers.in_process import _Builder, _Request
+from lineage_orch.triggers.in_process import _build_beside, _Builder, _Request
 
 
 def request(name: str, **settings: Any) -> _Request:
@@ -101,6 +101,28 @@ def test_settings_travel_with_absolute_paths(tmp_path: Path):
     assert dumped["vars"] == {"day": "2026-01-01"}
     assert "target" not in dumped
     assert LineageOrchSettings(**dumped).dump() == dumped
+
+
+def test_token_travels_in_environment_of_child(monkeypatch: pytest.MonkeyPatch):
+    started: list[tuple[dict[str, str], bytes]] = []
+
+    class Child:
+        returncode = 0
+
+        def __init__(self, command: list[str], *, env: dict[str, str], **_: Any) -> None:
+            self.env = env
+
+        def communicate(self, sent: bytes) -> None:
+            started.append((self.env, sent))
+
+    monkeypatch.setattr("lineage_orch.triggers.in_process.subprocess.Popen", Child)
+    asked = request("a.1", dbt_cloud_token="s3cret")
+    asked.prefect = {"PREFECT_API_URL": "api"}
+    _build_beside([asked])
+    ((environment, sent),) = started
+    assert environment == {"PREFECT_API_URL": "api", "LINEAGE_ORCH_DBT_CLOUD_TOKEN": "s3cret"}
+    assert b"s3cret" not in sent
+    assert b"dbt_cloud_token" not in sent
 
 
 @pytest.mark.parametrize(
