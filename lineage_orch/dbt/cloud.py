@@ -124,6 +124,14 @@ class CloudDbt(DbtEngine):
             )
         return Outcome(results, cut_short=step["status"] != SUCCESS and written.fail_fast)
 
+    def ls(self, selector: str) -> frozenset[str]:
+        """Return what ``dbt ls`` says of a selector, in a run of its own."""
+        words = ["dbt", "ls", "--select", selector, "--output", "json", "--output-keys", "unique_id"]
+        run = self._run([*words, *self._vars()])
+        if run["status"] != SUCCESS:
+            raise DbtError(f"dbt Cloud cannot say what {selector!r} selects: {_why(run)}. See {_address(run)}")
+        return frozenset(re.findall(r'\{"unique_id": ?"([^"]+)"\}', _step(run, "ls").get("logs") or ""))
+
     # A run ------------------------------------------------------------------------------------------------
 
     def _run(self, words: Sequence[str], on_look: Callable[[Run], None] = lambda _: None) -> Run:

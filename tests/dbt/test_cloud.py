@@ -375,6 +375,17 @@ def test_run_waits_for_run_of_same_job(cloud: Cloud, engine: Callable[..., Cloud
     assert [run.status for run in cloud.runs] == [SUCCESS, SUCCESS]
 
 
+def test_dbt_ls_of_job_says_what_is_selected(cloud: Cloud, engine: Callable[..., CloudDbt]) -> None:
+    cloud.work = works(
+        logs=f'10:00:00  Running with dbt=1.11\n{{"unique_id": "{A}"}}\n10:00:01  {{"unique_id": "{B}"}}\n'
+    )
+    assert engine().ls("tag:x y") == {A, B}
+    assert shlex.split(cloud.runs[0].body["steps_override"][0])[:4] == ["dbt", "ls", "--select", "tag:x y"]
+    cloud.work = works(status=ERROR, logs="no such method")
+    with pytest.raises(DbtError, match=r"dbt Cloud cannot say what 'x:' selects: .*no such method"):
+        engine().ls("x:")
+
+
 # The manifest -------------------------------------------------------------------------------------------------
 
 
