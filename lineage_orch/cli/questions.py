@@ -35,9 +35,9 @@ def plan(
 
     with common.orchestrator() as orchestrator:
         plan = orchestrator.plan(check_relations=check_relations)
-        names = names_in(orchestrator)
         data = tables.plan_to_dict(plan)
-        parts = tables.plan_parts(plan, names, now(), orchestrator.settings.dbt_command)
+        command = orchestrator.settings.dbt_command
+        parts = [] if common.json else tables.plan_parts(plan, names_in(orchestrator), now(), command)
     print_result(common, data, parts)
     return DONE
 
@@ -48,7 +48,7 @@ def status(*, producers: Producers = None, common: Common = DEFAULTS) -> int:
 
     with common.orchestrator(producers=producers) as orchestrator:
         status = orchestrator.status()
-    print_result(common, status.to_dict(), tables.status_parts(status, now()))
+    print_result(common, status.to_dict(), [] if common.json else tables.status_parts(status, now()))
     return DONE
 
 

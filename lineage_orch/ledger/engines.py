@@ -10,16 +10,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine, Executable, Table, create_engine, event, make_url, text
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
 from lineage_orch.errors import LedgerUnavailableError
 from lineage_orch.ledger.lock import LockHandle, take_advisory_lock, take_file_lock, take_memory_lock
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql
 
 BUSY_SECONDS = 30.0
 """How long a write waits for another process's write before it gives up."""
@@ -109,7 +112,7 @@ def _shown(url: URL) -> str:
 
 
 # SQLite and PostgreSQL say ON CONFLICT alike; making such a statement costs more than running it.
-_Insert = Callable[[Table], sqlite.Insert] | Callable[[Table], postgresql.Insert]
+_Insert = Callable[[Table], "sqlite.Insert | postgresql.Insert"]
 
 
 @cache
@@ -313,10 +316,14 @@ class Postgres(Backend):
 
     def insert_new(self, table: Table) -> Executable:
         """``ON CONFLICT DO NOTHING``."""
+        from sqlalchemy.dialects import postgresql  # a question of a file needs none of it
+
         return _insert_new(postgresql.insert, table)
 
     def upsert(self, table: Table, *columns: str) -> Executable:
         """``ON CONFLICT DO UPDATE``."""
+        from sqlalchemy.dialects import postgresql  # a question of a file needs none of it
+
         return _upsert(postgresql.insert, table, *columns)
 
     def take_lock(self, scope: str, open_session: Callable[[], Connection]) -> LockHandle | None:
