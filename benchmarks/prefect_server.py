@@ -17,8 +17,8 @@ from benchmarks.harness import ENVIRONMENT, ROOT
 
 
 @contextmanager
-def prefect_server() -> Iterator[Mapping[str, str]]:
-    """Start a server; yield the environment of those who talk to it."""
+def prefect_server(environment: Mapping[str, str] = ENVIRONMENT) -> Iterator[Mapping[str, str]]:
+    """Start a server in an environment; yield what those who talk to it need beside."""
     with tempfile.TemporaryDirectory() as home:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -26,7 +26,7 @@ def prefect_server() -> Iterator[Mapping[str, str]]:
         more = {"PREFECT_HOME": home, "PREFECT_API_URL": url}
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env={**ENVIRONMENT, **more},
+            env={**environment, **more},
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
