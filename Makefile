@@ -15,7 +15,7 @@ FAST := -m 'not integration and not drill'
 PYTEST := $(BIN)/python -m pytest -p no:randomly
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-server check test test-dbt2 drill lint format coverage generate docs dist bench clean
+.PHONY: help demo demo-server check test test-dbt2 drill lint format coverage generate docs dist bench bench-peers clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ dist: $(VENV)/.dev  ## Build wheel and sdist into dist/, install the wheel in a 
 
 bench: $(VENV)/.dev  ## Measure speed and memory beside the alternatives (20 minutes, 2 GB of disk).
 	-@$(BIN)/python -m benchmarks --write benchmarks/results.md
+
+bench-peers: $(VENV)/.dev  ## Give the same loads to a hand-written trigger, and to Dagster (half an hour; from the internet).
+	@$(BIN)/python -m benchmarks.peers --write benchmarks/peers/results.md
 
 clean:  ## Remove the virtual environment and all that was built.
 	rm -rf $(VENV) .dbt2 build dist site *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
