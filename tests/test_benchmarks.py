@@ -11,7 +11,11 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-@pytest.mark.parametrize("path", sorted([*BENCHMARKS.glob("*.py"), *BENCHMARKS.glob("peers/*.py")]), ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize(
+    "path",
+    sorted([*BENCHMARKS.glob("*.py"), *BENCHMARKS.glob("peers/*.py")]),
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
+)
 def test_benchmarks_find_what_they_import(path: Path) -> None:
     missing = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -185,6 +185,7 @@ def _add_found(known: dict[str, list[str]], lineage: Lineage, places: Sequence[s
     if not places:
         return known
     from lineage_orch.errors import UnknownSourceError
+    from lineage_orch.loads.declaration import is_template
     from lineage_orch.loads.discovery import find_producers
 
     with redirect_stdout(sys.stderr):  # what the modules print as they are imported
@@ -193,7 +194,7 @@ def _add_found(known: dict[str, list[str]], lineage: Lineage, places: Sequence[s
         progress(f"lineage-orch: {failure.place}: {failure.why}")
     for producer in found.producers:
         for name in producer.sources:
-            if "{" in name:
+            if is_template(name):
                 continue
             try:
                 resolved = lineage.resolve_sources(name)

@@ -150,6 +150,7 @@ def _forget_duckdb_at_exit() -> None:
     """
 
     def forget() -> None:
+        LOG.debug("dbt-duckdb's modules are emptied, for the interpreter ends")
         for name, module in list(sys.modules.items()):
             if name.startswith("dbt.adapters.duckdb"):
                 for each in [each for each in vars(module) if not each.startswith("__")]:

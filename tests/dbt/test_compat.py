@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,6 +74,21 @@ def test_dbt_duckdb_that_cannot_be_told_is_said_in_log(
     with caplog.at_level(logging.WARNING):
         compat.close_duckdb()
     assert "stays locked for other processes" in caplog.text
+
+
+def test_duckdb_modules_are_emptied_at_exit() -> None:
+    ending = """
+import atexit, logging, sys, types
+from lineage_orch.dbt import compat
+module = sys.modules["dbt.adapters.duckdb.connections"] = types.ModuleType("dbt.adapters.duckdb.connections")
+module.held = object()
+atexit.register(lambda: print("held:", module.held))  # runs after what is registered later
+logging.basicConfig(level=logging.DEBUG, stream=sys.stdout)
+compat._forget_duckdb_at_exit()
+"""
+    said = subprocess.run([sys.executable, "-c", ending], capture_output=True, text=True, check=True).stdout
+    assert "modules are emptied" in said
+    assert "held: None" in said
 
 
 def test_settings_in_place_use_plain_profile_where_it_lies(tmp_path: Path) -> None:
