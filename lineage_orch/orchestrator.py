@@ -496,7 +496,11 @@ class Orchestrator:
         recorder = BuildRecorder(
             self._tests_to_run(plan, plan.build),
             lambda node: self.ledger.record_built(
-                tick, [node], built_at=self._clock(), identities={node: identities[node]}
+                tick,
+                [node],
+                built_at=self._clock(),
+                identities={node: identities[node]},
+                seconds={} if node in plan.passed_through else recorder.seconds_of(node),
             ),
             lambda node: self.ledger.take_back(tick, [node]),
             passed=self._tests_to_run(plan, plan.passed_through),

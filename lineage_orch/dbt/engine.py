@@ -20,12 +20,14 @@ class Result:
         message: dbt's, which may have many lines.
         failed_batches: of a microbatch model: where each batch that failed begins, as ``2026-01-31`` (with the
             time, where that is not midnight).
+        seconds: how long dbt was at it, as it says (``execution_time``); None where it says nothing.
     """
 
     unique_id: str
     status: str
     message: str = ""
     failed_batches: tuple[str, ...] = ()
+    seconds: float | None = None
 
 
 OnResult = Callable[[Result], None]

@@ -217,7 +217,8 @@ def _listener(on_result: OnResult) -> Listener:
         if ended:
             result = event.data.run_result
             # Of a skipped node the status in node_info may still be "started".
-            on_result(Result(unique_id, result.status or event.data.node_info.node_status, result.message))
+            status = result.status or event.data.node_info.node_status
+            on_result(Result(unique_id, status, result.message, seconds=result.execution_time))
 
     return listen
 
@@ -229,7 +230,7 @@ def _final(result: Any) -> Result:
     message = str(result.message or "")
     if failed and message in ("", "ERROR"):  # all of them failed, and dbt says no more
         message = f"all {len(failed)} batches failed; dbt's log says why" if len(failed) > 1 else "its batch failed"
-    return Result(result.node.unique_id, str(result.status), message, failed)
+    return Result(result.node.unique_id, str(result.status), message, failed, result.execution_time)
 
 
 def _batch(start: Any) -> str:

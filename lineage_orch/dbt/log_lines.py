@@ -139,7 +139,7 @@ class LogReader:
                 return Result(unique_id, CANCELLED, "it was stopped in the middle")
             # dbt 2 puts no message beside the result, dbt 1 has the whole of it there.
             message = message or _ERROR_2.sub("", said) or _of_test(unique_id, run)
-        return Result(unique_id, status, message)
+        return Result(unique_id, status, message, seconds=seconds_in(run))
 
 
 def _of_test(unique_id: str, run: Mapping[str, Any]) -> str:
@@ -148,6 +148,12 @@ def _of_test(unique_id: str, run: Mapping[str, Any]) -> str:
         return "what came out differs from what is expected"
     rows = run.get("num_failures")
     return f"got {count(rows, 'result')}" if isinstance(rows, int) and unique_id.startswith("test.") else ""
+
+
+def seconds_in(run: Mapping[str, Any]) -> float | None:
+    """Return how long a node took, from its run result in the log or the file; None if that is not said."""
+    seconds = run.get("execution_time")
+    return float(seconds) if isinstance(seconds, int | float) else None
 
 
 def plain(text: str) -> str:

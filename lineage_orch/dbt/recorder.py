@@ -74,6 +74,7 @@ class BuildRecorder:
         # What each must still hear of before it is recorded.
         self._open = {node: {node, *of_node} for node, of_node in self._tests.items()}
         self._open |= {view: set(of_view) for view, of_view in self._views.items()}
+        self._seconds: dict[str, float] = {}
         self._nodes_of: dict[str, list[str]] = {}
         for node, of_node in [*self._tests.items(), *self._views.items()]:
             for test in of_node:
@@ -136,6 +137,18 @@ class BuildRecorder:
             if lasting and (record_failed := self._record_failed) is not None:
                 self._tell_ledger(lambda: record_failed(lasting))
 
+    def seconds_of(self, node: str) -> dict[str, float]:
+        """Return how long dbt was at a node and its tests, as far as heard; a test of two nodes counts half for each.
+
+        Under the node's unique_id; empty if dbt did not say it of the node itself. It may be asked while the node is
+        recorded.
+        """
+        if node not in self._seconds:
+            return {}
+        tests = self._tests.get(node) or ()
+        shares = (self._seconds.get(each, 0.0) / len(self._nodes_of[each]) for each in tests)
+        return {node: self._seconds[node] + sum(shares)}
+
     @property
     def unbuilt(self) -> list[str]:
         """The nodes of this run that were not built well, and the views whose tests failed."""
@@ -173,6 +186,8 @@ class BuildRecorder:
 
     def _take(self, result: Result) -> None:
         unique_id, status = result.unique_id, result.status
+        if result.seconds is not None:
+            self._seconds[unique_id] = result.seconds
         if self._retries is not None and self._retries.is_transient(result):
             self._transient.add(unique_id)
         else:

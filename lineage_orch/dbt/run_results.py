@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lineage_orch.dbt.engine import FAILED, Result
-from lineage_orch.dbt.log_lines import LogReader, plain
+from lineage_orch.dbt.log_lines import LogReader, plain, seconds_in
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def final_results(heard: LogReader, written: Written | None) -> dict[str, Result
             results[unique_id] = Result(unique_id, "skipped", "it did not run")
         elif wrote is not None and said.status in FAILED and wrote.status in FAILED and not heard.cancelled:
             message = said.message if wrote.message in ("", "Error") else wrote.message
-            results[unique_id] = Result(unique_id, said.status, message, wrote.failed_batches)
+            results[unique_id] = Result(unique_id, said.status, message, wrote.failed_batches, said.seconds)
         else:
             results[unique_id] = said
     return results
@@ -88,7 +88,7 @@ def _result(entry: Mapping[str, Any]) -> Result:
     failed = tuple(_batch(batch) for batch in (entry.get("batch_results") or {}).get("failed") or ())
     if failed and message in ("", "ERROR"):  # all of them failed, and dbt says no more
         message = f"all {len(failed)} batches failed; dbt's log says why" if len(failed) > 1 else "its batch failed"
-    return Result(str(entry["unique_id"]), str(entry["status"]), message, failed)
+    return Result(str(entry["unique_id"]), str(entry["status"]), message, failed, seconds_in(entry))
 
 
 def _batch(batch: Any) -> str:

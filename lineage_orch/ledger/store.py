@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from statistics import median
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -61,6 +62,8 @@ _PRODUCERS_OF = 10_000
 _CHUNK = 1000
 # How many runs an object knows the random ids of; one is under way at a time.
 _RUNS_REMEMBERED = 100
+# How many of the last builds of a node tell how long it takes.
+_TIMED = 10
 # What is kept of a failure's message, in characters: it is shown in one line.
 _MESSAGE = 2000
 
@@ -568,6 +571,34 @@ class Ledger:
                     .where(failures.c.cleared_tick.is_(None))
                     .values(cleared_tick=tick)
                 )
+
+    def median_seconds(self, node_ids: Iterable[str]) -> dict[str, float]:
+        """Return how long a build of these nodes takes: the median of the last ten of each that was ever timed."""
+        of_node = builds.alias()
+        tenth = (
+            select(of_node.c.tick)
+            .where(of_node.c.scope_id == nodes.c.scope_id, of_node.c.node == nodes.c.node)
+            .order_by(of_node.c.tick.desc())
+            .limit(1)
+            .offset(_TIMED - 1)
+            .scalar_subquery()
+        )
+        # An outer join, so that SQLite begins with the nodes, and reads ten rows of each and not all.
+        of_last_ten = and_(
+            builds.c.scope_id == nodes.c.scope_id,
+            builds.c.node == nodes.c.node,
+            builds.c.tick >= func.coalesce(tenth, 0),
+        )
+        query = select(nodes.c.node, builds.c.seconds).join_from(nodes, builds, of_last_ten, isouter=True)
+
+        def question(scope: _Scope) -> dict[str, float]:
+            found: dict[str, list[float]] = {}
+            for row in scope.chunks(query.where(nodes.c.scope_id == scope.id), nodes.c.node, node_ids):
+                if row.seconds is not None:
+                    found.setdefault(row.node, []).append(row.seconds)
+            return {node: median(each) for node, each in found.items()}
+
+        return self._read(question)
 
     def begin_nodes(self, tick: int, node_ids: Iterable[str], *, run_id: str | None = None) -> None:
         """Note, before a run sets about these nodes, that they are due until it or a later run built them well.

@@ -23,7 +23,7 @@ class FakeDbt(DbtEngine):
         missing: unique_ids of nodes whose relation is not in the warehouse, until they are built.
 
     ``commands`` holds the selectors of each build so far, ``built`` the nodes of each, in order; ``messages`` what is
-    said of those that fail.
+    said of those that fail, ``seconds`` how long nodes and tests are said to have taken.
     """
 
     has_callbacks = True
@@ -35,6 +35,7 @@ class FakeDbt(DbtEngine):
         self.failing = set(failing)
         self.missing = set(missing)
         self.messages: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
         self.commands: list[tuple[str, ...]] = []
         self.built: list[list[str]] = []
         self.parses = 0
@@ -78,7 +79,7 @@ class FakeDbt(DbtEngine):
 
         def end(unique_id: str, status: str) -> None:
             message = self.messages.get(unique_id, "it was told to") if status in ("error", "fail") else ""
-            results.append(Result(unique_id, status, message))
+            results.append(Result(unique_id, status, message, seconds=self.seconds.get(unique_id)))
             on_result(results[-1])
 
         def run_unit_tests(node: str) -> None:

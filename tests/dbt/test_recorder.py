@@ -53,7 +53,9 @@ class Heard:
 
     def tell(self, listen: Callable[[Any], None]) -> None:
         for each in self._events:
-            run_result = SimpleNamespace(status=each.get("status", ""), message=each.get("message", ""))
+            run_result = SimpleNamespace(
+                status=each.get("status", ""), message=each.get("message", ""), execution_time=0.5
+            )
             info = SimpleNamespace(unique_id=each["unique_id"], node_status=each["node_status"])
             data = SimpleNamespace(node_info=info, run_result=run_result)
             listen(SimpleNamespace(info=SimpleNamespace(name=each["event"]), data=data))
@@ -69,7 +71,21 @@ def _run_result(kept: Mapping[str, Any]) -> Any:
         starts = [datetime.fromisoformat(each) for each in kept["failed_batches"]]
         batches = SimpleNamespace(failed=[(start, start) for start in starts])
     node = SimpleNamespace(unique_id=kept["unique_id"])
-    return SimpleNamespace(node=node, status=kept["status"], message=kept["message"], batch_results=batches)
+    return SimpleNamespace(
+        node=node, status=kept["status"], message=kept["message"], batch_results=batches, execution_time=0.5
+    )
+
+
+# Seconds ----------------------------------------------------------------------------------------------------
+
+
+def test_seconds_of_node_are_its_own_and_those_of_its_tests() -> None:
+    told = Told({A: [UNIQUE_A, RELATIONSHIP], B: [RELATIONSHIP], CHILD: []})
+    told.hear(Result(A, "success", seconds=4.0), Result(B, "success", seconds=1.0))
+    told.hear(Result(RELATIONSHIP, "pass", seconds=3.0), Result(UNIQUE_A, "pass", seconds=0.5), (CHILD, "success"))
+    assert told.recorder.seconds_of(A) == {A: 6.0}
+    assert told.recorder.seconds_of(B) == {B: 2.5}
+    assert told.recorder.seconds_of(CHILD) == {}, "dbt did not say"
 
 
 # Microbatch -------------------------------------------------------------------------------------------------
@@ -117,6 +133,7 @@ def test_model_of_which_every_batch_failed_says_so() -> None:
         status="error",
         message="ERROR",
         batch_results=SimpleNamespace(failed=[(start, start) for start in starts]),
+        execution_time=0.5,
     )
     told = Told({MB: []})
     told.recorder.finish([_final(result)])

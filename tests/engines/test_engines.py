@@ -155,6 +155,12 @@ def test_same_tables_and_same_ledger(shop: Shop) -> None:
     assert shop.rows("stg_customers") == [("Ann",)]
     assert [row[:2] for row in shop.rows("v_orders")] == [(1, 5), (2, 7)]
     assert len(shop.rows("snap")) == 2
+    # Each took some time, and all of them, tests too, no longer than the whole.
+    with shop.orchestrator() as orchestrator:
+        seconds = orchestrator.ledger.median_seconds(orchestrator.lineage.nodes)
+    assert names(seconds) == shop.built()
+    assert all(each > 0.001 for each in seconds.values())
+    assert sum(seconds.values()) < 60
     # The next load builds what is below it, and nothing else.
     with duckdb.connect(str(shop.folder / "shop.duckdb")) as connection:
         connection.execute("insert into raw.orders values (3, 30)")

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -245,6 +246,14 @@ def test_postgres_keeps_ledger_as_sqlite_does(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="cannot store a value"):
         ledger.record_updates([load(ITEMS, "2"), load(ORDERS, "with \0")])
     assert ledger.snapshot().tick == 5
+    again = [replace(load(ORDERS, each), fingerprint="etag") for each in ("3", "4")]
+    assert ledger.record_updates(again) == 7
+    assert ledger.snapshot().sources[ORDERS] == 6
+    assert ledger.unchanged_by(["3", "4"]) == (ORDERS,)
+    for seconds in range(12):
+        tick, _ = ledger.begin_build(now=NOW)
+        ledger.record_built(tick, [STAGE], built_at=NOW, seconds={STAGE: float(seconds)})
+    assert ledger.median_seconds([STAGE, MART]) == {STAGE: 6.5}
 
 
 def test_postgres_lock(ledger: Ledger, postgres_database: str) -> None:

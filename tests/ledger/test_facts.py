@@ -98,6 +98,20 @@ def test_patterns_of_producers_are_kept_apart_from_sources(ledger: Ledger) -> No
     assert snapshot.producer_patterns == set(given) - {ORDERS}
 
 
+# -- seconds ----------------------------------------------------------------------------------------------------
+
+
+def test_median_seconds_are_of_last_ten_builds(ledger: Ledger) -> None:
+    for seconds in [900.0] * 5 + [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 100.0]:
+        tick, _ = ledger.begin_build(now=NOW)
+        ledger.record_built(tick, [MART], built_at=NOW, seconds={MART: seconds})
+    build(ledger, STAGE)
+    assert ledger.median_seconds([MART, STAGE, "model.shop.gone"]) == {MART: 5.5}
+    build(ledger, MART)
+    assert ledger.median_seconds([MART]) == {MART: 6.0}, "that of one of the ten is not known"
+    assert ledger.median_seconds([]) == {}
+
+
 # -- baselines --------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lineage_orch.ledger import Ledger, Moment
@@ -127,6 +127,7 @@ loads = st.lists(
 )
 
 
+@settings(max_examples=2000)
 @given(loads)
 def test_new_content_is_never_passed_over(made: list[tuple[str, bool, int, bool]]) -> None:
     """Each load writes a content. Its report may lack the fingerprint, and may come up to 5 loads late.
