@@ -28,7 +28,6 @@ from lineage_orch.errors import (
     LineageError,
     LineageOrchError,
     ManifestError,
-    PolicyError,
     UnknownNodeError,
     UnknownSourceError,
 )
@@ -358,7 +357,6 @@ class Orchestrator:
         missing: Collection[str] = (),
     ) -> BuildPlan:
         settings = self.settings
-        self._check_history(lineage)
         return plan_builds(
             lineage,
             snapshot,
@@ -376,16 +374,6 @@ class Orchestrator:
         if not snapshot.nodes and all(lineage.microbatch(node) is None for node in lineage.nodes):
             return frozenset()
         return self._dbt.missing_relations(lineage) or frozenset()
-
-    def _check_history(self, lineage: Lineage) -> None:
-        graph = plan_graph(lineage)
-        for number, policy in graph.policies.items():
-            if policy.lag_tolerance is not None and policy.lag_tolerance.days >= self.settings.keep_days:
-                # Since when data waits is read from the history: cut off before that, it would wait for ever.
-                raise PolicyError(
-                    f"config.state.lag_tolerance of {graph.ids[number]} is {policy.lag_tolerance.days} days, and the "
-                    f"ledger keeps {self.settings.keep_days} days of history; raise keep_days (LINEAGE_ORCH_KEEP_DAYS)"
-                )
 
     # Build ------------------------------------------------------------------------------------------------
 
@@ -471,7 +459,9 @@ class Orchestrator:
         """Plan and build once; returns the relations that are gone, and whether to plan again."""
         lineage = self.lineage
         self._name_all(lineage, progress)
-        tick, snapshot = self.ledger.begin_build(now=self._clock(), history_of=_with_history(lineage))
+        tick, snapshot = self.ledger.begin_build(
+            now=self._clock(), history_of=_with_history(lineage), keep=_longest_lag(lineage)
+        )
         self._take_identities(lineage, snapshot)
         snapshot = self._seen_with(lineage, snapshot)
         if missing is None:
@@ -598,7 +588,6 @@ class Orchestrator:
         from lineage_orch.reports.status import status
 
         lineage = self.lineage
-        # Only the history that a policy asks for: the table of updates may have millions of rows.
         snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
         return status(lineage, snapshot, self._plan(lineage, snapshot), self.ledger.holder())
 
@@ -851,18 +840,24 @@ def _resolved(lineage: Lineage, names: Iterable[str]) -> dict[str, tuple[str, ..
     return out
 
 
-def _with_history(lineage: Lineage) -> frozenset[str]:
-    """What ``lag_tolerance`` needs to know the history of: what is upstream of the nodes that have it."""
+def _with_history(lineage: Lineage) -> dict[str, tuple[str, ...]]:
+    """Whose history ``lag_tolerance`` asks for: what nodes with one, and those above them, read; and which of them.
+
+    The table of updates may have millions of rows.
+    """
     graph = plan_graph(lineage)
-    lagging = [number for number, policy in graph.policies.items() if policy.lag_tolerance is not None]
-    above: set[int] = set()
-    stack = list(lagging)
-    while stack:
-        for parent in graph.parents[stack.pop()]:
-            if parent not in above:
-                above.add(parent)
-                stack.append(parent)
-    return frozenset(graph.ids[number] for number in above)
+    lagging = {number for number in graph.above_a_lag if number >= graph.source_count}
+    return {
+        graph.ids[number]: tuple(graph.ids[child] for child in graph.children[number] if child in lagging)
+        for number in {parent for node in lagging for parent in graph.parents[node]}
+    }
+
+
+def _longest_lag(lineage: Lineage) -> timedelta:
+    """How much history is needed: since when data waits is read there, and cut off before, it would wait for ever."""
+    policies = plan_graph(lineage).policies.values()
+    longest = max((each.lag_tolerance for each in policies if each.lag_tolerance is not None), default=timedelta(0))
+    return longest + min(timedelta(days=1), timedelta.max - longest)
 
 
 def _not_again(lineage: Lineage, snapshot: LedgerSnapshot, tried: Mapping[str, int]) -> frozenset[str]:

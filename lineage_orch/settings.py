@@ -147,7 +147,7 @@ class LineageOrchSettings(BaseSettings):
         "of compilation never is one.",
     )
     keep_days: Annotated[int, BeforeValidator(_number)] = Field(
-        90, ge=1, description="How many days of history the ledger keeps."
+        90, ge=1, description="How many days of history the ledger keeps; a longer `lag_tolerance` keeps more."
     )
     views: Literal["build", "pass_through"] = Field(
         "build", description="`pass_through`: new data flows through a view without building it again."

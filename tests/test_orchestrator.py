@@ -17,7 +17,6 @@ from lineage_orch.errors import (
     DbtError,
     LedgerError,
     LedgerUnavailableError,
-    PolicyError,
     SettingsError,
     UnknownSourceError,
 )
@@ -517,12 +516,28 @@ def test_kill_below_passed_view_builds_nothing_finished_again(make: Make) -> Non
     assert orchestrator.build().built == ["model.shop.second"]
 
 
-def test_lag_longer_than_history_is_refused(make: Make) -> None:
+def test_history_is_kept_for_lag_longer_than_keep_days(make: Make) -> None:
+    clock = Clock()
+    lagging = {"config": {"state": {"lag_tolerance": "120d"}}}
     orchestrator, _ = make(
-        source("raw.a"), node("slow", "raw.a", config={"state": {"lag_tolerance": "120d"}}), keep_days=90
+        source("raw.a"), node("slow", "raw.a", **lagging), node("fast", "raw.a"), keep_days=90, clock=clock
     )
-    with pytest.raises(PolicyError, match=r"120 days.*keeps 90 days.*raise keep_days"):
-        orchestrator.plan()
+    orchestrator.record(["raw.a"])
+    orchestrator.build()
+    first = clock.now
+    for _ in range(12):  # every ten days
+        orchestrator.record(["raw.a"])
+        assert "model.shop.slow" not in orchestrator.build().built
+        assert orchestrator.plan().next_due == first + timedelta(days=120)
+        clock.now += timedelta(days=10)
+    assert orchestrator.build().built == ["model.shop.slow"]
+
+
+def test_lag_of_ages_is_held_alone(make: Make) -> None:
+    lagging = {"config": {"state": {"lag_tolerance": "900000000d"}}}
+    orchestrator, _ = make(source("raw.a"), node("slow", "raw.a", **lagging), node("fast", "raw.a"))
+    orchestrator.record(["raw.a"])
+    assert orchestrator.build().built == ["model.shop.fast"]
 
 
 def test_source_without_models_runs_nothing_and_says_so(make: Make) -> None:

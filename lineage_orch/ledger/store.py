@@ -52,7 +52,10 @@ from lineage_orch.text import few
 from lineage_orch.updates import LastLoad, SourceUpdate
 
 T = TypeVar("T")
+# What history a snapshot is to hold: of all, of these ids, or of these above the last good builds of these nodes.
+HistoryOf = Collection[str] | Mapping[str, Collection[str]] | None
 
+_LONG_AGO = datetime(1, 1, 2, tzinfo=UTC)
 _PRUNE_EVERY = timedelta(days=1)
 # In the marks table, beside the marks of users.
 _PRUNED = "lineage_orch.pruned"
@@ -441,7 +444,12 @@ class Ledger:
     # -- builds ---------------------------------------------------------------------------------------------
 
     def begin_build(
-        self, *, now: datetime | None = None, history_of: Collection[str] | None = None, who: str | None = None
+        self,
+        *,
+        now: datetime | None = None,
+        history_of: HistoryOf = None,
+        who: str | None = None,
+        keep: timedelta = timedelta(0),
     ) -> tuple[int, LedgerSnapshot]:
         """Take the next tick for a run of builds, and the ledger as it is at that tick.
 
@@ -455,6 +463,7 @@ class Ledger:
             now: When it begins (aware). Default: the clock on the wall.
             history_of: See :meth:`snapshot`.
             who: Names the run for people.
+            keep: At least so much history is kept, beside ``keep_days``.
 
         Returns:
             ``(R, snapshot)`` with ``snapshot.tick == R``; record what was built well at R.
@@ -464,7 +473,7 @@ class Ledger:
         with self._write() as scope:
             pruned = _mark(scope, _PRUNED)
             if pruned is None or moment - datetime.fromisoformat(pruned) >= _PRUNE_EVERY:
-                self._prune(scope, moment)
+                self._prune(scope, moment, keep)
             _bring_back(scope, moment)
             tick = scope.next_tick()
             row = {"scope_id": scope.id, "tick": tick, "run_id": run_id, "begun_at": moment, "who": who}
@@ -476,12 +485,14 @@ class Ledger:
                 del self._runs[next(iter(self._runs))]
         return tick, snapshot
 
-    def snapshot(self, *, history_of: Collection[str] | None = None) -> LedgerSnapshot:
+    def snapshot(self, *, history_of: HistoryOf = None) -> LedgerSnapshot:
         """Return the ledger at one instant; the clock does not move.
 
         Args:
             history_of: The source and node ids whose history to load; ``None`` loads all that is kept, ``()``
-                reads newest facts alone, however long the history is.
+                reads newest facts alone, however long the history is. With the nodes that read each, what is loaded
+                is its first moment above the last good build of each of these, which takes no longer for a longer
+                history.
         """
         return self._read(lambda scope: _snapshot(scope, history_of, None))
 
@@ -821,19 +832,24 @@ class Ledger:
                 )
             return frozenset(found)
 
-    def prune(self, *, now: datetime) -> int:
+    def prune(self, *, now: datetime, keep: timedelta = timedelta(0)) -> int:
         """Remove updates and builds older than ``keep_days`` before ``now``; return how many.
 
         The newest update of a source stays, and so does, of a node, the build that was its last good one
         ``keep_days`` ago. A pruned ``update_id`` that comes once more is a new update: one build too many, never
         one too few.
+
+        Args:
+            now: From when to count (aware).
+            keep: At least so much is kept, beside ``keep_days``.
         """
         moment = _utc(now, "now")
         with self._write() as scope:
-            return self._prune(scope, moment)
+            return self._prune(scope, moment, keep)
 
-    def _prune(self, scope: _Scope, now: datetime) -> int:
-        before = now - timedelta(days=self.keep_days)
+    def _prune(self, scope: _Scope, now: datetime, keep: timedelta) -> int:
+        # A time further back than there are years is one before all that is kept.
+        before = now - min(max(timedelta(days=self.keep_days), keep), now - _LONG_AGO)
         later = builds.alias("later")
         removed = 0
         for table, old in (
@@ -1049,7 +1065,7 @@ class Ledger:
 # -- what is read -----------------------------------------------------------------------------------------------
 
 
-def _snapshot(scope: _Scope, history_of: Collection[str] | None, run_id: str | None) -> LedgerSnapshot:
+def _snapshot(scope: _Scope, history_of: HistoryOf, run_id: str | None) -> LedgerSnapshot:
     """Return all facts of a scope; the history of these ids only, or of all for None."""
     ask = scope.connection.execute
     newest = ask(
@@ -1061,7 +1077,21 @@ def _snapshot(scope: _Scope, history_of: Collection[str] | None, run_id: str | N
         select(
             nodes.c.node, nodes.c.tick, nodes.c.built_at, nodes.c.checksum, nodes.c.changed_tick, nodes.c.identity
         ).where(nodes.c.scope_id == scope.id)
-    )
+    ).all()
+    of_sources = select(updates.c.source, updates.c.tick, updates.c.loaded_at).where(~updates.c.unchanged)
+    of_nodes = select(builds.c.node, builds.c.tick, builds.c.built_at).where(builds.c.changed_tick == builds.c.tick)
+    if isinstance(history_of, Mapping):
+        built = {fact.node: fact.tick for fact in facts}
+        above = {each: {built.get(node, 0) for node in below} for each, below in history_of.items()}
+        source_history = _first_above(
+            scope, of_sources, updates, "source", above, {source: tick for source, tick, *_ in newest}
+        )
+        node_history = _first_above(
+            scope, of_nodes, builds, "node", above, {fact.node: fact.changed_tick for fact in facts}
+        )
+    else:
+        source_history = _history(scope, of_sources, updates, "source", history_of)
+        node_history = _history(scope, of_nodes, builds, "node", history_of)
     declared = ask(_names_of_producers(scope.id)).scalars().all()
     return LedgerSnapshot(
         tick=scope.tick,
@@ -1071,20 +1101,8 @@ def _snapshot(scope: _Scope, history_of: Collection[str] | None, run_id: str | N
             for node, tick, built_at, checksum, changed, identity in facts
         },
         producers=frozenset(each for each in declared if _is_source(each)),
-        source_history=_history(
-            scope,
-            select(updates.c.source, updates.c.tick, updates.c.loaded_at).where(~updates.c.unchanged),
-            updates,
-            "source",
-            history_of,
-        ),
-        node_history=_history(
-            scope,
-            select(builds.c.node, builds.c.tick, builds.c.built_at).where(builds.c.changed_tick == builds.c.tick),
-            builds,
-            "node",
-            history_of,
-        ),
+        source_history=source_history,
+        node_history=node_history,
         run_id=run_id,
         baselines=frozenset(source for source, _, _, baseline in newest if baseline and _is_source(source)),
         debts={row.node: row.tick for row in ask(select(debts).where(debts.c.scope_id == scope.id))},
@@ -1126,6 +1144,34 @@ def _history(
     for name, tick, at in scope.chunks(query, table.c[column], history_of):
         if table is builds or _is_source(name):
             history.setdefault(name, []).append(Moment(tick, at))
+    return history
+
+
+def _first_above(
+    scope: _Scope,
+    query: Select[Any],
+    table: Table,
+    column: str,
+    above: Mapping[str, Collection[int]],
+    newest: Mapping[str, int],
+) -> dict[str, list[Moment]]:
+    """Return the first moment above each of these ticks, of each id: one look into an index for each that has any."""
+    first = (
+        query.where(
+            table.c.scope_id == scope.id, table.c[column] == bindparam("its"), table.c.tick > bindparam("above")
+        )
+        .order_by(table.c.tick)
+        .limit(1)
+    )
+    history: dict[str, list[Moment]] = {}
+    for name in above.keys() & newest.keys():
+        found: set[Moment] = set()
+        for tick in above[name]:
+            if newest[name] > tick:
+                rows = scope.connection.execute(first, {"its": name, "above": tick})
+                found.update(Moment(at_tick, at) for _, at_tick, at in rows)
+        if found:
+            history[name] = sorted(found)
     return history
 
 

@@ -690,3 +690,29 @@ def test_empty_names_and_no_days_are_refused() -> None:
         Ledger("sqlite://", project="", target="prod")
     with pytest.raises(ValueError, match="keep_days"):
         Ledger("sqlite://", project="shop", target="prod", keep_days=0)
+
+
+def test_history_above_last_good_builds_is_what_is_asked_for(ledger: Ledger) -> None:
+    def at(minute: int) -> datetime:
+        return NOW + timedelta(minutes=minute)
+
+    def loaded(number: int) -> int:
+        return ledger.record_updates([load(ORDERS, str(number), at(number))], now=at(number))
+
+    loaded(0)
+    early, _ = ledger.begin_build(now=at(1))
+    ledger.record_built(early, ["model.shop.old"], built_at=at(1))
+    second = loaded(2)
+    loaded(3)
+    late, _ = ledger.begin_build(now=at(4))
+    ledger.record_built(late, ["model.shop.new"], built_at=at(4))
+    fifth = loaded(5)
+    loaded(6)
+    history = ledger.snapshot(
+        history_of={ORDERS: ["model.shop.old", "model.shop.new"], "model.shop.new": ["model.shop.old"]}
+    )
+    assert history.source_history == {ORDERS: [(second, at(2)), (fifth, at(5))]}
+    assert history.node_history == {"model.shop.new": [(late, at(4))]}
+    # What was never built wants the first there is; what has nothing new wants nothing.
+    assert ledger.snapshot(history_of={ORDERS: ["model.shop.never"]}).source_history[ORDERS][0].at == at(0)
+    assert not ledger.snapshot(history_of={"model.shop.old": ["model.shop.new"]}).node_history
