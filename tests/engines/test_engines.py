@@ -24,9 +24,10 @@ import pytest
 
 from lineage_orch import Orchestrator
 from lineage_orch.dbt.cloud import CloudDbt
+from lineage_orch.dbt.cloud_api import CloudApi
 from lineage_orch.errors import DbtError, LineageOrchError
 from lineage_orch.reports.build_report import BuildReport
-from tests.dbt.cloud_server import Cloud, RealDbt
+from tests.dbt.cloud_server import ACCOUNT, TOKEN, Cloud, RealDbt
 
 pytestmark = pytest.mark.integration
 
@@ -336,3 +337,31 @@ def test_process_engine_needs_no_dbt_here(shop: Shop) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert "stg_customers" in ran.stdout, ran.stderr
+
+
+@pytest.mark.parametrize("shop", ["dbt Cloud"], indirect=True)
+def test_run_that_is_cancelled_in_dbt_cloud_is_no_failure_of_its_nodes(shop: Shop) -> None:
+    shop.write("models/slow.sql", SLOW)
+    api = CloudApi(shop.settings["dbt_cloud_host"], ACCOUNT, TOKEN, backoff=0.1)
+
+    def cancel() -> None:
+        def is_at_work() -> bool:
+            with contextlib.suppress(DbtError):  # there is no run 2 yet
+                return "OK created sql table model main.stg_orders" in str(api.run(2)["run_steps"])
+            return False
+
+        wait_until(is_at_work)
+        api.cancel(2)
+
+    with shop.orchestrator() as orchestrator:
+        orchestrator.record(["raw.orders"])
+        _ = orchestrator.lineage  # by run 1, which parses
+        someone = threading.Thread(target=cancel)
+        someone.start()
+        with pytest.raises(DbtError, match="run 2 of dbt Cloud: it was cancelled in dbt Cloud"):
+            orchestrator.build()
+        someone.join()
+        snapshot = orchestrator.ledger.snapshot()
+    assert not snapshot.failures
+    assert "stg_orders" in shop.built()
+    assert "slow" not in shop.built()
