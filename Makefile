@@ -15,7 +15,7 @@ FAST := -m 'not integration and not drill'
 PYTEST := $(BIN)/python -m pytest -p no:randomly
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-server check test test-dbt2 drill lint format coverage generate docs dist bench bench-peers clean
+.PHONY: help demo demo-server check test test-dbt2 test-dbt112 drill lint format coverage generate docs dist bench bench-peers clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,10 @@ test: $(VENV)/.dev  ## Run all tests but the drills (8 minutes on two cores).
 test-dbt2: $(VENV)/.dev  ## Run the tests of the engines over dbt 2 too, which it sets up in .dbt2 (Linux, npm).
 	@# Where it cannot be had, this says so and fails: a run without dbt 2 must not look like one with it.
 	@dbt=$$($(BIN)/python .ci/get_dbt2.py .dbt2) && LINEAGE_ORCH_TEST_DBT2=$$dbt $(PYTEST) tests/engines
+
+test-dbt112: $(VENV)/.dev  ## Run them over dbt-core 1.12, which it sets up in .dbt112.
+	@dbt=$$($(BIN)/python .ci/get_dbt112.py .dbt112) && \
+	  LINEAGE_ORCH_TEST_DBT1=$$dbt $(PYTEST) tests/engines -k "another"
 
 drill: $(VENV)/.dev  ## Run the drills: they wait for minutes until Prefect gets over something.
 	@$(PYTEST) -m drill
@@ -75,7 +79,7 @@ bench-peers: $(VENV)/.dev  ## Give the same loads to a hand-written trigger, and
 	@$(BIN)/python -m benchmarks.peers --write benchmarks/peers/results.md
 
 clean:  ## Remove the virtual environment and all that was built.
-	rm -rf $(VENV) .dbt2 build dist site *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .dbt2 .dbt112 build dist site *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf example_project/data example_project/ints/dbt/flows/target example_project/ints/dbt/flows/logs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

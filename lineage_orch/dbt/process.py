@@ -33,7 +33,7 @@ _LOG_FLAGS = ("--log-format", "json", "--log-level", "debug", "--no-quiet", "--w
 # Asks dbt's own adapter, which lists each schema once and keeps it, so that no SQL of ours is needed: the code that
 # dbt makes of this is the answer. (`adapter.get_relation` is the one way to ask that dbt 1 and dbt 2 both have.)
 _MISSING = """-- {% set missing = [] %}{% if execute %}{% for node in graph.nodes.values() %}
-{%- if node.resource_type in ("model", "snapshot", "seed") and node.config.materialized in MATERIALIZED
+{%- if (node.resource_type == "seed" or node.config.materialized in MATERIALIZED)
   and adapter.get_relation(database=node.database, schema=node.schema, identifier=node.alias) is none %}
 {%- do missing.append(node.unique_id) %}{% endif %}{% endfor %}{% endif %}{{ tojson(missing) }}
 select 1 as one""".replace("MATERIALIZED", str(tuple(sorted(MAKE_A_RELATION))))

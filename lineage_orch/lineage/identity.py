@@ -3,12 +3,14 @@
 The rule, with what dbt 1.11 writes for each (a part is there only where the node has such a thing):
 
 ``file``
-    dbt's checksum of its file. Of a snapshot: its own code, since dbt takes the checksum of the whole file, in which
-    other snapshots may stand. Of a seed above 1 MiB dbt knows the path alone, and says so with each parse: what
-    changes in such a file is not seen.
+    its code, or dbt's checksum where it has none, as a seed. dbt's checksum of code is not taken: up to dbt 1.11 it is
+    of the file as it is, since then (dbt 2 too) of the file with its white space made one; and of a snapshot it is of
+    the whole file, in which other snapshots may stand. Of a seed above 1 MiB dbt knows the path alone, and says so
+    with each parse: what changes in such a file is not seen.
 ``macro <unique_id>``
-    the code of each macro that it uses: those that dbt saw it call (in hooks too), what its materialization and its
-    incremental or snapshot strategy are made of, and all that these call. dbt's own macros and the adapter's are left
+    the code of each macro that it uses: those that dbt saw it call, those that its hooks call by name (dbt 2 does not
+    look into hooks), what its materialization and its incremental or snapshot strategy are made of, and all that
+    these call. dbt's own macros and the adapter's are left
     out, for a release of dbt is no change of the project; but they are looked through, since they lead to what a
     project puts in their place (``create_table_as``, ``default__current_timestamp``). What is called by a name that is
     made while dbt runs (``context['a' ~ 'b']``) is nowhere in the manifest. Macros that name schemas and relations
@@ -18,8 +20,9 @@ The rule, with what dbt 1.11 writes for each (a part is there only where the nod
 ``config <key>``
     what alters the relation or its rows; every key that is not in ``NOT_OF_THE_RELATION``, since adapters have many
     keys of their own. A key that is not set, or has dbt's default, is no part: so a release of dbt with a new key
-    changes nothing. ``contract`` holds the columns and constraints, if it is enforced. ``meta`` counts where the code
-    asks for it.
+    changes nothing. What the releases of dbt write in more than one way is brought into one: ``begin``, which dbt 1.9
+    to 1.12 complete with a time, and ``materialized`` of a seed, which dbt 2 leaves out. ``contract`` holds the
+    columns and constraints, if it is enforced. ``meta`` counts where the code asks for it.
 ``relation``
     database, schema and identifier.
 ``parents``
@@ -40,7 +43,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -74,6 +76,8 @@ _OF_THE_RUN = re.compile(
 )
 _JINJA_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 _VARIABLE = re.compile(r"""\b(env_var|var(?:\.has_var)?)\s*\(\s*(?:name\s*=\s*)?(['"])([^'"\n]+)\2""")
+_CALL = re.compile(r"(\w+)\s*\(")
+_SNAPSHOT_TAG = re.compile(r"\{%-?\s*(?:snapshot\s+\w+|endsnapshot)\s*-?%\}")
 _QUOTES = re.compile(r"[\"`\[\]]")
 _META = re.compile(r"""\bmeta_(?:get|require)\s*\(|\bget\(\s*['"]meta['"]|\b(?:config|model)\.meta\b""")
 
@@ -191,9 +195,11 @@ class FactsReader:
         parts: dict[str, str] = {}
         if contract := _contract(config.values, node):
             parts["config contract"] = contract
+        if unique_id.startswith("seed."):
+            parts["config materialized"] = "seed"
         if quotes := "".join(_QUOTES.findall(node.relation_name or "")):
             parts["config quoting"] = fingerprint(quotes)
-        if file := _file(unique_id, node):
+        if file := _file(node):
             parts["file"] = file
         if place := str(relation):
             parts["relation"] = place
@@ -208,15 +214,17 @@ def _read_config(raw: bytes) -> _Config:
     for key, value in values.items():
         if key not in NOT_OF_THE_RELATION and value != _DEFAULTS.get(key):
             kept = _pruned(value)
+            if key == "begin":
+                kept = at.isoformat() if (at := _utc(kept)) else kept
             if kept is not None:
                 parts[f"config {key}"] = str(kept) if key == "materialized" else fingerprint(_stable(kept))
     return _Config(values, parts, _reads(*_texts(values)))
 
 
-def _file(unique_id: str, node: NodeDetails) -> str | None:
-    if unique_id.startswith("snapshot.") and (code := node.code):
+def _file(node: NodeDetails) -> str | None:
+    if code := node.code or node.file_checksum:
         return fingerprint(code)
-    return fingerprint(node.file_checksum) if node.file_checksum else None
+    return None
 
 
 def read_identities(
@@ -303,6 +311,9 @@ class _Reader:
 
         made_of = {unique_id: own}
         macros = self._macros.used_by(own.macros, own.config.values)
+        if blocks := [each for each in macros if each.startswith("snapshot.")]:
+            macros -= {*blocks}
+            parts["file"] = self._macros.snapshot_code(blocks[0])
         for each in self._seen_through(unique_id):
             made_of[each] = other = self.facts(each)
             macros |= self._macros.used_by(other.macros, {})
@@ -387,13 +398,15 @@ class _Macros:
         return found
 
     def _of_config(self, config: Mapping[str, Any]) -> tuple[str, ...]:
-        """What a config names: the materialization, and the strategy of an incremental model or a snapshot."""
+        """What a config names: the materialization, the strategy of an incremental model or a snapshot, in hooks."""
         materialized, strategy = str(config.get("materialized") or ""), config.get("incremental_strategy")
         names = [f"materialization {materialized}"]
         if materialized == "incremental":
             names.append(f"get_incremental_{str(strategy or 'default').replace('+', '_')}_sql")
         if materialized == "snapshot":
             names.append(f"snapshot_{str(config.get('strategy')).rpartition('.')[2]}_strategy")
+        for hook in _texts([config.get("pre-hook"), config.get("post-hook")]):
+            names += _CALL.findall(hook)
         return tuple(macro for name in names for macro in self._by_name.get(name, ()))
 
     @cached_property
@@ -439,6 +452,13 @@ class _Macros:
         if found is None:
             found = self._fingerprints[unique_id] = fingerprint(self._macros[unique_id].macro_sql or "")
         return found
+
+    def snapshot_code(self, unique_id: str) -> str:
+        """Return a fingerprint of the code in a ``{% snapshot %}`` block.
+
+        dbt 2 has a macro of each, and as the code of the node all that its file holds.
+        """
+        return fingerprint(_SNAPSHOT_TAG.sub("", self._macros[unique_id].macro_sql or ""))
 
     def reads(self, unique_id: str) -> _Reads:
         found = self._reads.get(unique_id)
@@ -490,11 +510,20 @@ def _contract(config: Mapping[str, Any], node: NodeDetails) -> str | None:
     columns = msgspec.json.decode(node.columns) if bytes(node.columns) else None
     constraints = msgspec.json.decode(node.constraints) if bytes(node.constraints) else None
     kept = [
-        [name, *(_pruned(column.get(key)) for key in ("data_type", "constraints", "quote"))]
+        [name, _pruned(column.get("data_type")), _constraints(column.get("constraints")), _pruned(column.get("quote"))]
         for name, column in (columns if isinstance(columns, dict) else {}).items()
         if isinstance(column, dict)
     ]
-    return fingerprint(_stable([contract.get("alias_types"), kept, _pruned(constraints)]))
+    return fingerprint(_stable([contract.get("alias_types"), kept, _constraints(constraints)]))
+
+
+def _constraints(found: Any) -> Any:
+    """Return constraints without what only says whether dbt warns; its default is ``true``, or nothing in dbt 2."""
+    each = found if isinstance(found, list) else []
+    kept = [
+        _pruned({k: v for k, v in one.items() if not k.startswith("warn_")}) for one in each if isinstance(one, dict)
+    ]
+    return kept or None
 
 
 def _is_microbatch(config: Mapping[str, Any]) -> bool:
@@ -505,11 +534,21 @@ def _microbatch(config: Mapping[str, Any]) -> Microbatch | None:
     size, lookback = config.get("batch_size"), config.get("lookback")
     if not _is_microbatch(config) or not isinstance(size, str):
         return None
-    begin: datetime | None = None
-    with suppress(ValueError):
-        at = datetime.fromisoformat(str(config.get("begin")))
-        begin = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    return Microbatch(size, begin, lookback if isinstance(lookback, int) else 1, config.get("full_refresh") is True)
+    return Microbatch(
+        size,
+        _utc(config.get("begin")),
+        lookback if isinstance(lookback, int) else 1,
+        config.get("full_refresh") is True,
+    )
+
+
+def _utc(value: Any) -> datetime | None:
+    """Return a time of ISO 8601, which is UTC if it does not say; None if it is none."""
+    try:
+        at = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def _without_folder(relation_name: str) -> str:

@@ -1,7 +1,8 @@
 """The same project over each way to run dbt: the same tables, the same ledger.
 
-dbt 2 is run where ``LINEAGE_ORCH_TEST_DBT2`` names one (``make test-dbt2``). dbt Cloud is a stand-in on this machine,
-which runs dbt 1 as its jobs' steps.
+dbt 2 is run where ``LINEAGE_ORCH_TEST_DBT2`` names one (``make test-dbt2``), and a dbt 1 of another virtual environment
+where ``LINEAGE_ORCH_TEST_DBT1`` does (``make test-dbt112``). dbt Cloud is a stand-in on this machine, which runs dbt 1
+as its jobs' steps.
 """
 
 from __future__ import annotations
@@ -33,6 +34,17 @@ pytestmark = pytest.mark.integration
 
 DBT_1 = str(Path(sys.executable).parent / "dbt")
 DBT_2 = os.environ.get("LINEAGE_ORCH_TEST_DBT2")
+ENGINES = {
+    "dbt 1 in process": None,
+    "dbt 1 as a process": DBT_1,
+    "another dbt 1": os.environ.get("LINEAGE_ORCH_TEST_DBT1"),
+    "dbt 2": DBT_2,
+    "dbt Cloud": None,
+}
+TO_SET_UP = {
+    "another dbt 1": "LINEAGE_ORCH_TEST_DBT1 names no dbt 1; `make test-dbt112` sets one up",
+    "dbt 2": "LINEAGE_ORCH_TEST_DBT2 names no dbt 2; `make test-dbt2` sets one up",
+}
 
 FILES = {
     "dbt_project.yml": "name: shop\nprofile: shop\nflags: {send_anonymous_usage_stats: false}\n"
@@ -107,11 +119,11 @@ class Shop:
         (self.folder / name).write_text(text, encoding="utf-8")
 
 
-@pytest.fixture(params=["dbt 1 in process", "dbt 1 as a process", "dbt 2", "dbt Cloud"])
+@pytest.fixture(params=ENGINES)
 def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    dbt = {"dbt 1 as a process": DBT_1, "dbt 2": DBT_2}.get(request.param)
-    if request.param == "dbt 2" and dbt is None:
-        pytest.skip("LINEAGE_ORCH_TEST_DBT2 names no dbt 2; `make test-dbt2` sets one up")
+    dbt = ENGINES[request.param]
+    if request.param in TO_SET_UP and dbt is None:
+        pytest.skip(TO_SET_UP[request.param])
     shop = Shop(tmp_path, dbt)
     for name, text in FILES.items():
         shop.write(name, text)
@@ -138,9 +150,10 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         yield shop
 
 
-needs_process = pytest.mark.parametrize("shop", ["dbt 1 as a process", "dbt 2"], indirect=True)
+PROCESSES = ["dbt 1 as a process", "another dbt 1", "dbt 2"]
+needs_process = pytest.mark.parametrize("shop", PROCESSES, indirect=True)
 # Of dbt Cloud it would cost a run of its own, before each build.
-knows_relations = pytest.mark.parametrize("shop", ["dbt 1 in process", "dbt 1 as a process", "dbt 2"], indirect=True)
+knows_relations = pytest.mark.parametrize("shop", ["dbt 1 in process", *PROCESSES], indirect=True)
 
 
 def names(ids: Any) -> set[str]:
@@ -269,18 +282,19 @@ def test_whatever_ends_us_ends_dbt_and_keeps_what_finished(shop: Shop, how: sign
 
 
 @knows_relations
-def test_a_table_that_was_dropped_is_built_again(shop: Shop) -> None:
+def test_table_that_was_dropped_is_built_again(shop: Shop) -> None:
     shop.build("raw.orders", "raw.customers")
     with duckdb.connect(str(shop.folder / "shop.duckdb")) as connection:
-        connection.execute("drop table revenue; drop view v_orders; drop table snap")
-    assert names(shop.build("raw.customers").built) - {"events"} == {"stg_customers", "revenue", "v_orders", "snap"}
+        connection.execute("drop table revenue; drop view v_orders; drop table snap; drop table colours")
+    built = names(shop.build("raw.customers").built) - {"events"}
+    assert built == {"stg_customers", "stg_orders", "revenue", "v_orders", "snap", "colours"}
     assert shop.rows("revenue") == [(12,)]
     if shop.dbt is not None:  # the question leaves nothing behind
         assert not list((shop.folder / "target").rglob("*inline*"))
 
 
 @knows_relations
-def test_which_relations_are_there_is_unknown_where_the_warehouse_is_not_to_be_reached(
+def test_missing_relations_are_unknown_where_warehouse_is_not_reached(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with shop.orchestrator() as orchestrator:
@@ -290,13 +304,22 @@ def test_which_relations_are_there_is_unknown_where_the_warehouse_is_not_to_be_r
     assert "Which relations are in the warehouse is not known" in caplog.text
 
 
-def test_a_selector_of_dbts_own_grammar_says_what_is_adopted(shop: Shop) -> None:
+def test_adopt_by_selector_of_dbts_own_grammar(shop: Shop) -> None:
     shop.build("raw.orders", "raw.customers")
     with shop.orchestrator() as orchestrator:
         assert names(orchestrator.adoption(["config.materialized:view"]).nodes) == {"v_orders"}
         assert names(orchestrator.adoption(["stg_orders,config.materialized:table"]).nodes) == {"stg_orders"}
         with pytest.raises(LineageOrchError, match="made"):
             orchestrator.adoption(["made:up"])
+
+
+@needs_process
+def test_another_dbt_finds_nothing_to_build(shop: Shop) -> None:
+    shop.build("raw.orders", "raw.customers")
+    shop.dbt = None
+    with shop.orchestrator() as orchestrator:
+        orchestrator.parse()
+        assert names(orchestrator.plan().build) <= {"events"}  # of which a batch failed
 
 
 @needs_process

@@ -159,6 +159,40 @@ def test_snapshot_by_its_own_code_and_not_file_that_it_shares() -> None:
     assert changes(snapshot("a", "select 1"), snapshot("a", "select 2")) == {"history": ("file",)}
 
 
+def test_file_is_the_same_whatever_release_of_dbt_makes_its_checksum() -> None:
+    # Up to 1.11 of the file as it is, since then of the file with its white space made one.
+    old = one(checksum="of the file", raw_code="select 1,\n  2")
+    assert changes(old, one(checksum="with one space", raw_code="select 1,\n  2")) == {}
+    assert changes(old, one(checksum="with one space", raw_code="select 1,\n 2")) == {"mart": ("file",)}
+
+
+def test_config_that_dbt_1_and_dbt_2_write_in_two_ways() -> None:
+    seeds = [project(model("colours", kind="seed", config={"materialized": each})) for each in ("seed", None)]
+    assert changes(*seeds) == {}
+    day, midnight, later = (one({"begin": each}) for each in ("2026-11-22", "2026-11-22T00:00:00", "2026-11-23"))
+    assert changes(day, midnight) == {}
+    assert changes(day, later) == {"mart": ("config begin",)}
+    columns = [
+        {"id": {"name": "id", "data_type": "int", "constraints": [{"type": "not_null", "warn_unenforced": each}]}}
+        for each in (True, None)
+    ]
+    assert changes(*(one({"contract": {"enforced": True}}, columns=each) for each in columns)) == {}
+
+
+def test_snapshot_of_dbt_2_is_the_macro_that_it_makes_of_the_block() -> None:
+    code = "\n{{ config(unique_key='id') }}\nselect 1\n"
+
+    def of_dbt_2(inner: str) -> dict[str, Any]:
+        block = macro("snapshot_history", f"{{% snapshot history %}}{inner}{{%- endsnapshot -%}}")
+        block["unique_id"] = "snapshot.shop.snapshot_history"
+        history = model("history", kind="snapshot", raw_code=f"{inner} and another", macros=(block["unique_id"],))
+        return project(history, macros=(block,))
+
+    of_dbt_1 = project(model("history", kind="snapshot", raw_code=code))
+    assert changes(of_dbt_1, of_dbt_2(code)) == {}
+    assert changes(of_dbt_2(code), of_dbt_2("select 2")) == {"history": ("file",)}
+
+
 # The relation and the parents -----------------------------------------------------------------------------
 
 
@@ -333,6 +367,14 @@ def test_materialization_and_strategies_of_ones_own() -> None:
         "by_delta": ("macro macro.shop.get_incremental_delta_sql",),
         "history": ("macro macro.shop.snapshot_hashed_strategy",),
     }
+
+
+def test_macros_that_hooks_call_by_name() -> None:
+    def shop(sql: str) -> dict[str, Any]:
+        hooks = [{"sql": "{{ grant_to('a') }}; select grant(1)"}, {"sql": "select grant_to(1)"}]
+        return project(model("mart", config={"post-hook": hooks}), macros=(macro("grant_to", sql), macro("other", sql)))
+
+    assert changes(shop("old"), shop("new")) == {"mart": ("macro macro.shop.grant_to",)}
 
 
 # Variables ------------------------------------------------------------------------------------------------
