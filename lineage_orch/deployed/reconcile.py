@@ -6,6 +6,7 @@ run, of a flow or of a task, is in the history, tagged with its sources.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,6 +23,7 @@ from lineage_orch.deployed.run_history import CompletedLoad, DeadRun, LoadsOf, c
 from lineage_orch.errors import DbtError, LineageError, ManifestError, TriggerError
 from lineage_orch.loads.completion import Completion
 from lineage_orch.text import count, few, one_line
+from lineage_orch.updates import SourceUpdate
 
 if TYPE_CHECKING:
     from lineage_orch.lineage import Lineage
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 # The watermark in the ledger: until when (ISO, UTC) the history was read, for the loads that set off one deployment.
 # Each has its own: else a look for the loads of one would pass over those of another.
 WATERMARK = "lineage_orch.reconciled_until:{}"
+# The mark in the ledger with the loads that ran where no dbt project was found, and whose sources the manifest does not
+# know yet: a JSON list of updates, the newest so many.
+UNCLAIMED = "lineage_orch.unclaimed_loads"
+_MOST_UNCLAIMED = 1000
 # Read again each time: clocks differ, and a state may reach the server late.
 OVERLAP = timedelta(minutes=10)
 # How far back to look when there is no watermark yet.
@@ -136,6 +142,7 @@ def reconcile(
 
     Of the loads that build in their own process, those whose tags name this dbt project are taken; and of those that
     name no project (it was not found where they ran, or they are of release 0.1.0) the ones that load a source of it.
+    The others of these are kept in the ledger, and taken up once the manifest knows their source.
 
     Args:
         orchestrator: whose ledger and dbt project.
@@ -162,11 +169,18 @@ def reconcile(
             look.read(api, now)
         dead = tuple(dead_runs(api, [look.trigger for look in looks], now))
     late = {state_id: when for look in looks for state_id, when in look.late.items()}
-    lost = sorted((load for look in looks for load in look.lost), key=lambda load: load.completed_at)
+    lost = [
+        LostLoad(load.run_id, load.run_name, load.completed_at, load.sources) for look in looks for load in look.lost
+    ]
+    lost += [
+        LostLoad(each.flow_run_id or each.update_id, each.producer or "a load", each.loaded_at, (each.source,))
+        for look in looks
+        for each in look.taken_up
+    ]
     return Reconciliation(
         min(look.since for look in looks),
         now - grace,
-        tuple(LostLoad(load.run_id, load.run_name, load.completed_at, load.sources) for load in lost),
+        tuple(sorted(lost, key=lambda load: load.completed_at)),
         dead,
         " ".join(look.refused for look in looks if look.refused) or None,
         frozenset(late),
@@ -181,6 +195,7 @@ class _Look:
         self.trigger = trigger
         self.since = datetime.max.replace(tzinfo=UTC)
         self.lost: list[CompletedLoad] = []
+        self.taken_up: list[SourceUpdate] = []
         self.late: dict[str, datetime] = {}
         self.refused = ""
         self._orchestrator = orchestrator
@@ -198,10 +213,14 @@ class _Look:
         self.late = {
             load.state_id: load.completed_at for load in unreported if until < load.completed_at <= now - USUAL
         }
-        if self.trigger == LoadsOf(None) and not self._keep_own():
-            return
+        unclaimed: str | None = None
+        if self.trigger == LoadsOf(None):
+            unclaimed = self._keep_own(client, now)
+            if unclaimed is None:
+                return
+        updates = [update for load in self.lost for update in load.updates(client)]
         try:
-            self._orchestrator.record([update for load in self.lost for update in load.updates(client)])
+            self._orchestrator.record([*self.taken_up, *updates])
         except LineageError as error:
             self.refused = (
                 f"A load in Prefect's history names a source that the manifest does not know, and is kept as it names "
@@ -209,29 +228,43 @@ class _Look:
             )
         if known_until is None or until > datetime.fromisoformat(known_until):
             ledger.set_mark(watermark, until.isoformat())
+        if unclaimed is not None and unclaimed != (ledger.mark(UNCLAIMED) or "[]"):
+            ledger.set_mark(UNCLAIMED, unclaimed)
 
-    def _keep_own(self) -> bool:
-        """Keep the loads of a source of this dbt project; returns False if that cannot be said now."""
+    def _keep_own(self, client: SyncPrefectClient, now: datetime) -> str | None:
+        """Keep the loads of a source of this dbt project; returns the others, or None if that cannot be said now."""
+        ledger = self._orchestrator.ledger
+        kept = ledger.mark(UNCLAIMED) or "[]"
+        waiting = [SourceUpdate.from_dict(each) for each in json.loads(kept)]
         found, self.lost = self.lost, []
-        if not found:
-            return True
+        if not found and not waiting:
+            return kept
         try:
             lineage = self._orchestrator.lineage
         except (DbtError, ManifestError) as error:
+            if not found:
+                return kept
             self.refused = (
                 f"{count(found, 'load')} in Prefect's history ({few(load.run_name for load in found)}) may be of this "
                 f"dbt project, and that cannot be said while its manifest cannot be read: {one_line(error)}"
             )
-            return False
+            return None
         self.lost = [load for load in found if any(_is_known(lineage, source) for source in load.sources)]
         others = [load for load in found if load not in self.lost]
         if others:
             self.refused = (
                 f"{count(others, 'load')} in Prefect's history ({few(load.run_name for load in others)}) ran where no "
                 "dbt project was found, and no source of this project is among what was loaded: "
-                f"{few(sorted({source for load in others for source in load.sources}))}."
+                f"{few(sorted({source for load in others for source in load.sources}))}. They are kept for when it is."
             )
-        return True
+        self.taken_up = [update for update in waiting if _is_known(lineage, update.source)]
+        since = now - timedelta(days=ledger.keep_days)
+        rest = {
+            (update.update_id, update.source): update
+            for update in (*waiting, *(update for load in others for update in load.updates(client)))
+            if update not in self.taken_up and update.loaded_at > since
+        }
+        return json.dumps([update.to_dict() for update in list(rest.values())[-_MOST_UNCLAIMED:]])
 
 
 def _is_known(lineage: Lineage, source: str) -> bool:
