@@ -58,6 +58,8 @@ def build_affected(
         failed: State[Any] = Failed(message=str(error), data=error)
         return failed
     logger.info("%s", report.summary())
+    if report.timing:
+        logger.info("%s", report.timing)
     return Completed(name="HandedOver" if report.handed_over else "Completed", message=report.summary(), data=report)
 
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from lineage_orch.dbt.choice import choose_dbt
-from lineage_orch.dbt.command import not_built_by, shown_command
+from lineage_orch.dbt.command import not_built_by, shown_command, threads_in
 from lineage_orch.dbt.current import CurrentLineage
 from lineage_orch.dbt.engine import BUILT, PASSED, DbtEngine
 from lineage_orch.dbt.microbatch import event_times
@@ -34,7 +34,7 @@ from lineage_orch.errors import (
 from lineage_orch.ledger import Ledger, LedgerSnapshot
 from lineage_orch.lineage import Lineage
 from lineage_orch.loads.declaration import is_pattern
-from lineage_orch.plan import BuildPlan, failure_identity, plan_builds, plan_graph
+from lineage_orch.plan import BuildPlan, Estimate, estimate, failure_identity, plan_builds, plan_graph
 from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.settings import LineageOrchSettings
 from lineage_orch.text import count, few
@@ -368,6 +368,18 @@ class Orchestrator:
             failed=frozenset(failed),
         )
 
+    def estimate(self, plan: BuildPlan) -> Estimate | None:
+        """Return how long dbt will take for a plan, by how long its nodes took before; None where none was timed.
+
+        Raises:
+            ManifestError, DbtError, LedgerError: the manifest or ledger cannot be read.
+        """
+        return self._estimate(self._current.as_read(), plan)
+
+    def _estimate(self, lineage: Lineage, plan: BuildPlan) -> Estimate | None:
+        threads = threads_in(self.settings.dbt_flags) or self.project.profile.threads or 1
+        return estimate(lineage, plan.build, self.ledger.median_seconds(plan.build), threads)
+
     def _missing_relations(self, lineage: Lineage, snapshot: LedgerSnapshot) -> frozenset[str]:
         """Return the nodes that are not in the warehouse; none where that is of no use, or cannot be told."""
         # Of what was never built it matters to a microbatch model alone: whether dbt will start at its `begin`.
@@ -511,6 +523,8 @@ class Orchestrator:
             times = event_times(lineage, plan.build, snapshot.nodes, gone, self._clock(), flags)
             progress(shown_command(self.settings, plan.select, exclude, times))
             report.runs += 1
+            expected = self._estimate(lineage, plan)
+            begun = time.monotonic()
             # New data alone leaves a node stale until it is built well, and what was never built is stale anyway.
             doubtful = plan.changed_code | (missing & snapshot.nodes.keys())
             retries.begun.update(plan.build)
@@ -527,6 +541,8 @@ class Orchestrator:
                     raise
                 report.built += [node for node in recorder.built if node not in report.built]
                 return missing.difference(recorder.built), True
+            if expected is not None:
+                report.took(time.monotonic() - begun, expected)
             recorder.finish(outcome.results, cut_short=outcome.cut_short)
             for line in recorder.notes:
                 progress(line)

@@ -54,3 +54,10 @@ def span(length: timedelta) -> str:
         if seconds and seconds % size == 0:
             return count(seconds // size, unit)
     return count(seconds, "second")
+
+
+def roughly(seconds: float) -> str:
+    """Return about how long something takes: ``8 s``, ``4 min``, ``2.5 h``."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

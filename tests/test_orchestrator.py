@@ -371,6 +371,26 @@ def test_load_with_same_fingerprint_builds_nothing(make: Make) -> None:
     assert len(dbt.commands) == 3
 
 
+def test_plan_and_report_say_how_long_it_takes(make: Make) -> None:
+    orchestrator, dbt = make(dbt_flags=("--threads", "2"))
+    orchestrator.record(["raw.*"])
+    dbt.seconds = {"model.shop.stg_a": 40.0, "model.shop.stg_b": 50.0, "test.shop.test_stg_a": 20.0}
+    assert orchestrator.estimate(orchestrator.plan()) is None, "nothing was timed yet"
+    assert orchestrator.build().timing is None
+    assert orchestrator.ledger.median_seconds([*model("stg_a", "stg_b", "top")]) == {
+        "model.shop.stg_a": 60.0,
+        "model.shop.stg_b": 50.0,
+    }
+    orchestrator.record(["raw.a", "raw.b"])
+    expected = orchestrator.estimate(orchestrator.plan())
+    assert expected is not None
+    # The two side by side; the other two after them, and never timed.
+    assert (expected.nodes, expected.timed, expected.seconds, expected.threads) == (4, 2, 170.0, 2)
+    report = orchestrator.build()
+    assert report.expected == 170.0
+    assert report.timing == "dbt took 1 s; about 3 min was expected, by the builds before."
+
+
 def test_wrong_name_is_error_and_others_are_recorded(make: Make) -> None:
     orchestrator, _ = make()
     with pytest.raises(UnknownSourceError, match=r"no source 'raw\.aa'.*did you mean 'raw\.a'"):

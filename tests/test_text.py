@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from lineage_orch.text import count, few, listed, one_line, span
+from lineage_orch.text import count, few, listed, one_line, roughly, span
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,10 @@ def test_error_in_one_line() -> None:
 )
 def test_span(length: timedelta, said: str) -> None:
     assert span(length) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.1, "1 s"), (59, "59 s"), (100, "2 min"), (5000, "83 min"), (9000, "2.5 h")]
+)
+def test_roughly(seconds: float, said: str) -> None:
+    assert roughly(seconds) == said

@@ -35,9 +35,10 @@ def plan(
 
     with common.orchestrator() as orchestrator:
         plan = orchestrator.plan(check_relations=check_relations)
-        data = tables.plan_to_dict(plan)
+        expected = orchestrator.estimate(plan)
+        data = tables.plan_to_dict(plan, expected)
         command = orchestrator.settings.dbt_command
-        parts = [] if common.json else tables.plan_parts(plan, names_in(orchestrator), now(), command)
+        parts = [] if common.json else tables.plan_parts(plan, names_in(orchestrator), now(), command, expected)
     print_result(common, data, parts)
     return DONE
 

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from lineage_orch.errors import SettingsError
@@ -72,6 +73,13 @@ def _options(flag: str) -> Iterator[str]:
                 yield _SHORT[letter]
             if letter not in _SHORT_WITHOUT_VALUE:
                 return
+
+
+def threads_in(flags: Sequence[str]) -> int | None:
+    """Return how many threads these flags give dbt, which count before those of the profile; None if none does."""
+    words = [word for flag in flags for word in flag.split("=", 1)]
+    given = [after for word, after in pairwise(words) if word == "--threads"]
+    return int(given[-1]) if given and given[-1].isdecimal() and int(given[-1]) else None
 
 
 def not_built_by(

@@ -52,6 +52,14 @@ class Profile:
             schema = schema or "main"
         return ".".join(each for each in (database, schema) if each)
 
+    @property
+    def threads(self) -> int | None:
+        """How many nodes dbt builds at a time, as far as the profile says."""
+        try:
+            return int(self._rendered(self.output.get("threads")))
+        except (ValueError, DbtError):  # dbt says what is wrong with it
+            return None
+
     def _first(self, *keys: str) -> str:
         return next((text for key in keys if (text := self._rendered(self.output.get(key)))), "")
 

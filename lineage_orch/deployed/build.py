@@ -224,4 +224,6 @@ def _joined(first: BuildReport, then: BuildReport) -> BuildReport:
         unreported=[*(node for node in first.unreported if node not in then.built), *then.unreported],
         unplanned=[*first.unplanned, *then.unplanned],
         runs=first.runs + then.runs,
+        seconds=first.seconds + then.seconds,
+        expected=first.expected + then.expected,
     )

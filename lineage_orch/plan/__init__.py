@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lineage_orch.plan.estimate import Estimate, estimate
 from lineage_orch.plan.failures import failure_digest, failure_identity
 from lineage_orch.plan.graph import PlanGraph, plan_graph
 from lineage_orch.plan.planner import BuildPlan, Held, plan_builds
@@ -10,9 +11,11 @@ from lineage_orch.plan.reasons import Reason
 
 __all__ = [
     "BuildPlan",
+    "Estimate",
     "Held",
     "PlanGraph",
     "Reason",
+    "estimate",
     "failure_digest",
     "failure_identity",
     "plan_builds",

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from lineage_orch.errors import BuildFailedError
-from lineage_orch.text import count, few
+from lineage_orch.text import count, few, roughly
 
 if TYPE_CHECKING:
-    from lineage_orch.plan import Held
+    from lineage_orch.plan import Estimate, Held
 
 
 @dataclass
@@ -33,6 +33,8 @@ class BuildReport:
         unplanned: what dbt built although it was not planned; it is not recorded.
         runs: how often dbt was run.
         more: what became stale again while this call built, and is left to the next.
+        seconds: how long dbt took, in the runs of which it was known how long they should take.
+        expected: how many seconds these should have taken, by how long their nodes took before.
         busy: who held the lock, if this call left the work to another.
         answered: with ``busy``: whether the other had answered, before this call returned, the loads that it was to
             wait for. ``failing`` then names what failed there.
@@ -51,8 +53,22 @@ class BuildReport:
     unplanned: list[str] = field(default_factory=list)
     runs: int = 0
     more: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    expected: float = 0.0
     busy: str | None = None
     answered: bool = False
+
+    def took(self, seconds: float, expected: Estimate) -> None:
+        """Add how long a run of dbt took, and how long it should have taken."""
+        self.seconds += seconds
+        self.expected += expected.seconds
+
+    @property
+    def timing(self) -> str | None:
+        """How long dbt took and was expected to take, in one line for people; None where nothing was expected."""
+        if not self.expected:
+            return None
+        return f"dbt took {roughly(self.seconds)}; about {roughly(self.expected)} was expected, by the builds before."
 
     @property
     def ok(self) -> bool:
@@ -127,6 +143,8 @@ class BuildReport:
             "unreported": self.unreported,
             "unplanned": self.unplanned,
             "runs": self.runs,
+            "seconds": self.seconds,
+            "expected_seconds": self.expected,
             "more": self.more,
             "busy": self.busy,
             "answered": self.answered,

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -15,12 +15,12 @@ from lineage_orch.reports.build_report import held_to_dict, iso
 from lineage_orch.reports.explanation import reason_to_dict
 from lineage_orch.reports.status import NodeState
 from lineage_orch.reports.wording import STATES, Names, held_reason, short_name, short_reasons, until, when
-from lineage_orch.text import count, listed, one_line
+from lineage_orch.text import count, listed, one_line, roughly
 
 if TYPE_CHECKING:
     import rich.table
 
-    from lineage_orch.plan import BuildPlan, Held
+    from lineage_orch.plan import BuildPlan, Estimate, Held
     from lineage_orch.reports.build_report import BuildReport
     from lineage_orch.reports.status import Status
 
@@ -38,8 +38,8 @@ class Table:
 Parts = list[str | Table]
 
 
-def plan_to_dict(plan: BuildPlan) -> dict[str, Any]:
-    """Return a plan as JSON-ready values; times are ISO 8601, UTC."""
+def plan_to_dict(plan: BuildPlan, expected: Estimate | None = None) -> dict[str, Any]:
+    """Return a plan, and how long it is expected to take, as JSON-ready values; times are ISO 8601, UTC."""
     return {
         "build": list(plan.build),
         "passed_through": list(plan.passed_through),
@@ -51,11 +51,12 @@ def plan_to_dict(plan: BuildPlan) -> dict[str, Any]:
         "changed_code": sorted(plan.changed_code),
         "select": list(plan.select),
         "next_due": iso(plan.next_due),
+        "estimate": asdict(expected) if expected else None,
     }
 
 
-def plan_parts(plan: BuildPlan, names: Names, now: datetime, command: str) -> Parts:
-    """Return a plan for people: what builds and for what, what is held, and the dbt command."""
+def plan_parts(plan: BuildPlan, names: Names, now: datetime, command: str, expected: Estimate | None = None) -> Parts:
+    """Return a plan for people: what builds and for what, how long it takes, what is held, and the dbt command."""
     parts: Parts = []
     if plan.is_empty:
         parts.append("Nothing to build now.")
@@ -66,6 +67,13 @@ def plan_parts(plan: BuildPlan, names: Names, now: datetime, command: str) -> Pa
             reasons = short_reasons(plan.reasons[node], plan.because[node], names)
             build.rows.append([short_name(node, names) + how, reasons])
         parts.append(build)
+    if expected is not None:
+        untimed = expected.nodes - expected.timed
+        guess = f", of which {untimed} were never timed," if untimed else ","
+        parts.append(
+            f"{count(expected.nodes, 'node')}{guess} about {roughly(expected.seconds)} on "
+            f"{count(expected.threads, 'thread')}."
+        )
     parts += _held_parts(plan.held, names, now)
     if plan.not_built:
         stale = listed(short_name(each, names) for each in plan.not_built)
@@ -112,6 +120,8 @@ def report_parts(report: BuildReport, names: Names, now: datetime) -> Parts:
     parts: Parts = [report.summary()]
     if report.built:
         parts.append("Built: " + ", ".join(short_name(each, names) for each in report.built))
+    if report.timing:
+        parts.append(report.timing)
     if report.failed:
         failed = Table("Failed", ["node or test", "dbt says"])
         for node, message in report.failed.items():

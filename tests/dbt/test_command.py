@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lineage_orch.dbt.command import check_flags, not_built_by, shown_command
+from lineage_orch.dbt.command import check_flags, not_built_by, shown_command, threads_in
 from lineage_orch.errors import SettingsError
 from lineage_orch.lineage import Lineage
 from lineage_orch.settings import LineageOrchSettings
@@ -112,3 +112,18 @@ def test_shown_command_is_whole_command_without_secrets() -> None:
 
 def test_shown_command_of_plain_settings_is_short() -> None:
     assert shown_command(LineageOrchSettings(), ["source:shop.raw.a+"]) == "dbt build --select source:shop.raw.a+"
+
+
+@pytest.mark.parametrize(
+    ("flags", "threads"),
+    [
+        ((), None),
+        (("--threads", "4"), 4),
+        (("--threads=4", "--full-refresh"), 4),
+        (("--threads", "2", "--threads=8"), 8),
+        (("--threads", "many"), None),
+        (("--threads",), None),
+    ],
+)
+def test_threads_in_flags(flags: tuple[str, ...], threads: int | None) -> None:
+    assert threads_in(flags) == threads

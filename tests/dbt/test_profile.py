@@ -100,3 +100,12 @@ def test_profile_of_plain_yaml_is_read_where_it_lies(tmp_path: Path) -> None:
     write(tmp_path, "p", {"p": {"target": "dev", "outputs": {"dev": {"type": "duckdb"}}}})
     with profiles_for_dbt(tmp_path, tmp_path) as folder:
         assert folder == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"), [(4, 4), ("{{ env_var('N', '8') }}", 8), (None, None), ("{{ env_var('NOT_SET') }}", None)]
+)
+def test_threads_of_profile(tmp_path: Path, given: object, threads: int | None) -> None:
+    output = {"type": "duckdb"} | ({} if given is None else {"threads": given})
+    write(tmp_path, "p", {"p": {"target": "dev", "outputs": {"dev": output}}})
+    assert DbtProject.find(LineageOrchSettings(project_dir=tmp_path)).profile.threads == threads
