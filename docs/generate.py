@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from lineage_orch.check.findings import CODES
 from lineage_orch.cli.app import app
 from lineage_orch.settings import ENV_PREFIX, LineageOrchSettings
 
@@ -91,6 +92,10 @@ def cli_page() -> str:
                 usage.append(f"{argument.name}..." if many else argument.name)
         lines += ["", f"## {each.name[0]}", "", "```text", " ".join([*usage, "[options]"]), "```", ""]
         lines += [line for paragraph in _paragraphs(each.help) for line in (paragraph, "")]
+        if each.name[0] == "check":
+            lines += ["| finding | severity | what it means |", "|---|---|---|"]
+            lines += [f"| `{code}` | {severity} | {meaning} |" for code, (severity, meaning) in CODES.items()]
+            lines.append("")
         lines += (
             ["| argument or option | what it is |", "|---|---|", *own] if own else ["It has the common options only."]
         )

@@ -5,26 +5,36 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lineage_orch.errors import SettingsError, did_you_mean
 from lineage_orch.lineage import Lineage
+from lineage_orch.text import few
 
 Severity = Literal["error", "warning"]
 
-# Every code of a finding, and what it means.
-CODES: Mapping[str, str] = {
-    "import-failed": "a module or folder of `producers` cannot be read",
-    "other-project": "no producer names a source of this project",
-    "unknown-source": "a producer names a source that the project does not have",
-    "unreadable-policy": "a freshness or state config cannot be read",
-    "no-producers": "it is not said where the producers are, or there are none",
-    "source-without-producer": "no producer loads a source",
-    "source-loaded-twice": "two producers load one source",
-    "producer-without-models": "no model is downstream of what a producer loads",
-    "unreached-models": "models that no producer's load builds",
-    "updates-on-all-never-met": "`updates_on: all`, on parents that no producer moves",
-    "redundant-schedule": "a dbt deployment has a schedule for what loads build already",
+
+class Code(NamedTuple):
+    """A kind of finding: how grave it is, for ``lineage-orch check`` and ``check_project`` alike, and what it means."""
+
+    severity: Severity
+    meaning: str
+
+
+# Warnings may be meant so: what no flow of ours loads, say. Where it is not known what the loads are, nothing was
+# compared, and a check that looks at nothing must not look like a good one.
+CODES: Mapping[str, Code] = {
+    "import-failed": Code("error", "a module or folder of `producers` cannot be read"),
+    "other-project": Code("error", "no producer names a source of this project"),
+    "unknown-source": Code("error", "a producer names a source that the project does not have"),
+    "unreadable-policy": Code("error", "a freshness or state config cannot be read"),
+    "no-producers": Code("error", "it is not said where the producers are, or there are none"),
+    "source-loaded-twice": Code("error", "two producers load one source"),
+    "source-without-producer": Code("warning", "no producer loads a source"),
+    "producer-without-models": Code("warning", "no model is downstream of what a producer loads"),
+    "unreached-models": Code("warning", "models that no producer's load builds"),
+    "updates-on-all-never-met": Code("warning", "`updates_on: all`, on parents that no producer moves"),
+    "redundant-schedule": Code("warning", "a dbt deployment has a schedule for what loads build already"),
 }
 
 
@@ -37,10 +47,14 @@ class Finding:
     """
 
     code: str
-    severity: Severity
     message: str
     where: str | None = None
     subjects: tuple[str, ...] = ()
+
+    @property
+    def severity(self) -> Severity:
+        """How grave it is."""
+        return CODES[self.code].severity
 
     def __str__(self) -> str:
         return f"{f'{self.where}: ' if self.where else ''}{self.message} [{self.code}]"
@@ -54,6 +68,36 @@ class Finding:
             "message": self.message,
             "subjects": list(self.subjects),
         }
+
+
+def folded(findings: Iterable[Finding], lineage: Lineage, *, most: int = 3) -> list[Finding]:
+    """Return findings for people: of more than ``most`` of one code, one that counts and names them.
+
+    Hundreds of sources may lack a producer on the day on which a project starts with the first.
+
+    Args:
+        findings: what was found.
+        lineage: the project, for the names.
+        most: how many of one code are told one by one.
+    """
+    from lineage_orch.reports.status import short_names
+
+    names = short_names(lineage)
+    by_code: dict[str, list[Finding]] = {}
+    for each in findings:
+        by_code.setdefault(each.code, []).append(each)
+    out: list[Finding] = []
+    for code, found in by_code.items():
+        if len(found) <= most:
+            out += found
+            continue
+        subjects = tuple(dict.fromkeys(subject for each in found for subject in each.subjects))
+        listed = few((names.get(each, each) for each in subjects), most=5)
+        first = found[0]
+        place = f"{first.where}: " if first.where else ""
+        message = f"{len(found)} times: {CODES[code].meaning} ({listed}). The first: {place}{first.message}"
+        out.append(Finding(code, message, None, subjects))
+    return out
 
 
 # What to leave out ------------------------------------------------------------------------------------------

@@ -56,7 +56,6 @@ def check(
         found.append(
             Finding(
                 "no-producers",
-                "warning",
                 "it is not said where the producers are, so sources and flows were not compared; give --producers, or "
                 "set producers = [...] in [tool.lineage_orch] of pyproject.toml (modules, files or folders)",
             )
@@ -66,7 +65,6 @@ def check(
             found.append(
                 Finding(
                     "no-producers",
-                    "warning",
                     'no producer was found; write @produces_source("source_name.table") above the @flow of each load',
                 )
             )
@@ -154,7 +152,6 @@ class _Checker:
             project = f" of the dbt project {self.lineage.project_name!r}" if self.lineage.project_name else ""
             yield Finding(
                 "other-project",
-                "error",
                 f"none of the {len(unknown)} sources that the producers name is in {self.lineage.where}{project}; is "
                 "it the manifest of another project? Correct project_dir or manifest",
                 subjects=tuple(dict.fromkeys(name for _, name in unknown)),
@@ -162,7 +159,6 @@ class _Checker:
         for (producer, name), error in unknown.items():
             yield Finding(
                 "unknown-source",
-                "error",
                 f"{producer} declares {name!r}: {error}{'' if str(error).endswith('?') else '.'} Correct its "
                 "@produces_source, or add the source to the project (`lineage-orch stub-sources` writes the entry)",
                 where=producer.where,
@@ -173,7 +169,7 @@ class _Checker:
         for node, policy in _policies(self.lineage):
             if isinstance(policy, PolicyError):
                 file = self.lineage.nodes[node].original_file_path
-                yield Finding("unreadable-policy", "error", str(policy), where=file or None, subjects=(node,))
+                yield Finding("unreadable-policy", str(policy), where=file or None, subjects=(node,))
 
     # Warnings ---------------------------------------------------------------------------------------------
 
@@ -184,7 +180,6 @@ class _Checker:
             name = self.names[source]
             yield Finding(
                 "source-without-producer",
-                "warning",
                 f'no producer loads the source {name} ({below}); write @produces_source("{name}") above the @flow that '
                 f"loads it; if no flow does, call `lineage-orch record {name}` after its load",
                 subjects=(source,),
@@ -202,7 +197,6 @@ class _Checker:
                 others = " and ".join(f"{each} ({each.where})" for each in claiming)
                 yield Finding(
                     "source-loaded-twice",
-                    "error",
                     f"the source {self.names[source]} is loaded by {others}, and its models are built after each of "
                     "them; take it from one, or write shared=True in the @produces_source of each",
                     where=certain[-1].where,
@@ -216,7 +210,6 @@ class _Checker:
                 loaded = ", ".join(self.names[each] for each in sources)
                 yield Finding(
                     "producer-without-models",
-                    "warning",
                     f"nothing in the dbt project is downstream of {loaded}, so a load by {producer} builds nothing; "
                     "read the source in a model, or drop the @produces_source",
                     where=producer.where,
@@ -230,7 +223,6 @@ class _Checker:
             total = len(self._loadable)
             yield Finding(
                 "unreached-models",
-                "warning",
                 f"no producer's load builds {shown} ({len(missed)} of {total} nodes); declare the producers of the "
                 "sources above, or build these on a schedule",
                 subjects=tuple(missed),
@@ -242,7 +234,6 @@ class _Checker:
                 continue
             yield Finding(
                 "updates-on-all-never-met",
-                "warning",
                 f"{self.names[node]} waits for new data of all its parents (updates_on: all), and no producer moves "
                 "any of them, so no load ever builds it; declare the producers of the sources above it",
                 where=self.lineage.nodes[node].original_file_path or None,
@@ -264,7 +255,6 @@ class _Checker:
             fix = "take its schedule away" if is_needless else "leave them out of it"
             yield Finding(
                 "redundant-schedule",
-                "warning",
                 f"the deployment {deployment.name} builds {shown} on a schedule "
                 f"({', '.join(deployment.schedules)}), and so does every load of their sources; {fix}",
                 subjects=(deployment.name,),
@@ -303,7 +293,7 @@ def _policies(lineage: Lineage) -> Iterator[tuple[str, str | PolicyError]]:
 def _import_failed(failure: ImportFailure) -> Finding:
     place = failure.place
     shown = f"{place}: " if failure.where is None or not failure.where.startswith(place) else ""
-    return Finding("import-failed", "error", f"{shown}{failure.why}", failure.where, (place,))
+    return Finding("import-failed", f"{shown}{failure.why}", failure.where, (place,))
 
 
 def _strings(value: object) -> Iterator[str]:

@@ -30,6 +30,9 @@ def check(
             negative="",
         ),
     ] = None,
+    limit: Annotated[
+        int, Parameter(help="How many findings of one code are told one by one; more are folded into one. 0: all.")
+    ] = 3,
     deployments: Annotated[
         bool,
         Parameter(help="Also ask the Prefect API for dbt deployments with a needless schedule.", negative=""),
@@ -53,7 +56,7 @@ def check(
             for each in (project.found.producers if project.found else ())
         ],
     }
-    print_result(common, data, None if common.json else _parts(found, errors, project))
+    print_result(common, data, None if common.json else _parts(found, errors, project, limit))
     return FAILED if errors else DONE
 
 
@@ -92,7 +95,8 @@ def _read(common: Common, producers: Sequence[str] | None) -> Project:
         return read_project(common.settings(producers=tuple(producers) if producers else None), lineage=lineage)
 
 
-def _parts(found: Sequence[Finding], errors: Sequence[Finding], project: Project) -> Parts:
+def _parts(found: Sequence[Finding], errors: Sequence[Finding], project: Project, limit: int) -> Parts:
+    from lineage_orch.check.findings import folded
     from lineage_orch.reports.tables import Table
     from lineage_orch.text import count
 
@@ -102,7 +106,9 @@ def _parts(found: Sequence[Finding], errors: Sequence[Finding], project: Project
     if not found:
         return [f"All fits: {looked_at}."]
     table = Table("Findings", ["", "code", "where", "what"])
-    for each in found:
-        table.rows.append(["error" if each in errors else "warning", each.code, each.where or "-", each.message])
+    grave = {each.code for each in errors}
+    for each in folded(found, project.lineage, most=limit or len(found)):
+        severity = "error" if each.code in grave else "warning"
+        table.rows.append([severity, each.code, each.where or "-", each.message])
     warnings = len(found) - len(errors)
     return [table, f"{count(len(errors), 'error')}, {count(warnings, 'warning')} ({looked_at})."]

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from lineage_orch.check.findings import Finding
     from lineage_orch.settings import LineageOrchSettings
 
-# The warnings of `check` that fail a project's test: a source that no producer loads, or two do.
-_FAILING = frozenset({"source-without-producer", "source-loaded-twice", "no-producers"})
-
 
 class ProjectWarning(UserWarning):
     """Something between a dbt project and its loads that may be meant so."""
@@ -31,9 +28,9 @@ def check_project(
 ) -> list[Finding]:
     """Fail when the project and its loads do not fit; a whole test in one line.
 
-    It fails on errors (a producer that names an unknown source, an import that fails, an unreadable policy), on a
-    source that no producer loads, on one that two load, and where it is not said where the producers are. All else is
-    warned of. Nothing is run and nothing is built.
+    It fails on what ``lineage-orch check`` exits with 1 for: the findings whose severity is error (``CODES`` of
+    ``lineage_orch.check.findings``), such as a producer that names an unknown source, or a source that two load. All
+    else is warned of. Nothing is run and nothing is built.
 
     Args:
         project: the dbt project's folder, or settings; by default what the environment and pyproject.toml say.
@@ -50,6 +47,7 @@ def check_project(
         SettingsError, DbtError, ManifestError: there is no project, or it cannot be read.
     """
     __tracebackhide__ = True
+    from lineage_orch.check.findings import folded
     from lineage_orch.check.project import read_project
     from lineage_orch.settings import LineageOrchSettings
 
@@ -62,13 +60,14 @@ def check_project(
         if project is not None:
             overrides["project_dir"] = project
         settings = LineageOrchSettings(**overrides)
-    findings = read_project(settings, lineage=lineage).check(ignore=ignore)
-    failing = [each for each in findings if strict or each.severity == "error" or each.code in _FAILING]
+    read = read_project(settings, lineage=lineage)
+    findings = read.check(ignore=ignore)
+    failing = [each for each in findings if strict or each.severity == "error"]
     left = [each for each in findings if each not in failing]
-    for each in left:
+    for each in folded(left, read.lineage):
         warnings.warn(str(each), ProjectWarning, stacklevel=2)
     if failing:
         many = f"{len(failing)} things do not fit" if len(failing) > 1 else "one thing does not fit"
-        lines = "".join(f"\n- {each}" for each in failing)
+        lines = "".join(f"\n- {each}" for each in folded(failing, read.lineage))
         raise AssertionError(f"{many} between the dbt project and its loads:{lines}")
     return left

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_producers_of_one_source_are_found_unless_declared() -> None:
 
 
 def test_places_of_producers_not_given() -> None:
-    assert found(lineage(), None)["no-producers"].severity == "warning"
+    assert found(lineage(), None)["no-producers"].severity == "error"
     assert "no producer was found" in {each.code: each for each in check(lineage(), [])}["no-producers"].message
 
 
@@ -299,13 +300,16 @@ def test_check_project_passes_in_one_line(project: Path) -> None:
 
 def test_check_project_fails_with_list(project: Path) -> None:
     edit(project / "loads.py", '"raw.users"', '"raw.user"')
-    with pytest.raises(AssertionError) as failed:
+    with (
+        pytest.raises(AssertionError) as failed,
+        pytest.warns(ProjectWarning, match="no producer loads the source raw.users"),
+    ):
         check_project()
     first, *rest = str(failed.value).splitlines()
-    assert first == "2 things do not fit between the dbt project and its loads:"
+    assert first == "one thing does not fit between the dbt project and its loads:"
     assert rest[0].startswith("- loads.py:9: the flow 'users' declares 'raw.user': no source 'raw.user' in manifest ")
     assert "did you mean 'raw.users'" in rest[0]
-    assert rest[1].startswith("- no producer loads the source raw.users")
+    assert len(rest) == 1
 
 
 def test_check_project_warns_unless_it_is_strict(project: Path) -> None:
@@ -323,6 +327,54 @@ def test_check_project_fails_without_places_of_producers(project: Path, monkeypa
     monkeypatch.delenv("LINEAGE_ORCH_PRODUCERS")
     with pytest.raises(AssertionError, match="it is not said where the producers are"):
         check_project()
+
+
+@pytest.mark.parametrize(
+    ("producers", "code"),
+    [("loads.py", 0), ("orders.py", 0), ("unknown.py", 1), ("twice.py", 1), ("missing.py", 1), (None, 1)],
+)
+@pytest.mark.parametrize("strict", [False, True])
+def test_command_and_check_project_agree(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    producers: str | None,
+    code: int,
+    strict: bool,
+) -> None:
+    orders, users = LOADS.split('@produces_source("raw.users")')
+    (project / "orders.py").write_text(orders)
+    (project / "unknown.py").write_text(LOADS.replace("raw.users", "raw.user"))
+    (project / "twice.py").write_text(f'{LOADS}\n\n@produces_source("raw.orders"){users.replace("users", "again")}')
+    monkeypatch.delenv("LINEAGE_ORCH_PRODUCERS")
+    if producers:
+        monkeypatch.setenv("LINEAGE_ORCH_PRODUCERS", producers)
+    if strict and producers == "orders.py":
+        code = 1
+    assert cli.main(["check", *(["--strict"] if strict else [])]) == code
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ProjectWarning)
+        if code:
+            with pytest.raises(AssertionError):
+                check_project(strict=strict)
+        else:
+            check_project(strict=strict)
+
+
+def test_many_findings_of_one_kind_are_one_with_their_number(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = [source(f"crm.t{number}") for number in range(9)]
+    write_manifest(
+        project, source("raw.orders"), source("raw.users"), *more, node("mart", "raw.orders", "raw.users", "crm.t3")
+    )
+    out = run(capsys, "check")[1]
+    assert out.count("source-without-producer") == 1
+    assert "9 times: no producer loads a source (crm.t0, crm.t1, crm.t2, crm.t3, crm.t4 and 4 more). The first: " in out
+    assert "0 errors, 9 warnings" in out
+    assert run(capsys, "check", "--limit", "0")[1].count("source-without-producer") == 9
+    assert len(json.loads(run(capsys, "check", "--json")[1])["findings"]) == 9
+    with pytest.raises(AssertionError, match="9 things do not fit") as failed:
+        check_project(strict=True)
+    assert len(str(failed.value).splitlines()) == 2
 
 
 def test_importing_doubles_imports_nothing_heavy() -> None:

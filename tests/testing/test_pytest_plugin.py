@@ -435,7 +435,9 @@ def test_wrong_source_name_in_decorator(repo: pytest.Pytester, prefect_server: N
 def test_unclaimed_source(repo: pytest.Pytester, prefect_server: None) -> None:
     edit(repo.path / "loads.py", ', "raw.teams"', "")
     result = run(repo, USES_ALL)
-    result.assert_outcomes(failed=1, passed=1, warnings=2)  # raw.nothing is not read, stg_teams not built
+    result.assert_outcomes(passed=2, warnings=3)  # beside it: raw.nothing is not read, stg_teams not built
+    result = run(repo, USES_ALL.replace("lineage=lineage)", "lineage=lineage, strict=True)"))
+    result.assert_outcomes(failed=1, passed=1)
     assert "no producer loads the source raw.teams (1 node downstream of it)" in said(result)
     assert 'write @produces_source("raw.teams") above the @flow that loads it' in said(result)
 
