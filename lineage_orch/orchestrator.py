@@ -599,6 +599,27 @@ class Orchestrator:
 
     # Questions --------------------------------------------------------------------------------------------
 
+    def named(self, names: Iterable[str]) -> frozenset[str]:
+        """Return the unique_ids of the sources and nodes that are meant by names, patterns, or dbt's selectors.
+
+        dbt is asked only for what its grammar alone has, such as ``tag:daily``.
+
+        Raises:
+            UnknownNodeError: nothing goes by that name.
+            DbtError: dbt cannot be asked.
+        """
+        lineage = self.lineage
+        found: set[str] = set()
+        for name in names:
+            try:
+                found |= lineage.named(name)
+            except UnknownNodeError:
+                listed = self._dbt.ls(name) if any(each in name for each in ":/,@ ") else None
+                if not listed:
+                    raise
+                found.update(listed)
+        return frozenset(found)
+
     def status(self) -> Status:
         """Return what the ledger knows of each source and node, and what is stale."""
         from lineage_orch.reports.status import status

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from lineage_orch.cli.common import DEFAULTS, DONE, FAILED, Common, Producers, print_result, progress
+from lineage_orch.cli.common import DEFAULTS, DONE, FAILED, Common, Named, Producers, print_result, progress
 from lineage_orch.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def check(
-    *,
+    *name: Named,
     producers: Producers = None,
     strict: Annotated[bool, Parameter(help="Take warnings for errors.", negative="")] = False,
     ignore: Annotated[
@@ -47,6 +47,9 @@ def check(
 
     project = _read(common, producers)
     found = project.check(deployments=scheduled_deployments() if deployments else (), ignore=ignore or ())
+    if name:
+        only = frozenset(each for one in name for each in project.lineage.named(one)) | set(name)
+        found = [each for each in found if not only.isdisjoint(each.subjects)]
     errors = [each for each in found if strict or each.severity == "error"]
     data = {
         "ok": not errors,

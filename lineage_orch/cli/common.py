@@ -88,6 +88,15 @@ Producers = Annotated[
 ]
 
 
+_NAMES = (
+    "Only these: names of sources or nodes, or patterns such as 'stg_*'; with a + behind it all downstream too, with "
+    "one in front all upstream"
+)
+Named = Annotated[str, Parameter(help=f"{_NAMES}. Default: all.")]
+Selected = Annotated[str, Parameter(help=f"{_NAMES}; or a selector of dbt, such as tag:daily. Default: all.")]
+Limit = Annotated[int | None, Parameter(help="At most so many rows in each table. Default: all.")]
+
+
 def print_result(common: Common, data: Mapping[str, Any], parts: Any) -> None:
     """Print the answer to stdout: ``data`` with ``--json``, else ``parts`` for people."""
     if common.json:

@@ -7,27 +7,45 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from lineage_orch.cli.common import DEFAULTS, DONE, Common, Producers, names_in, now, print_result, progress
-from lineage_orch.errors import ManifestError, SettingsError
+from lineage_orch.cli.common import (
+    DEFAULTS,
+    DONE,
+    Common,
+    Limit,
+    Named,
+    Producers,
+    Selected,
+    names_in,
+    now,
+    print_result,
+    progress,
+)
+from lineage_orch.errors import ManifestError, SettingsError, UnknownNodeError, UnknownSourceError
 
 if TYPE_CHECKING:
     from lineage_orch.dbt.project import DbtProject
     from lineage_orch.lineage import Lineage
+    from lineage_orch.orchestrator import Orchestrator
     from lineage_orch.settings import LineageOrchSettings
 
 
+# Up to so many sources, each is shown with all of its models.
+_FEW = 10
+
+
 def plan(
-    *,
+    *name: Selected,
     check_relations: Annotated[
         bool,
         Parameter(
             help="Ask the warehouse too whether each table and view is still there, as a build does.", negative=""
         ),
     ] = False,
+    limit: Limit = None,
     common: Common = DEFAULTS,
 ) -> int:
     """Show what a build would do now (a dry run): what would build and for which sources, what is held and why."""
@@ -35,41 +53,91 @@ def plan(
 
     with common.orchestrator() as orchestrator:
         plan = orchestrator.plan(check_relations=check_relations)
+        only = orchestrator.named(name) if name else None
         expected = orchestrator.estimate(plan)
-        data = tables.plan_to_dict(plan, expected)
-        command = orchestrator.settings.dbt_command
-        parts = [] if common.json else tables.plan_parts(plan, names_in(orchestrator), now(), command, expected)
-    print_result(common, data, parts)
+        data = tables.plan_to_dict(plan, expected, only)
+        command, names = orchestrator.settings.dbt_command, names_in(orchestrator)
+        parts = [] if common.json else tables.plan_parts(plan, names, now(), command, expected, only)
+    print_result(common, data, tables.limited(parts, limit))
     return DONE
 
 
-def status(*, producers: Producers = None, common: Common = DEFAULTS) -> int:
+def status(
+    *name: Selected,
+    stale: Annotated[
+        bool, Parameter(help="Only nodes that are stale: due, held, failing, or not built here.", negative="")
+    ] = False,
+    held: Annotated[bool, Parameter(help="Only nodes that are held.", negative="")] = False,
+    failing: Annotated[bool, Parameter(help="Only nodes that fail.", negative="")] = False,
+    limit: Limit = None,
+    producers: Producers = None,
+    common: Common = DEFAULTS,
+) -> int:
     """Show what the ledger knows of each source and node, what is stale, and who builds."""
     from lineage_orch.reports import tables
+    from lineage_orch.reports.status import STALE, NodeState
 
+    states: set[NodeState] = set()
+    states |= STALE if stale else set()
+    states |= {"held"} if held else set()
+    states |= {"failing"} if failing else set()
     with common.orchestrator(producers=producers) as orchestrator:
         status = orchestrator.status()
-    print_result(common, status.to_dict(), [] if common.json else tables.status_parts(status, now()))
+        shown = status.only(orchestrator.named(name) if name else None, states)
+    parts = [] if common.json else tables.status_parts(status, now(), shown)
+    print_result(common, shown.to_dict(), tables.limited(parts, limit))
     return DONE
 
 
 def explain(
-    node: Annotated[str, Parameter(help="A model, snapshot or seed: its name, package.name, name.v2 or unique_id.")],
+    node: Annotated[
+        str,
+        Parameter(help="A model, snapshot or seed: its name, package.name, name.v2 or unique_id; or a source."),
+    ],
     /,
     *,
     common: Common = DEFAULTS,
 ) -> int:
-    """Say why a node will build, is held or is up to date, and what would make it build."""
+    """Say why a node will build, is held or is up to date, and what would make it build; or what a source reaches."""
     from lineage_orch.reports.wording import explanation_lines
 
     with common.orchestrator() as orchestrator:
-        explanation = orchestrator.explain(node)
-    lines = explanation_lines(explanation)
-    print_result(common, {**explanation.to_dict(), "lines": lines}, lines)
+        try:
+            explanation = orchestrator.explain(node)
+        except UnknownNodeError as no_node:
+            try:
+                source = orchestrator.lineage.resolve_source(node)
+            except UnknownSourceError:
+                raise no_node from None
+            data, lines = _explain_source(orchestrator, source)
+        else:
+            data, lines = explanation.to_dict(), explanation_lines(explanation)
+    print_result(common, {**data, "lines": lines}, lines)
     return DONE
 
 
-def sources(*, producers: Producers = None, common: Common = DEFAULTS) -> int:
+def _explain_source(orchestrator: Orchestrator, source: str) -> tuple[dict[str, Any], list[str]]:
+    from lineage_orch.reports.build_report import iso
+    from lineage_orch.reports.wording import source_lines
+
+    lineage = orchestrator.lineage
+    status = orchestrator.status().only(lineage.named(f"{source}+"))
+    (row,) = (each for each in status.sources if each.unique_id == source)
+    producers = orchestrator.ledger.producers().get(source, [])
+    data = {
+        "source": source,
+        "name": row.name,
+        "tick": row.tick,
+        "loaded_at": iso(row.loaded_at),
+        "has_producer": row.has_producer,
+        "producers": producers,
+        "downstream": {each.unique_id: each.state for each in status.nodes},
+        "select": lineage.selection(source),
+    }
+    return data, source_lines(status, row, producers, lineage.selection(source))
+
+
+def sources(*name: Named, limit: Limit = None, producers: Producers = None, common: Common = DEFAULTS) -> int:
     """Show each source with its producers and the models below it.
 
     Producers are those that the ledger knows, and those found where --producers or the setting producers says. With
@@ -79,6 +147,7 @@ def sources(*, producers: Producers = None, common: Common = DEFAULTS) -> int:
 
     lineage, known = _sources_of(common, producers)
     names = short_names(lineage)
+    only = frozenset(each for one in name for each in lineage.named(one)) if name else lineage.sources.keys()
     rows = [
         {
             "unique_id": source,
@@ -88,13 +157,16 @@ def sources(*, producers: Producers = None, common: Common = DEFAULTS) -> int:
             "models": list(models),
         }
         for source, models in sorted(lineage.source_map().items(), key=lambda item: names[item[0]])
+        if source in only
     ]
     if common.json:
         print_result(common, {"sources": rows}, None)
     else:
         from lineage_orch.reports import tables
 
-        print_result(common, {}, tables.sources_parts(rows, names))
+        # Of few sources, all that is below them.
+        parts = tables.sources_parts(rows, names, most=len(names) if len(rows) < _FEW else 5)
+        print_result(common, {}, tables.limited(parts, limit))
     return DONE
 
 

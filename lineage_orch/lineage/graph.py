@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lineage_orch.errors import LineageError
+from lineage_orch.errors import LineageError, UnknownNodeError, did_you_mean
 from lineage_orch.lineage import names, unit_tests
 from lineage_orch.lineage.details import read_details, read_tags
 from lineage_orch.lineage.identity import (
@@ -165,6 +165,33 @@ class Lineage:
             UnknownNodeError: no such node (the nearest real names are suggested), or more than one.
         """
         return self._node_names.one(name)
+
+    def named(self, name: str) -> frozenset[str]:
+        """Return the unique_ids of the sources and nodes that a person means by a name or pattern.
+
+        Any name that :meth:`resolve_source` or :meth:`resolve_node` takes, or a pattern of the shell for such names
+        (``stg_*``, ``crm.*``); with a ``+`` behind it all that is downstream too, with one in front all upstream.
+
+        Raises:
+            UnknownNodeError: nothing goes by that name; the nearest real names are suggested.
+        """
+        plain = name.removeprefix("+").removesuffix("+")
+        starts = {*self._source_names.like(plain), *self._node_names.like(plain)}
+        if not starts:
+            known = [*self._source_names.shown, *self._node_names.shown]
+            raise UnknownNodeError(f"no source or node {name!r} in {self.where}{did_you_mean(plain, known)}")
+        found = set(starts)
+        if name.endswith("+"):
+            found.update(map(self._ids.__getitem__, self._below(map(self._index.__getitem__, starts))))
+        if name.startswith("+"):
+            walk = list(map(self._index.__getitem__, starts))
+            above = set(walk)
+            for each in walk:  # grows while it is walked
+                new = [parent for parent in self._parents[each] if parent not in above]
+                above.update(new)
+                walk += new
+            found.update(map(self._ids.__getitem__, above))
+        return frozenset(each for each in found if each in self.sources or each in self.nodes)
 
     # Downstream -------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Protocol
 
 from lineage_orch.errors import LineageError, UnknownNodeError, UnknownSourceError, did_you_mean
@@ -32,7 +33,7 @@ class Names:
         self._error = error
         self._aliases = aliases
         self._groups = groups
-        self._shown = list(shown)
+        self.shown = list(shown)
         self._qualified = qualified
 
     def one(self, name: str) -> str:
@@ -58,6 +59,13 @@ class Names:
             raise self._ambiguous(name, [f"{package}.{name}" for package in sorted(packages)])
         return found
 
+    def like(self, pattern: str) -> list[str]:
+        """Return the unique_ids of all that go by a name, or by one that matches a pattern of the shell."""
+        if pattern in self._aliases:
+            return self._aliases[pattern]
+        found = (ids for name, ids in self._aliases.items() if fnmatchcase(name, pattern))
+        return list(dict.fromkeys(each for ids in found for each in ids))
+
     def _only(self, name: str, found: list[str]) -> str:
         if name in found:  # a unique_id means itself, whatever else goes by that name
             return name
@@ -72,9 +80,9 @@ class Names:
         )
 
     def _unknown(self, name: str) -> LineageError:
-        if not self._shown:
+        if not self.shown:
             return self._error(f"no {self._kind} {name!r} in {self._where}, which has no {self._kind}s at all")
-        candidates = self._shown
+        candidates = self.shown
         if name in (short := {shown.rpartition(".")[2]: shown for shown in candidates}):
             hint = f"; did you mean {short[name]!r}?"
         else:

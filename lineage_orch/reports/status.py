@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from lineage_orch.plan import BuildPlan, Held
 
 NodeState = Literal["due", "passed_through", "held", "failing", "not_built", "up_to_date", "never_built"]
+
+STALE: frozenset[NodeState] = frozenset({"due", "passed_through", "held", "failing", "not_built"})
+"""The states of what is stale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,23 @@ class Status:
     holder: Holder | None
     unresolved: Mapping[str, int]
     unmatched: tuple[str, ...]
+
+    def only(self, ids: Collection[str] | None = None, states: Collection[NodeState] = ()) -> Status:
+        """Return the status of some sources and nodes alone.
+
+        Args:
+            ids: their unique_ids; None for all.
+            states: of the nodes; empty for all. With any, there are no sources in it: they have no such state.
+        """
+        return replace(
+            self,
+            sources=() if states else tuple(each for each in self.sources if ids is None or each.unique_id in ids),
+            nodes=tuple(
+                each
+                for each in self.nodes
+                if (ids is None or each.unique_id in ids) and (not states or each.state in states)
+            ),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the status as JSON-ready values; times are ISO 8601, UTC."""

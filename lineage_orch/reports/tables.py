@@ -6,8 +6,8 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -15,7 +15,7 @@ from lineage_orch.reports.build_report import held_to_dict, iso
 from lineage_orch.reports.explanation import reason_to_dict
 from lineage_orch.reports.status import NodeState
 from lineage_orch.reports.wording import STATES, Names, held_reason, short_name, short_reasons, until, when
-from lineage_orch.text import count, listed, one_line, roughly
+from lineage_orch.text import count, few, listed, one_line, roughly
 
 if TYPE_CHECKING:
     import rich.table
@@ -38,8 +38,24 @@ class Table:
 Parts = list[str | Table]
 
 
-def plan_to_dict(plan: BuildPlan, expected: Estimate | None = None) -> dict[str, Any]:
-    """Return a plan, and how long it is expected to take, as JSON-ready values; times are ISO 8601, UTC."""
+def plan_to_dict(
+    plan: BuildPlan, expected: Estimate | None = None, only: Collection[str] | None = None
+) -> dict[str, Any]:
+    """Return a plan, and how long it is expected to take, as JSON-ready values; times are ISO 8601, UTC.
+
+    With ``only``, what it says of these nodes alone; the other keys are still those of the whole plan.
+    """
+    whole = _plan_to_dict(plan, expected)
+    if only is None:
+        return whole
+    for key in ("build", "passed_through", "not_built", "changed_code"):
+        whole[key] = [each for each in whole[key] if each in only]
+    for key in ("held", "reasons", "because"):
+        whole[key] = {node: each for node, each in whole[key].items() if node in only}
+    return whole
+
+
+def _plan_to_dict(plan: BuildPlan, expected: Estimate | None) -> dict[str, Any]:
     return {
         "build": list(plan.build),
         "passed_through": list(plan.passed_through),
@@ -55,36 +71,51 @@ def plan_to_dict(plan: BuildPlan, expected: Estimate | None = None) -> dict[str,
     }
 
 
-def plan_parts(plan: BuildPlan, names: Names, now: datetime, command: str, expected: Estimate | None = None) -> Parts:
-    """Return a plan for people: what builds and for what, how long it takes, what is held, and the dbt command."""
+def plan_parts(
+    plan: BuildPlan,
+    names: Names,
+    now: datetime,
+    command: str,
+    expected: Estimate | None = None,
+    only: Collection[str] | None = None,
+) -> Parts:
+    """Return a plan for people: what builds and for what, how long it takes, what is held, and the dbt command.
+
+    With ``only``, of these nodes alone, and without the time and the command, which are those of the whole plan.
+    """
     parts: Parts = []
+    build = Table(f"To build: {count(len(plan.build), 'node')}", ["node", "because of"])
     if plan.is_empty:
         parts.append("Nothing to build now.")
     else:
-        build = Table(f"To build: {count(len(plan.build), 'node')}", ["node", "because of"])
         for node in (*plan.build, *plan.passed_through):
+            if only is not None and node not in only:
+                continue
             how = " (passed through)" if node in plan.passed_through else ""
             reasons = short_reasons(plan.reasons[node], plan.because[node], names)
             build.rows.append([short_name(node, names) + how, reasons])
-        parts.append(build)
-    if expected is not None:
+        if only is not None:
+            build.title = f"To build: {len(build.rows)} of {count(len(plan.build), 'node')}"
+        parts.append(build if build.rows else f"{build.title}.")
+    if expected is not None and only is None:
         untimed = expected.nodes - expected.timed
         guess = f", of which {untimed} were never timed," if untimed else ","
         parts.append(
             f"{count(expected.nodes, 'node')}{guess} about {roughly(expected.seconds)} on "
             f"{count(expected.threads, 'thread')}."
         )
-    parts += _held_parts(plan.held, names, now)
-    if plan.not_built:
-        stale = listed(short_name(each, names) for each in plan.not_built)
+    parts += _held_parts({node: each for node, each in plan.held.items() if only is None or node in only}, names, now)
+    if not_built := [each for each in plan.not_built if only is None or each in only]:
+        stale = listed(short_name(each, names) for each in not_built)
         parts.append(f"Stale, and not built by dbt {command} as it is called here: {stale}.")
-    if plan.select:
+    if plan.select and only is None:
         parts.append(f"dbt {command} --select {shlex.join(plan.select)}")
     return parts
 
 
-def status_parts(status: Status, now: datetime) -> Parts:
-    """Return the ledger for people: its clock, a table of sources and one of nodes."""
+def status_parts(status: Status, now: datetime, shown: Status | None = None) -> Parts:
+    """Return the ledger for people: its clock, a table of sources and one of nodes; of ``shown`` alone, if given."""
+    shown = shown or status
     names = {source.unique_id: source.name for source in status.sources}
     names |= {node.unique_id: node.name for node in status.nodes}
     states = Counter(node.state for node in status.nodes)
@@ -102,12 +133,12 @@ def status_parts(status: Status, now: datetime) -> Parts:
     if status.unmatched:
         parts.append(f"Declared by a producer, and no source of the manifest: {listed(status.unmatched, most=8)}.")
     sources = Table("Sources", ["source", "tick", "last loaded", "producer", "models"])
-    for source in status.sources:
+    for source in shown.sources:
         loaded = when(source.loaded_at) if source.tick else "never"
         producer = "yes" if source.has_producer else "-"
         sources.rows.append([source.name, str(source.tick or "-"), loaded, producer, str(source.models_below)])
     nodes = Table("Nodes", ["node", "state", "tick", "last built"])
-    for node in status.nodes:
+    for node in shown.nodes:
         state = STATES[node.state]
         if node.held is not None:
             state = f"held: {_held_until(node.held, names, now)}"
@@ -142,8 +173,20 @@ def report_parts(report: BuildReport, names: Names, now: datetime) -> Parts:
     )
 
 
-def sources_parts(rows: Sequence[Mapping[str, Any]], names: Names) -> Parts:
-    """Return each source with its producers and the models below it, for people.
+def limited(parts: Parts, limit: int | None) -> Parts:
+    """Return the parts with no more than so many rows in each table, and what is left out as a number; None: all."""
+    out: Parts = []
+    for part in parts:
+        if isinstance(part, Table) and limit is not None and len(part.rows) > limit:
+            left_out = len(part.rows) - limit
+            out += [replace(part, rows=part.rows[:limit]), f"{left_out} more, left out by --limit {limit}."]
+        else:
+            out.append(part)
+    return out
+
+
+def sources_parts(rows: Sequence[Mapping[str, Any]], names: Names, *, most: int = 5) -> Parts:
+    """Return each source with its producers and the models below it, for people: up to ``most`` by name.
 
     ``rows`` are those of ``lineage-orch sources --json``: ``unique_id``, ``name``, ``has_producer``,
     ``producers`` (both None where no ledger was read) and ``models``.
@@ -154,7 +197,7 @@ def sources_parts(rows: Sequence[Mapping[str, Any]], names: Names) -> Parts:
     table = Table("Sources", ["source", *(["producers"] if knows_producers else []), "models below"])
     for row in rows:
         known = ", ".join(row["producers"] or ()) or ("yes" if row["has_producer"] else "-")
-        models = ", ".join(short_name(each, names) for each in row["models"])
+        models = few((short_name(each, names) for each in row["models"]), most=most)
         below = f"{len(row['models'])}: {models}" if models else "none"
         table.rows.append([row["name"], *([known] if knows_producers else []), below])
     return [table]

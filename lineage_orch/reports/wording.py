@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from lineage_orch.lineage.policy import DEFAULT_POLICY, Policy
 from lineage_orch.plan import Held, Reason
 from lineage_orch.reports.explanation import Explanation, PartChange, SourceView
-from lineage_orch.text import listed, span
+from lineage_orch.text import count, listed, span
+
+if TYPE_CHECKING:
+    from lineage_orch.reports.status import SourceStatus, Status
 
 Names = Mapping[str, str]
 
@@ -133,6 +138,31 @@ def explanation_lines(why: Explanation, now: datetime | None = None) -> list[str
         )
         lines.append(f"Parents: {', '.join(parents)}")
     return lines
+
+
+def source_lines(status: Status, source: SourceStatus, producers: Sequence[str], select: str) -> list[str]:
+    """Return in plain words when a source was loaded, by whom, and how what is downstream of it stands.
+
+    Args:
+        status: of the source and what is downstream of it alone.
+        source: its row there.
+        producers: the names of those that loaded it of late.
+        select: dbt's selector of all that is downstream of it.
+    """
+    by = f", by {listed(producers)}" if producers else ""
+    if source.tick:
+        first = f"{source.name} was loaded at tick {source.tick} ({when(source.loaded_at)}){by}."
+    elif source.has_producer:
+        first = f"{source.name} has a producer and was never loaded."
+    else:
+        first = f"{source.name} was never loaded, and no producer of it is known."
+    if not status.nodes:
+        return [first, "Nothing that dbt builds is downstream of it."]
+    lines = [first, f"Downstream of it: {count(status.nodes, 'node')}."]
+    for state in dict.fromkeys(each.state for each in status.nodes):
+        names = [each.name for each in status.nodes if each.state == state]
+        lines.append(f"{_start(STATES[state])}: {listed(names, most=8)}")
+    return [*lines, f"To build them all by hand: dbt build --select {shlex.quote(select)}"]
 
 
 def _shown_sources(why: Explanation) -> Sequence[SourceView]:

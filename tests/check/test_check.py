@@ -361,6 +361,13 @@ def test_command_and_check_project_agree(
             check_project(strict=strict)
 
 
+def test_findings_on_some_alone(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_manifest(project, source("raw.orders"), source("raw.users"), source("crm.a"), node("mart", "raw.orders"))
+    assert "raw.users" not in run(capsys, "check", "crm.*")[1]
+    assert "no producer loads the source crm.a" in run(capsys, "check", "crm.*")[1]
+    assert run(capsys, "check", "mart")[1].startswith("All fits: ")
+
+
 def test_many_findings_of_one_kind_are_one_with_their_number(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = [source(f"crm.t{number}") for number in range(9)]
     write_manifest(

@@ -381,8 +381,9 @@ def test_parse(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "names another to use as it is" in error(run("plan", "--parse"))
     (project / "target").mkdir()
     (project / "target" / "manifest.json").write_text(json.dumps(MANIFEST))
-    for command in ("plan", "status", "sources", "build", "check"):
+    for command in ("plan", "status", "sources", "build"):
         assert main([command, "--parse"]) == 0, capsys.readouterr().err
+    assert main(["check", "--parse", "--ignore", "no-producers"]) == 0
     assert len(parsed) == 5
 
 
@@ -454,6 +455,70 @@ def test_help_tells_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == "0.1.0"
+
+
+# Some of it only ---------------------------------------------------------------------------------------------
+
+
+def test_status_of_some(run: Run) -> None:
+    good(run("record", "raw.orders"))
+    shown = data(run("status", "stg_*", "raw.users", "--json"))
+    assert [each["name"] for each in shown["nodes"]] == ["stg_orders", "stg_users"]
+    assert [each["name"] for each in shown["sources"]] == ["raw.users"]
+    shown = data(run("status", "--held", "--json"))
+    assert (shown["nodes"], shown["sources"]) == ([], [])
+    assert {each["name"] for each in data(run("status", "--stale", "--json"))["nodes"]} == {
+        "stg_orders", "stg_users", "mart", "hourly",
+    }  # fmt: skip
+    out = good(run("status", "--limit", "1"))
+    assert "3 more, left out by --limit 1." in out
+    assert "Nodes: 4 due." in out
+
+
+def test_plan_of_some(run: Run) -> None:
+    good(run("record", "raw.orders"))
+    out = good(run("plan", "hourly", "mart"))
+    assert "To build: 2 of 4 nodes" in out
+    assert "stg_orders" not in out
+    whole, some = data(run("plan", "--json")), data(run("plan", "mart", "--json"))
+    assert some["build"] == list(some["reasons"]) == list(some["because"]) == ["model.shop.mart"]
+    assert some["select"] == whole["select"]
+
+
+def test_failing_and_held_nodes_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeDbt, "broken", frozenset({"model.shop.stg_orders"}))
+    good(run("record", "raw.orders"))
+    assert run("build")[0] == 1
+    assert [each["name"] for each in data(run("status", "--failing", "--json"))["nodes"]] == ["stg_orders"]
+    both = data(run("status", "--failing", "--held", "--json"))["nodes"]
+    assert {each["name"] for each in both} == {"stg_orders", "mart", "hourly"}
+
+
+def test_sources_of_some_and_long_cells(run: Run, project: Path) -> None:
+    assert [each["name"] for each in data(run("sources", "raw.u*", "--json"))["sources"]] == ["raw.users"]
+    assert [each["name"] for each in data(run("sources", "+hourly", "--json"))["sources"]] == ["raw.orders"]
+    many = [source(f"raw.t{number}") for number in range(12)]
+    (project / "m.json").write_text(
+        json.dumps(manifest(*many, *(node(f"m{number}", "raw.t0") for number in range(99))))
+    )
+    out = good(run("sources"))
+    assert "99: m0, m1, m2, m3, m4 and 94 more" in out
+    assert "m98" in good(run("sources", "raw.t0"))
+    assert "no source or node 'raw.t99'" in error(run("sources", "raw.t99"))
+
+
+def test_explain_of_a_source(run: Run) -> None:
+    assert good(run("explain", "raw.users")).splitlines()[0] == (
+        "raw.users was never loaded, and no producer of it is known."
+    )
+    good(run("record", "raw.orders", "--producer", "load_orders"))
+    out = good(run("explain", "raw.orders"))
+    assert out.startswith("raw.orders was loaded at tick 1 (")
+    assert ", by load_orders.\nDownstream of it: 3 nodes.\nDue: " in out
+    assert out.endswith("To build them all by hand: dbt build --select source:shop.raw.orders+\n")
+    answer = data(run("explain", "source.shop.raw.orders", "--json"))
+    assert answer["downstream"]["model.shop.mart"] == "due"
+    assert "no node 'nothing'" in error(run("explain", "nothing"))
 
 
 # Tables ---------------------------------------------------------------------------------------------------

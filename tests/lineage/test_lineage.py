@@ -311,6 +311,37 @@ def test_tests_on_node_and_what_they_read(shop: Lineage) -> None:
     assert shop.tested_by("test.shop.none_such") == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("stg_*", "stg_orders stg_users"),
+        ("raw.*", "raw.orders raw.unused raw.users"),
+        ("raw.users+", "raw.users stg_users mart"),
+        ("shop.stg_orders", "stg_orders"),
+        ("+mart", "raw.orders raw.users stg_orders stg_users mart"),
+        ("+stg_*", "raw.orders raw.users stg_orders stg_users"),
+        ("model.shop.mart", "mart"),
+    ],
+)
+def test_what_people_mean_by_name_or_pattern(name: str, found: str) -> None:
+    lineage = lineage_of(
+        source("raw.orders"),
+        source("raw.users"),
+        source("raw.unused"),
+        node("stg_orders", "raw.orders"),
+        node("stg_users", "raw.users"),
+        node("inner", "stg_orders", materialized="ephemeral"),
+        node("mart", "inner", "stg_users"),
+        node("test_mart", "mart", kind="test"),
+    )
+    assert {each.split(".", 2)[-1] for each in lineage.named(name)} == set(found.split())
+
+
+def test_name_that_nothing_goes_by(shop: Lineage) -> None:
+    with pytest.raises(UnknownNodeError, match=r"no source or node 'stg_odrers' in .*; did you mean 'stg_orders'"):
+        shop.named("stg_odrers")
+
+
 def test_folders_and_tags() -> None:
     lineage = lineage_of(
         source("raw.orders"),
