@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 
 from prefect import serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
+from prefect.schedules import Cron, Interval, Schedule
 from prefect.types.entrypoint import EntrypointType
+from pydantic import ValidationError
 
-from lineage_orch.errors import SettingsError
+from lineage_orch.errors import SettingsError, did_you_mean
 from lineage_orch.flows import build_affected
-from lineage_orch.loads.tags import BUILDS
+from lineage_orch.loads.tags import ALLOWS, BUILDS
 from lineage_orch.settings import LineageOrchSettings, to_json
+from lineage_orch.text import one_line
+
+RESYNC = "17 * * * *"
+"""Each hour, away from the full one, when loads come: a cron."""
+_ANCHOR = datetime(2026, 1, 1, 0, 17, tzinfo=UTC)
 
 
 def dbt_deployment(
     name: str = "dbt",
     *,
+    resync: str | timedelta | Literal[False] | None = RESYNC,
+    allow: Iterable[str] = (),
     tags: Iterable[str] = (),
     description: str | None = None,
     work_pool_name: str | None = None,
@@ -26,13 +36,19 @@ def dbt_deployment(
     job_variables: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> RunnerDeployment:
-    """Return the deployment ``build-affected/<name>``, which loads trigger; it needs no schedule.
+    """Return the deployment ``build-affected/<name>``, which loads trigger.
+
+    A run builds what is stale, whatever set it off. The hourly schedule is a safety net, as controllers have one: it
+    finds loads that were lost on the way, and what a build that was killed left stale.
 
     Hand it to ``serve(...)`` with your other deployments, or call ``.apply()`` on it for a work pool. One run at a
     time; the others wait on the server, without a process, until the one that runs takes over their work.
 
     Args:
         name: of the deployment; loads name it in the setting ``deployment``, as ``build-affected/<name>``.
+        resync: when to look for what was lost, as a cron or an interval; None or False: never.
+        allow: the settings that whoever starts a run may replace among its parameters, such as ``dbt_flags``; all
+            others are those of the deployment. Whoever may start runs may then run what these name.
         tags: more tags for its runs.
         description: for the UI.
         work_pool_name: for a worker; leave it out for ``serve``.
@@ -42,7 +58,7 @@ def dbt_deployment(
             They are stored with the deployment, for all to read: the ledger's url and tokens are none of them.
 
     Raises:
-        SettingsError: a setting is unknown or cannot be read, or is the ledger's url or a token.
+        SettingsError: a setting is unknown or cannot be read, or is the ledger's url or a token; or ``resync`` is no cron.
     """
     if "/" in name:
         raise SettingsError(f"the deployment's name {name!r} holds a slash; leave out its flow's name, build-affected/")
@@ -56,13 +72,21 @@ def dbt_deployment(
             "a token is a secret, and a deployment's parameters are for all to read: set LINEAGE_ORCH_DBT_CLOUD_TOKEN "
             "in the environment of the dbt worker, or name a block in dbt_cloud_credentials"
         )
+    allow = tuple(allow)
+    known = LineageOrchSettings.model_fields.keys() - {"ledger", "dbt_cloud_token"}
+    for each in allow:
+        if each not in known:
+            raise SettingsError(
+                f"allow names {each!r}, which is no setting that a run may replace{did_you_mean(each, known)}"
+            )
     read = LineageOrchSettings(**settings)
     given = to_json({name: getattr(read, name) for name in settings})
     deployment = build_affected.to_deployment(
         name,
+        schedules=_schedules(resync),
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
         parameters={"settings": given} if given else {},
-        tags=[BUILDS, *tags],
+        tags=[BUILDS, *(f"{ALLOWS}{each}" for each in allow), *tags],
         description=description,
         work_pool_name=work_pool_name,
         work_queue_name=work_queue_name,
@@ -73,6 +97,20 @@ def dbt_deployment(
     )
     assert isinstance(deployment, RunnerDeployment)
     return deployment
+
+
+def _schedules(resync: str | timedelta | Literal[False] | None) -> list[Schedule]:
+    if resync is None or resync is False:
+        return []
+    try:
+        # Counted from a fixed time: else each start of `serve` would put the next run off by an interval.
+        return [Interval(resync, anchor_date=_ANCHOR) if isinstance(resync, timedelta) else Cron(resync)]
+    except ValueError as error:
+        reason = one_line(error.errors()[0]["msg"] if isinstance(error, ValidationError) else error)
+        raise SettingsError(
+            f"resync {resync!r} cannot be read ({reason}); write a cron such as {RESYNC!r}, an interval such as "
+            "timedelta(hours=1), or None for no schedule"
+        ) from None
 
 
 def serve_dbt(name: str = "dbt", **options: Any) -> None:

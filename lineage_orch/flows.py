@@ -7,19 +7,23 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
+from uuid import UUID
 
+import httpx
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
 from prefect.logging import get_logger
 from prefect.states import Completed, Failed
 
-from lineage_orch.errors import LineageError, LineageOrchError
+from lineage_orch.errors import LineageError, LineageOrchError, SettingsError
 from lineage_orch.loads.completion import Logger
 from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.settings import LineageOrchSettings
+from lineage_orch.text import one_line
 from lineage_orch.updates import SourceUpdate
 
 
@@ -39,12 +43,14 @@ def build_affected(
     Args:
         updates: each as :meth:`SourceUpdate.to_dict` writes it.
         producers: the sources, templates and wildcards that a producer is known to load, updated now or not.
-        settings: single settings that replace those of the environment and pyproject.toml.
+        settings: single settings that replace those of the environment and pyproject.toml. In a deployment: as it
+            stores them, but for those that it allows to be replaced.
 
     Raises:
         BuildFailedError: dbt ran, and some nodes or tests failed; they are named.
         DbtError: dbt could not be run.
         LedgerError: the ledger cannot be reached.
+        SettingsError: a setting cannot be read, or may not be replaced by a run of this deployment.
         UnknownSourceError: an update names no source of the manifest; all else was built first.
     """
     logger = get_run_logger()
@@ -107,12 +113,29 @@ def _node_failures_in_one_line() -> Iterator[None]:
         _TASK_RUNS.removeFilter(shorten)
 
 
+def _trusted(settings: dict[str, Any], flow_run: FlowRun, deployment_id: UUID, logger: Logger) -> dict[str, Any]:
+    """Return the settings that a run of a deployment may have; raises SettingsError, as build_affected says."""
+    from lineage_orch.deployed.trust import settings_of_run
+
+    try:
+        with get_client(sync_client=True) as client:
+            deployment = client.read_deployment(deployment_id)
+    except (httpx.HTTPError, PrefectException) as error:
+        raise SettingsError(
+            f"this run's settings could not be compared with its deployment's: Prefect's API failed ({one_line(error)})"
+        ) from error
+    stored = (deployment.parameters or {}).get("settings") or {}
+    return settings_of_run(settings, stored, deployment_tags=deployment.tags, run_tags=flow_run.tags, logger=logger)
+
+
 def _record_and_build(
     updates: Iterable[Mapping[str, Any]], producers: Iterable[str], settings: dict[str, Any] | None, logger: Logger
 ) -> BuildReport:
     context = FlowRunContext.get()
     flow_run = context.flow_run if context else None
     who = f"flow run {flow_run.name!r}" if flow_run else "a flow run"
+    if flow_run is not None and flow_run.deployment_id is not None:
+        settings = _trusted(settings or {}, flow_run, flow_run.deployment_id, logger)
     with Orchestrator(**_known(settings or {}, logger)) as orchestrator:
         loads = [SourceUpdate.from_dict(each) for each in updates]
         unknown: LineageError | None = None

@@ -24,7 +24,8 @@ ENV_PREFIX = "LINEAGE_ORCH_"
 DBT_CLOUD = "dbt-cloud"
 """The value of the setting ``dbt`` that has a job of dbt Cloud build."""
 _PATHS = ("project_dir", "profiles_dir", "manifest")
-_SECRET = ("ledger", "dbt_cloud_token")  # which no message shows
+# Their values may hold a password, and are in no message.
+_SECRET = ("ledger", "dbt_cloud_token", "vars", "dbt_flags")
 # Settings that were, and what stands in their place: set in old places, they break nothing, and a warning says so.
 _REMOVED = {
     "hold_until_first_load": "a node always waits for the first load of a source that has a producer",
@@ -42,7 +43,10 @@ def _table(text: Any) -> Any:
     try:
         return yaml.safe_load(text) or {}  # JSON is YAML too
     except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
+        # Without the lines that it quotes.
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        at = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ValueError(f"it is no YAML: {problem or 'it cannot be read'}{at}") from None
 
 
 def _words(text: Any) -> Any:
@@ -314,7 +318,6 @@ def _unreadable(error: ValidationError, passed: Iterable[str]) -> Iterator[str]:
         at = "".join(f"[{part!r}]" for part in inside if part != "[key]")
         what = next((what for kind, what in _SHOULD.items() if each["type"].startswith(kind)), "")
         what = what or one_line(each["msg"].removeprefix("Value error, ").replace("Input should", "it should", 1))
-        # The ledger's url may hold a password.
         shown = "" if name in _SECRET else f" {each['input']!r}"
         yield f"setting {name}{at}{shown} ({_place(str(name), passed)}): {what}"
 

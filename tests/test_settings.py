@@ -74,13 +74,13 @@ def test_texts_of_environment(name: str, text: str, value: Any, monkeypatch: pyt
         ("wait", "maybe", "setting wait 'maybe' (passed in): it should be true or false"),
         ("wait", 2, "setting wait 2 (passed in): it should be true or false"),
         ("wait", None, "setting wait None (passed in): it should be true or false"),
-        ("vars", "{a: 1", "setting vars '{a: 1' (passed in): while parsing a flow mapping"),
-        ("vars", "[1]", "setting vars [1] (passed in): it should be a table"),
-        ("vars", range(0, 3), "setting vars range(0, 3) (passed in): it should be a table"),
-        ("vars", {1: 2}, "setting vars[1] 1 (passed in): it should be a text"),
-        ("dbt_flags", 5, "setting dbt_flags 5 (passed in): it should be a list of texts"),
-        ("dbt_flags", ["a", 1], "setting dbt_flags[1] 1 (passed in): it should be a text"),
-        ("dbt_flags", '"a', "setting dbt_flags '\"a' (passed in): No closing quotation"),
+        ("vars", "{a: 1", "setting vars (passed in): it is no YAML: expected ',' or '}'"),
+        ("vars", "[1]", "setting vars (passed in): it should be a table"),
+        ("vars", range(0, 3), "setting vars (passed in): it should be a table"),
+        ("vars", {1: 2}, "setting vars[1] (passed in): it should be a text"),
+        ("dbt_flags", 5, "setting dbt_flags (passed in): it should be a list of texts"),
+        ("dbt_flags", ["a", 1], "setting dbt_flags[1] (passed in): it should be a text"),
+        ("dbt_flags", '"a', "setting dbt_flags (passed in): No closing quotation"),
         ("producers", "[a", "setting producers '[a' (passed in): "),
     ],
 )
@@ -219,3 +219,22 @@ def test_reading_settings_needs_nothing_that_is_not_in_load() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["False", "[]"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ledger", 5.25),
+        ("vars", "{token: 5.25"),
+        ("vars", "token: [5.25"),
+        ("vars", [5.25]),
+        ("dbt_flags", 5.25),
+        ("dbt_flags", "'5.25"),
+        ("dbt_flags", ["--x", 5.25]),
+    ],
+)
+def test_value_that_may_be_secret_is_in_no_message(name: str, value: Any) -> None:
+    with pytest.raises(SettingsError) as raised:
+        LineageOrchSettings(**{name: value})
+    assert f"setting {name}" in str(raised.value)
+    assert "5.25" not in str(raised.value)

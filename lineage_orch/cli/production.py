@@ -26,9 +26,19 @@ def reconcile(*, common: Common = DEFAULTS) -> int:
 def serve(
     *,
     name: Annotated[str, Parameter(help="The deployment's name; loads trigger build-affected/NAME.")] = "dbt",
+    resync: Annotated[
+        str, Parameter(help="When to look for what was lost, and build what is stale: a cron, or `off`.")
+    ] = "17 * * * *",
+    allow: Annotated[
+        list[str] | None,
+        Parameter(
+            help="A setting that whoever starts a run may replace; may be given several times. Default: none.",
+            negative="",
+        ),
+    ] = None,
     common: Common = DEFAULTS,
 ) -> int:
-    """Serve the dbt deployment, which loads trigger, until interrupted; it needs no schedule."""
+    """Serve the dbt deployment, which loads trigger, until interrupted; once an hour it looks for what was lost."""
     from lineage_orch.deployments import serve_dbt
     from lineage_orch.orchestrator import Orchestrator
 
@@ -42,5 +52,5 @@ def serve(
     }
     if common.ledger is not None:
         progress("--ledger is not handed on to the runs, whose parameters are for all to read; set LINEAGE_ORCH_LEDGER")
-    serve_dbt(name, **given)
+    serve_dbt(name, resync=None if resync == "off" else resync, allow=allow or (), **given)
     return DONE

@@ -157,6 +157,7 @@ def profiles_for_dbt(folder: Path, project_dir: Path) -> Iterator[Path]:
 def _anchor(copy: Path, folder: Path) -> None:
     import yaml
 
+    copy.chmod(0o600)  # the blocks may have filled in passwords
     copy.write_text(yaml.safe_dump(anchored(load_yaml(copy), folder), sort_keys=False), encoding="utf-8")
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BUILDS = "lineage_orch:builds"
 TRIGGERED = "lineage_orch:triggered"
 WAKE_UP = "lineage_orch:wake-up"
+# On a dbt deployment: a setting that its runs may replace.
+ALLOWS = "lineage_orch:allows:"
 # On runs of a load whose sources were found unchanged: nothing to build, however the run is found.
 NOTHING_NEW = "lineage_orch:nothing-new"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lineage_orch.dbt.profile import Profile, database_of_file, profiles_for_dbt, render
+from lineage_orch.dbt.profile import Profile, _anchor, database_of_file, profiles_for_dbt, render
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.errors import DbtError
 from lineage_orch.settings import LineageOrchSettings
@@ -109,3 +109,12 @@ def test_threads_of_profile(tmp_path: Path, given: object, threads: int | None) 
     output = {"type": "duckdb"} | ({} if given is None else {"threads": given})
     write(tmp_path, "p", {"p": {"target": "dev", "outputs": {"dev": output}}})
     assert DbtProject.find(LineageOrchSettings(project_dir=tmp_path)).profile.threads == threads
+
+
+def test_copied_profile_is_for_its_owner_alone(tmp_path: Path) -> None:
+    copy = tmp_path / "profiles.yml"
+    copy.write_text('shop: {target: dev, outputs: {dev: {type: duckdb, path: "{{ flags.PROFILES_DIR }}/x.db"}}}')
+    copy.chmod(0o644)
+    _anchor(copy, Path("/srv/dbt"))
+    assert copy.stat().st_mode & 0o777 == 0o600
+    assert "/srv/dbt" in copy.read_text()

@@ -260,7 +260,16 @@ def test_dbt_deployment_is_one_at_time_and_holds_no_secret() -> None:
     assert deployment.concurrency_options is not None
     assert deployment.concurrency_options.collision_strategy.value == "ENQUEUE"
     assert deployment.parameters == {"settings": {"target": "prod"}}
-    assert not deployment.schedules
+    assert [each.schedule.cron for each in deployment.schedules or ()] == ["17 * * * *"]
+    assert not dbt_deployment(resync=None).schedules
+    assert not dbt_deployment(resync=False).schedules
+    [hours] = dbt_deployment(resync=timedelta(hours=6)).schedules or ()
+    assert hours.schedule.interval == timedelta(hours=6)
+    with pytest.raises(SettingsError, match="resync 'hourly' cannot be read"):
+        dbt_deployment(resync="hourly")
+    assert dbt_deployment(allow=["dbt_flags"]).tags == [BUILDS, "lineage_orch:allows:dbt_flags"]
+    with pytest.raises(SettingsError, match="allow names 'flags'"):
+        dbt_deployment(allow=["flags"])
     with pytest.raises(SettingsError, match="LINEAGE_ORCH_LEDGER"):
         dbt_deployment(ledger="postgresql+psycopg://me:secret@db/x")
     with pytest.raises(SettingsError, match="did you mean 'target'"):

@@ -1,4 +1,4 @@
-"""One deployment for all of dbt, and no cron: what a load affects is built when it completes."""
+"""One deployment for all of dbt: what a load affects is built when it completes; once an hour, what was lost."""
 
 from ints.common.deploy_factory import in_this_folder
 from prefect.deployments.runner import RunnerDeployment
