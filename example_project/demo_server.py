@@ -61,7 +61,7 @@ def _demonstrate(stack: ExitStack) -> int:
         return _failed("the Prefect server did not start", folder / "server.log")
     print(f"   it answers after {time.monotonic() - started:.0f} s; look at it:  {server}", flush=True)
 
-    print("Serving three loads on schedules, and one dbt deployment without any ...", flush=True)
+    print("Serving three loads on schedules, and the dbt deployment that they set off ...", flush=True)
     command = [sys.executable, str(HERE / "demo_server.py"), "--serve"]
     child = stack.enter_context(_process(command, folder / "serve.log", environment))
     ready = f"{server}/api/deployments/name/build-affected/ints"

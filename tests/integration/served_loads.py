@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,9 @@ def main(*names: str) -> None:
         if name in loads:
             return loads[name]()
         short = name.removeprefix("build-affected/")
-        return dbt_deployment(short, project_dir=os.environ[f"TEST_{short.upper()}"])
+        seconds = float(os.environ.get("TEST_RESYNC", "0"))
+        resync = timedelta(seconds=seconds) if seconds else None
+        return dbt_deployment(short, project_dir=os.environ[f"TEST_{short.upper()}"], resync=resync)
 
     serve(*map(deployment, names), limit=10)
 

@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slowest]
 
 SHOP = "build-affected/shop"
 HELD = "build-affected/held"
+NET = "build-affected/net"
 # Loads by tasks, with what their processes end with.
 TASKS = {"task": 0, "tasks-without-hooks": 0, "killed-in-a-task": -signal.SIGKILL}
 DEBOUNCE = 4  # seconds; the default, 15, makes a burst share more
@@ -35,7 +36,7 @@ LAG = 20  # seconds that the held project lets a mart wait
 @pytest.fixture(scope="module")
 def projects(tmp_path_factory: pytest.TempPathFactory, parsed_shop: Path) -> Path:
     folder = tmp_path_factory.mktemp("deployment")
-    for name in ("shop", "held"):
+    for name in ("shop", "held", "net"):
         shutil.copytree(parsed_shop, folder / name)
     Shop(folder / "held").edit(
         "dbt_project.yml",
@@ -51,6 +52,7 @@ def server(real_prefect: RealPrefect, projects: Path) -> Iterator[RealPrefect]:
         projects,
         TEST_SHOP=str(projects / "shop"),
         TEST_HELD=str(projects / "held"),
+        TEST_NET=str(projects / "net"),
         TEST_KILL=str(projects / "kill"),
         LINEAGE_ORCH_HOLD_UNTIL_FIRST_LOAD="true",
         SHOP_SLOW="2",
@@ -309,3 +311,37 @@ load()
 assert "sqlalchemy" not in sys.modules or "lineage_orch.ledger.store" not in sys.modules
 assert "lineage_orch.orchestrator" not in sys.modules
 """
+
+
+def test_run_may_not_move_project(server: RealPrefect, ledger: Ledger, projects: Path) -> None:
+    stored = server.deployment(SHOP)
+    assert stored is not None
+    elsewhere = {"settings": stored["parameters"]["settings"] | {"project_dir": str(projects / "held")}}
+    before = ledger.snapshot().tick
+    run = server.ended(server.launch(SHOP, elsewhere | {"updates": [update("crm.orders")]}))
+    assert run["state_type"] == "FAILED"
+    assert "another project_dir than its deployment stores" in run["state"]["message"]
+    assert ledger.snapshot().tick == before
+
+
+def test_schedule_makes_good_what_dead_holder_left(server: RealPrefect, projects: Path) -> None:
+    shop = Shop(projects / "net")
+    with Orchestrator(project_dir=shop.folder) as orchestrator:
+        orchestrator.record(["crm.orders", "crm.customers"])  # by a run that handed it over, to one that died
+        serving = server.serve(NET, TEST_RESYNC="6")
+        try:
+            wait_for("a scheduled run builds it", lambda: orchestrator.plan().is_empty, every=1)
+            # Those that become due while another works are taken over, as others are.
+            with orchestrator.ledger.build_lock("a person"):
+                run = server.launch(NET)
+                wait_for("it hands over", lambda: server.run(run)["state_name"] in ("HandedOver", "Coalesced"))
+        finally:
+            end(serving)
+        assert "revenue" in shop.tables()
+        done = [run for run in server.runs(NET) if run["state_type"] != "SCHEDULED"]
+        assert {run["state_type"] for run in done} <= {"COMPLETED", "CANCELLED"}
+        assert all("auto-scheduled" in each["tags"] for each in done if each["id"] != run)
+    end(server.serve(NET))
+    found = server.deployment(NET)
+    assert found is not None
+    assert found["schedules"] == []

@@ -59,7 +59,7 @@ def test_work_pool_runs_loads_and_build_they_set_off(server: RealPrefect, checko
     # Two ways to say the same.
     assert deployed(server) == by_yaml
     assert by_yaml[DBT]["limit"] == (1, "ENQUEUE")
-    assert by_yaml[DBT]["crons"] == []
+    assert by_yaml[DBT]["crons"] == ["17 * * * *"]
     assert all(by_yaml[load]["crons"] for load in LOADS)
 
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "ints"]
