@@ -15,7 +15,7 @@ FAST := -m 'not integration and not drill'
 PYTEST := $(BIN)/python -m pytest -p no:randomly
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-server check test test-dbt2 test-dbt112 drill lint format coverage generate docs dist bench bench-peers clean
+.PHONY: help demo demo-server check test test-dbt2 test-dbt112 drill soak lint format coverage generate docs dist bench bench-peers clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ test-dbt112: $(VENV)/.dev  ## Run them over dbt-core 1.12, which it sets up in .
 
 drill: $(VENV)/.dev  ## Run the drills: they wait for minutes until Prefect gets over something.
 	@$(PYTEST) -m drill
+
+soak: $(VENV)/.dev  ## Kill loads, builders and the server for SOAK_MINUTES (3), then compare all tables.
+	@$(PYTEST) -m soak -s tests/integration/test_soak.py
 
 lint: $(VENV)/.dev  ## Check style, types and spelling.
 	@$(BIN)/ruff check .

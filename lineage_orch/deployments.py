@@ -58,7 +58,8 @@ def dbt_deployment(
             They are stored with the deployment, for all to read: the ledger's url and tokens are none of them.
 
     Raises:
-        SettingsError: a setting is unknown or cannot be read, or is the ledger's url or a token; or ``resync`` is no cron.
+        SettingsError: a setting is unknown or cannot be read, or is the ledger's url or a token; or ``resync`` or
+            ``allow`` cannot be read.
     """
     if "/" in name:
         raise SettingsError(f"the deployment's name {name!r} holds a slash; leave out its flow's name, build-affected/")
