@@ -75,6 +75,7 @@ class Load(NamedTuple):
         at: When it was loaded (UTC).
         producer: Who loaded it; ``None``: not known.
         baseline: Whether it only declared what stood in the warehouse.
+        unchanged: Whether it brought nothing new, by its fingerprint.
     """
 
     tick: int
@@ -82,6 +83,7 @@ class Load(NamedTuple):
     at: datetime
     producer: str | None
     baseline: bool
+    unchanged: bool = False
 
 
 class Built(NamedTuple):

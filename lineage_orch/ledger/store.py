@@ -392,7 +392,14 @@ class Ledger:
         def question(scope: _Scope) -> History:
             ask = scope.connection.execute
             loads = ask(
-                select(updates.c.tick, updates.c.source, updates.c.loaded_at, updates.c.producer, updates.c.baseline)
+                select(
+                    updates.c.tick,
+                    updates.c.source,
+                    updates.c.loaded_at,
+                    updates.c.producer,
+                    updates.c.baseline,
+                    updates.c.unchanged,
+                )
                 .where(updates.c.scope_id == scope.id, updates.c.loaded_at >= start, updates.c.resolved_tick.is_(None))
                 .order_by(updates.c.tick.desc())
                 .limit(limit)

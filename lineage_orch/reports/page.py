@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -254,7 +255,8 @@ def _events(history: History, short: Mapping[str, str], since: datetime) -> Iter
     for load in history.loads:
         if not load.baseline:
             by = f" by {load.producer}" if load.producer else ""
-            yield Event("load", load.at, f"{short.get(load.source, load.source)} was loaded{by}, at tick {load.tick}")
+            line = f"{short.get(load.source, load.source)} was loaded{by}, at tick {load.tick}"
+            yield Event("load", load.at, line + (", and brought nothing new" if load.unchanged else ""))
     runs: dict[int, list[int]] = {}
     for number, built in enumerate(history.built):
         runs.setdefault(built.tick, []).append(number)
@@ -262,7 +264,8 @@ def _events(history: History, short: Mapping[str, str], since: datetime) -> Iter
     for tick, numbers in sorted(runs.items()):
         of_run = [history.built[number] for number in numbers]
         begun, done = history.begun.get(tick), max(each.at for each in of_run)
-        took_in = [each for each in history.loads if before < each.tick < tick and not each.baseline]
+        first, last = (bisect(history.loads, at, key=lambda each: each.tick) for at in (before, tick))
+        took_in = [each for each in history.loads[first:last] if not (each.baseline or each.unchanged)]
         line = f"{count(of_run, 'node')} built at tick {tick}"
         if begun is not None and done > begun:
             line += f" in {(done - begun).total_seconds():.0f} s"

@@ -442,5 +442,6 @@ def test_history_has_what_was_loaded_built_and_failed_since_a_time(ledger: Ledge
     ]
     assert found.begun == {first: NOW, second: LATER}
     assert [(each.node, each.times, each.message) for each in found.failed] == [(MART, 1, "no column x")]
+    assert [each.unchanged for each in found.loads] == [False, False]
     assert [each.source for each in ledger.history(NOW - timedelta(days=30), limit=2).loads] == [ORDERS, "raw.unknown"]
     assert ledger.history(LATER + timedelta(hours=1)) == History(begun=found.begun, loads=[], built=[], failed=[])

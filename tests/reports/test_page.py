@@ -63,6 +63,7 @@ HISTORY = History(
         Load(1, "source.shop.raw.users", NOW - timedelta(days=3), None, True),
         Load(5, "source.shop.raw.orders", NOW - timedelta(days=2), "load_orders", False),
         Load(6, "source.shop.raw.orders", NOW - timedelta(hours=3), "load_orders", False),
+        Load(7, "source.shop.raw.users", NOW - timedelta(hours=2), "load_users", False, unchanged=True),
         Load(8, "source.shop.raw.orders", NOW - timedelta(hours=1), "load_orders", False),
     ],
     begun={4: NOW - timedelta(days=2, hours=1), 9: NOW - timedelta(minutes=30)},
@@ -166,6 +167,7 @@ def test_events_say_what_was_taken_in_and_what_came_out_the_same() -> None:
         ("build", "1 node built at tick 4: hourly"),
         ("load", "raw.orders was loaded by load_orders, at tick 5"),
         ("load", "raw.orders was loaded by load_orders, at tick 6"),
+        ("load", "raw.users was loaded by load_users, at tick 7, and brought nothing new"),
         ("load", "raw.orders was loaded by load_orders, at tick 8"),
         (
             "build",
@@ -178,10 +180,10 @@ def test_events_say_what_was_taken_in_and_what_came_out_the_same() -> None:
 def test_timeline_has_a_bar_for_what_is_near() -> None:
     found = slots(PAGE)
     assert [(each.kind, len(each.events)) for each in found] == [
-        ("load", 1), ("load", 1), ("load", 1), ("build", 1), ("build", 1), ("failure", 1),
+        ("load", 1), ("load", 1), ("load", 1), ("load", 1), ("build", 1), ("build", 1), ("failure", 1),
     ]  # fmt: skip
     drawn = ET.fromstring(timeline(PAGE, found))
-    assert sum(each.get("class", "").startswith("m ") for each in drawn.iter("rect")) == 6
+    assert sum(each.get("class", "").startswith("m ") for each in drawn.iter("rect")) == 7
     assert "Oct 15" in [each.text for each in drawn.iter("text")]
 
 

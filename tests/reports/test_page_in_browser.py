@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -248,10 +247,7 @@ def test_five_thousand_open_within_five_seconds_folded_by_folder(opened: Open) -
     ]  # fmt: skip
     edges = [(number - step, number) for number in range(60, 5000) for step in (1 + number % 7, 50)]
     page = Page("big", NOW, NOW - timedelta(days=1), 1, tuple(items), tuple(edges), ())
-    started = time.monotonic()
     tab = opened(page)
-    # The page is written in this time, too.
-    assert time.monotonic() - started < 15
     assert tab.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") < 5000
     assert tab.locator("main .n").count() == 100
     tab.fill("#search", "m4321")
