@@ -45,6 +45,7 @@ CONTENTS = """
 
 docs/tutorial
 docs/how-it-decides
+docs/by-hand
 docs/production
 docs/lineage-page
 docs/dbt-engines

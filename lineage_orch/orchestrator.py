@@ -6,7 +6,8 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from lineage_orch.dbt.by_hand import LEFT_TO_HOLDER, HandBuild, Limits, build_lock_by_hand, selected
 from lineage_orch.dbt.choice import choose_dbt
 from lineage_orch.dbt.command import not_built_by, shown_command, threads_in
 from lineage_orch.dbt.current import CurrentLineage
@@ -28,6 +30,7 @@ from lineage_orch.errors import (
     LineageError,
     LineageOrchError,
     ManifestError,
+    SettingsError,
     UnknownNodeError,
     UnknownSourceError,
 )
@@ -276,6 +279,24 @@ class Orchestrator:
         self.ledger.clear_failures(nodes)
         return nodes
 
+    def mark_stale(self, select: Collection[str], *, reason: str = "marked stale by hand") -> tuple[str, ...]:
+        """Make nodes stale: the next build builds them, whenever that is, and whatever their policies say.
+
+        Args:
+            select: names of sources (all that is downstream of them) or of nodes, or selectors of dbt's grammar.
+            reason: why, in words for people.
+
+        Returns:
+            Their unique_ids.
+
+        Raises:
+            LineageError: nothing in the project is called so, or matches a selector.
+            DbtError: dbt cannot read a selector, or could not run.
+        """
+        nodes = selected(self.lineage, self._dbt, select).nodes if select else ()
+        self.ledger.ask_for(nodes, reason=reason)
+        return nodes
+
     def forget(self, names: Iterable[str]) -> tuple[str, ...]:
         """Take sources, nodes or producers out of the ledger: their facts, debts and failures, not the history.
 
@@ -355,6 +376,8 @@ class Orchestrator:
         snapshot: LedgerSnapshot,
         failed: Iterable[str] = (),
         missing: Collection[str] = (),
+        only: Collection[str] | None = None,
+        forced: Collection[str] = (),
     ) -> BuildPlan:
         settings = self.settings
         return plan_builds(
@@ -366,6 +389,8 @@ class Orchestrator:
             missing_relations=missing,
             not_built=not_built_by(settings.dbt_command, settings.dbt_flags, lineage),
             failed=frozenset(failed),
+            only=only,
+            forced=forced,
         )
 
     def estimate(self, plan: BuildPlan) -> Estimate | None:
@@ -396,8 +421,14 @@ class Orchestrator:
         progress: Progress = lambda _: None,
         rounds: int | None = ROUNDS,
         wait_for: Collection[str] = (),
+        select: Collection[str] = (),
+        exclude: Collection[str] = (),
+        force: bool = False,
+        full_refresh: bool = False,
+        event_time_start: datetime | str | None = None,
+        event_time_end: datetime | str | None = None,
     ) -> BuildReport:
-        """Build all that is stale and due, and a few rounds of what is loaded meanwhile.
+        """Build all that is stale and due, and a few rounds of what is loaded meanwhile; or a selection.
 
         It plans again after each dbt run, and once more after it let go of the lock. Nothing that was not built well
         is tried again in the same call unless new data came for it, or it failed for a reason that passes (settings
@@ -407,6 +438,10 @@ class Orchestrator:
         Whoever finds the lock taken leaves at once (``report.busy`` says who holds it), or, to ``wait_for`` something,
         stays until that is answered (``report.answered``) or the lock is free.
 
+        A selection is built by hand: of it, what is stale and not held, after what it needs and was never built. It
+        waits for the lock; ``report.stale_below`` says what is stale since. If others left their build to this holder
+        of the lock meanwhile, all that is due is built then, as they would have.
+
         Args:
             who: how others are told who builds; this process and host are added.
             progress: takes a line for people on each step.
@@ -414,16 +449,37 @@ class Orchestrator:
                 stale. What was stale when it began is built in any case.
             wait_for: sources, whose loads up to now are to be answered: what is downstream of them built, held or
                 failed.
+            select: names of sources (with all that is downstream of them) or of nodes, or selectors of dbt's grammar,
+                which dbt resolves.
+            exclude: the same, for what is left out; without ``select``, of the whole project.
+            force: build all of the selection, be it up to date, held or failing.
+            full_refresh: the same, with dbt's ``--full-refresh``.
+            event_time_start: the same, and of microbatch models the batches from here on. Without a time zone: UTC.
+            event_time_end: to here, exclusive.
 
         Raises:
+            LineageError: nothing in the project is called so, or matches a selector.
+            SettingsError: what was asked for goes ill together.
             DbtError: dbt could not be run.
             ManifestError, LedgerError: the manifest or ledger cannot be read or written. What was not recorded is still
                 stale.
         """
-        import socket
-
+        if select or exclude:
+            lineage = self.lineage
+            wanted = HandBuild.of(
+                lineage,
+                selected(lineage, self._dbt, select, exclude).nodes,
+                force=force,
+                full_refresh=full_refresh,
+                event_time_start=event_time_start,
+                event_time_end=event_time_end,
+            )
+            return self._build_by_hand(wanted, who, progress)
+        if force or full_refresh or event_time_start or event_time_end:
+            raise SettingsError("say what to force: select names nodes, or takes dbt's selectors; '*' is all")
         report = BuildReport()
-        me = f"{who + ', ' if who else ''}process {os.getpid()} on {socket.gethostname()}"
+        me = _me(who)
+        is_left = False
         tried: dict[str, int] = {}
         retries = self._retries(progress)
         bound = _Bound(rounds)
@@ -443,6 +499,11 @@ class Orchestrator:
                             break
                         held.check()
             if not is_ours:
+                if wait is None and not is_left:
+                    # Who builds by hand looks at this when it lets go. Once more: that may have been just now.
+                    self.ledger.set_mark(LEFT_TO_HOLDER, uuid.uuid4().hex)
+                    is_left = True
+                    continue
                 holder = self.ledger.holder()
                 report.busy = f"{holder.who} (since {holder.since:%H:%M:%S} UTC)" if holder else "another process"
                 if wait is None:
@@ -458,6 +519,53 @@ class Orchestrator:
             if self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried)).is_empty:
                 return report
 
+    def _build_by_hand(self, wanted: HandBuild, who: str | None, progress: Progress) -> BuildReport:
+        report = BuildReport()
+        tried: dict[str, int] = {}
+        retries = self._retries(progress)
+        missing: frozenset[str] | None = None
+        with self._lock_by_hand(report, who, progress) as held:
+            more = True
+            while more:
+                missing, more = self._build_once(
+                    report, tried, retries, _Bound(None), missing, held, progress, by_hand=wanted
+                )
+                held.check()
+        report.stale_below = self._stale_below(report.built)
+        if not report.runs and not report.held:
+            progress("Nothing of what is selected is stale. To build it all the same: force (--force).")
+        return report
+
+    @contextmanager
+    def _lock_by_hand(self, report: BuildReport, who: str | None, progress: Progress) -> Iterator[BuildLock]:
+        """Hold the build lock, for which this waits; afterwards build all that is due, if others left that to us."""
+        left: str | None = None
+        error: DbtError | None = None
+        try:
+            with build_lock_by_hand(self.ledger, _me(who), progress) as (held, left):
+                yield held
+        except DbtError as failed:  # no fault of theirs
+            error = failed
+        if self.ledger.mark(LEFT_TO_HOLDER) != left:
+            progress("Others found the build lock taken meanwhile and left their build to this call: building it.")
+            theirs = self.build(who=who, progress=progress)
+            progress(theirs.summary())
+            report.more = theirs.more
+        if error is not None:
+            raise error
+
+    def _stale_below(self, nodes: Collection[str]) -> list[str]:
+        """Return what is stale below these nodes, parents first."""
+        plan = self.plan()
+        graph = plan_graph(self._current.as_read())
+        built = {graph.index[node] for node in nodes if node in graph.index}
+        below = set(built)
+        for number in range(graph.source_count, len(graph.ids)):
+            if not below.isdisjoint(graph.parents[number]):
+                below.add(number)
+        stale = {*plan.build, *plan.passed_through, *plan.held}
+        return [each for number in sorted(below - built) if (each := graph.ids[number]) in stale]
+
     def _build_once(
         self,
         report: BuildReport,
@@ -467,6 +575,7 @@ class Orchestrator:
         missing: frozenset[str] | None,
         held: BuildLock,
         progress: Progress,
+        by_hand: HandBuild | None = None,
     ) -> tuple[frozenset[str], bool]:
         """Plan and build once; returns the relations that are gone, and whether to plan again."""
         lineage = self.lineage
@@ -478,7 +587,8 @@ class Orchestrator:
         snapshot = self._seen_with(lineage, snapshot)
         if missing is None:
             missing = self._missing_relations(lineage, snapshot)
-        plan = self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried), missing)
+        limits = by_hand.to_plan(lineage, self.settings.views, report.built, tried) if by_hand else Limits()
+        plan = self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried), missing, *limits)
         report.held, report.next_due, report.not_built = plan.held, plan.next_due, list(plan.not_built)
         waits = {node: each for node, each in plan.held.items() if each.reason in ("failed", "failing")}
         report.blocked = [node for node, each in waits.items() if each.waiting_for]
@@ -495,11 +605,14 @@ class Orchestrator:
             return missing, False
         # Before dbt runs, which writes the manifest anew: it is read again for them.
         identities = {node: lineage.identity_parts(node) for node in (*plan.build, *plan.passed_through)}
+        # What was tried before in this call may be there by now, with some of its batches.
+        gone = missing - retries.begun
+        in_part = by_hand.in_part(lineage, plan.build, snapshot.nodes, gone, self._clock()) if by_hand else frozenset()
         recorder = BuildRecorder(
             self._tests_to_run(plan, plan.build),
             lambda node: self.ledger.record_built(
                 tick,
-                [node],
+                [node] if node not in in_part else [],
                 built_at=self._clock(),
                 identities={node: identities[node]},
                 seconds={} if node in plan.passed_through else recorder.seconds_of(node),
@@ -510,7 +623,7 @@ class Orchestrator:
             check=held.check_now_and_then,
             record_failed=lambda failed: self.ledger.record_failed(
                 tick,
-                failed,
+                {node: why for node, why in failed.items() if node not in in_part},
                 failed_at=self._clock(),
                 identities={node: failure_identity(lineage, node) for node in failed},
             ),
@@ -518,15 +631,20 @@ class Orchestrator:
         )
         if plan.select:
             exclude = plan.exclude if self.settings.dbt_command == "build" else ()
-            # What was tried before in this call may be there by now, with some of its batches.
-            gone, flags = missing - retries.begun, self.settings.dbt_flags
+            flags = (*by_hand.flags, *self.settings.dbt_flags) if by_hand else self.settings.dbt_flags
             times = event_times(lineage, plan.build, snapshot.nodes, gone, self._clock(), flags)
+            times = (*by_hand.flags, *times) if by_hand else times
             progress(shown_command(self.settings, plan.select, exclude, times))
             report.runs += 1
             expected = self._estimate(lineage, plan)
             begun = time.monotonic()
             # New data alone leaves a node stale until it is built well, and what was never built is stale anyway.
             doubtful = plan.changed_code | (missing & snapshot.nodes.keys())
+            if by_hand:
+                doubtful |= limits.forced - in_part
+                self._ask_for_what_reads(lineage, in_part, plan.build)
+                if in_part:
+                    progress(f"Not all batches that are due are built now: {few(sorted(in_part))} is no less stale.")
             retries.begun.update(plan.build)
             self.ledger.begin_nodes(tick, [node for node in plan.build if node in doubtful])
             if exclude:
@@ -565,6 +683,13 @@ class Orchestrator:
             report.retried |= {node: retries.retried[node] for node in recorder.retried}
             retries.wait(recorder.retried)
         return missing.difference(recorder.built), True
+
+    def _ask_for_what_reads(self, lineage: Lineage, in_part: Collection[str], build: Collection[str]) -> None:
+        """Ask for what reads models that are built in part: that is no good build of theirs, which would say so."""
+        graph = plan_graph(lineage)
+        for node in in_part:
+            below = [graph.ids[number] for number in graph.children[graph.index[node]]]
+            self.ledger.ask_for([each for each in below if each not in build], reason=f"batches of {node} were built")
 
     def _retries(self, progress: Progress) -> Retries:
         settings = self.settings
@@ -701,37 +826,14 @@ class Orchestrator:
         """
         lineage = self.lineage
         snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=()))
-        sources, nodes = self._selected(lineage, tuple(select))
+        found = selected(lineage, self._dbt, tuple(select))
         gone = self._dbt.missing_relations(lineage) or frozenset()
         return Adoption(
-            sources=tuple(each for each in sources if each not in snapshot.sources),
-            nodes=tuple(each for each in nodes if each not in gone and each not in snapshot.failures),
-            failed=tuple(each for each in nodes if each not in gone and each in snapshot.failures),
-            missing=tuple(each for each in nodes if each in gone),
+            sources=tuple(each for each in found.sources if each not in snapshot.sources),
+            nodes=tuple(each for each in found.nodes if each not in gone and each not in snapshot.failures),
+            failed=tuple(each for each in found.nodes if each not in gone and each in snapshot.failures),
+            missing=tuple(each for each in found.nodes if each in gone),
         )
-
-    def _selected(self, lineage: Lineage, names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the sources and nodes that are meant by names, or by selectors of dbt's own grammar."""
-        if not names:
-            return tuple(lineage.sources), tuple(lineage.nodes)
-        sources: dict[str, None] = {}
-        nodes: set[str] = set()
-        for name in names:
-            try:
-                found = lineage.resolve_sources(name)
-            except UnknownSourceError as no_source:
-                try:
-                    nodes.add(lineage.resolve_node(name))
-                except UnknownNodeError:
-                    listed = self._dbt.ls(name)
-                    if not listed:
-                        raise no_source from None
-                    sources.update(dict.fromkeys(each for each in listed if each in lineage.sources))
-                    nodes.update(each for each in listed if each in lineage.nodes)
-            else:
-                sources.update(dict.fromkeys(found))
-                nodes |= lineage.downstream(*found) & lineage.nodes.keys()
-        return tuple(sources), tuple(each for each in lineage.nodes if each in nodes)
 
     def adopt(self, select: Iterable[str] = (), *, forgive_failed: Collection[str] = ()) -> Adoption:
         """Declare the warehouse as it stands as loaded and built: a baseline.
@@ -864,6 +966,13 @@ class _Wait:
 def _as_loaded_then(snapshot: LedgerSnapshot, then: LedgerSnapshot) -> LedgerSnapshot:
     """Return a snapshot without what was loaded and asked for since an earlier one."""
     return replace(snapshot, sources=then.sources, debts=then.debts)
+
+
+def _me(who: str | None) -> str:
+    """Return how others are told who builds."""
+    import socket
+
+    return f"{who + ', ' if who else ''}process {os.getpid()} on {socket.gethostname()}"
 
 
 def _resolved(lineage: Lineage, names: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -46,6 +46,7 @@ for command in (
     builds.record,
     builds.adopt,
     builds.retry,
+    builds.mark_stale,
     builds.forget,
     check.check,
     check.stub_sources,

@@ -25,18 +25,53 @@ def build(
         Parameter(help='More flags for dbt, as one word: --dbt-flags "--threads 4".', allow_leading_hyphen=True),
     ] = None,
     until_done: Annotated[bool, Parameter(help="Go on for as long as more is loaded meanwhile.", negative="")] = False,
+    select: Annotated[
+        list[str] | None,
+        Parameter(
+            name=("--select", "-s"),
+            consume_multiple=True,
+            help="Only these: names, or selectors as dbt takes them; sources mean all that is downstream of them.",
+            negative="",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        Parameter(consume_multiple=True, help="Not these; written as those of --select.", negative=""),
+    ] = None,
+    force: Annotated[
+        bool, Parameter(help="Build all that is selected, be it up to date, held or failing.", negative="")
+    ] = False,
+    full_refresh: Annotated[
+        bool, Parameter(help="As --force, with dbt's --full-refresh in this build alone.", negative="")
+    ] = False,
+    event_time_start: Annotated[
+        str | None,
+        Parameter(help="As --force, and of microbatch models the batches from here on: 2026-10-01. UTC."),
+    ] = None,
+    event_time_end: Annotated[str | None, Parameter(help="And up to here, exclusive.")] = None,
     common: Common = DEFAULTS,
 ) -> int:
-    """Build all that is stale and due. If another process builds already, leave it the work.
+    """Build all that is stale and due; or, with --select, what is stale of a selection.
 
-    What is loaded while it builds is built for two rounds more, and then left to the next build: where loads trigger
-    a deployment, to a run of it that is launched now.
+    If another process builds already, it is left the work; a build of a selection waits for it to end. What is loaded
+    while this builds is built for two rounds more, and then left to the next build: where loads trigger a deployment,
+    to a run of it that is launched now.
     """
     from lineage_orch.orchestrator import ROUNDS
     from lineage_orch.reports import tables
 
     with common.orchestrator(dbt_flags=dbt_flags) as orchestrator:
-        report = orchestrator.build(who="lineage-orch build", progress=progress, rounds=None if until_done else ROUNDS)
+        report = orchestrator.build(
+            who="lineage-orch build",
+            progress=progress,
+            rounds=None if until_done else ROUNDS,
+            select=select or (),
+            exclude=exclude or (),
+            force=force,
+            full_refresh=full_refresh,
+            event_time_start=event_time_start,
+            event_time_end=event_time_end,
+        )
         _hand_over(report, orchestrator)
         names = {} if report.busy else names_in(orchestrator)
     print_result(common, report.to_dict(), tables.report_parts(report, names, now()))
@@ -167,6 +202,32 @@ def retry(
         names = names_in(orchestrator)
     said = f"Will be tried again: {listed((names.get(each, each) for each in nodes), most=8)}."
     print_result(common, {"nodes": list(nodes)}, [said if nodes else "No node is failing."])
+    return DONE
+
+
+def mark_stale(
+    *select: Annotated[
+        str,
+        Parameter(
+            help="Names or selectors of nodes, as dbt takes them; sources mean all that is downstream of them.",
+            allow_leading_hyphen=False,
+        ),
+    ],
+    common: Common = DEFAULTS,
+) -> int:
+    """Make nodes stale: the next build builds them, whoever calls it, and whatever their policies say.
+
+    It is kept in the ledger until they are built well.
+    """
+    if not all(select) or not select:
+        raise SettingsError("mark-stale needs one node or selector, or more, such as revenue or tag:daily")
+    with common.orchestrator() as orchestrator:
+        nodes = orchestrator.mark_stale(select)
+        names = names_in(orchestrator)
+    said = f"Stale from now on: {listed((names[each] for each in nodes), most=8)}."
+    print_result(
+        common, {"nodes": list(nodes)}, [said if nodes else "What is selected has no model, snapshot or seed."]
+    )
     return DONE
 
 

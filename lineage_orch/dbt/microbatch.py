@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
+from lineage_orch.errors import SettingsError
 from lineage_orch.ledger.snapshot import NodeFact
 from lineage_orch.lineage import Lineage, Microbatch
 
@@ -61,7 +62,69 @@ def event_times(
         return ()
     # dbt takes the end as exclusive, and in whole seconds.
     end = now.astimezone(UTC) + timedelta(seconds=1)
-    return ("--event-time-start", _shown(min(starts)), "--event-time-end", _shown(end))
+    return span_flags(min(starts), end)
+
+
+def built_in_part(
+    lineage: Lineage,
+    nodes: Iterable[str],
+    built: Mapping[str, NodeFact],
+    missing: Collection[str],
+    now: datetime,
+    start: datetime | None,
+    end: datetime | None,
+) -> frozenset[str]:
+    """Return the microbatch models among these of which a build of this span leaves batches that are due.
+
+    Such a build is no good build of the model: what was loaded for the other batches is still to be built.
+
+    Args:
+        lineage: the project.
+        nodes: what is built.
+        built: the last good build of each node that has one.
+        missing: the nodes whose relation is not there.
+        now: an aware datetime.
+        start: where the span begins; None for where dbt begins by itself: at ``begin`` where there is no relation yet,
+            else at the batch of now less ``lookback``.
+        end: where it ends, exclusive; None for now.
+
+    Raises:
+        KeyError, ManifestError: as :meth:`Lineage.identity`.
+    """
+    found = set()
+    for node in nodes:
+        if (batches := lineage.microbatch(node)) is None:
+            continue
+        is_new = node in missing or batches.is_refreshed
+        by_dbt = _batch(now, batches.batch_size, back=batches.lookback)
+        needed = (batches.begin if is_new else _needed(batches, built.get(node), now)) or by_dbt
+        begins = start or (needed if is_new else by_dbt)
+        if begins > needed or (end is not None and end < now):
+            found.add(node)
+    return frozenset(found)
+
+
+def moment(given: datetime | str, what: str) -> datetime:
+    """Return a time of an event, of which dbt takes one without a time zone as UTC.
+
+    Args:
+        given: the time, or ISO 8601.
+        what: what it is called in the message.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    if isinstance(given, str):
+        try:
+            given = datetime.fromisoformat(given)
+        except ValueError:
+            raise SettingsError(f"{what} {given!r} is no time; write it as 2026-01-31 or 2026-01-31T09:00:00") from None
+    return given.replace(tzinfo=UTC) if given.tzinfo is None else given.astimezone(UTC)
+
+
+def span_flags(start: datetime, end: datetime) -> tuple[str, ...]:
+    """Return the flags that make dbt build the batches of this span; both aware, the end exclusive."""
+    return ("--event-time-start", _shown(start), "--event-time-end", _shown(end))
 
 
 def _user_decides(flags: Sequence[str], environ: Mapping[str, str]) -> bool:
@@ -91,4 +154,4 @@ def _batch(at: datetime, size: str, *, back: int) -> datetime:
 
 
 def _shown(at: datetime) -> str:
-    return f"{at:%Y-%m-%dT%H:%M:%S}"
+    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}"

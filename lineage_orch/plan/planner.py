@@ -37,6 +37,7 @@ Views = Literal["build", "pass_through"]
 _Value = TypeVar("_Value")
 
 _tick_of = attrgetter("tick")
+_ON_CALL = IN_PLAN - 1
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -88,6 +89,7 @@ class BuildPlan:
     not_built: tuple[str, ...]
     _lineage: Lineage = field(repr=False, compare=False)
     _absent: Collection[str] = field(default=(), repr=False, compare=False)
+    _left: Collection[str] = field(default=(), repr=False, compare=False)
 
     @property
     def is_empty(self) -> bool:
@@ -124,7 +126,7 @@ class BuildPlan:
         soon as what they read is there.
         """
         build = frozenset(self.build)
-        stale = self.held.keys() | frozenset(self.not_built)
+        stale = self.held.keys() | frozenset(self.not_built) | frozenset(self._left)
 
         def is_old(unique_id: str) -> bool:
             return unique_id in stale or (unique_id in self._absent and unique_id not in build)
@@ -167,6 +169,8 @@ def plan_builds(
     missing_relations: Collection[str] = (),
     not_built: Collection[str] = (),
     failed: Collection[str] = (),
+    only: Collection[str] | None = None,
+    forced: Collection[str] = (),
 ) -> BuildPlan:
     """Return what to build now.
 
@@ -181,6 +185,9 @@ def plan_builds(
         not_built: nodes that dbt will not build, as it is called here. They are named if they are stale, nothing
             below them is built for them, and they are taken to be there for those that read them.
         failed: nodes not to try again now; what is below them waits with them.
+        only: the nodes that someone selected; None for all. Of the others those alone are built that a selected one
+            needs and that are not there, and none of them is named as held.
+        forced: nodes to build whether they are stale or not, and whatever holds them.
 
     Raises:
         LineageError: the manifest has a cycle.
@@ -189,7 +196,16 @@ def plan_builds(
     if now.tzinfo is None:
         raise ValueError(f"now has no time zone: {now!r}; use datetime.now(UTC)")
     planner = _Planner(
-        lineage, snapshot, now.astimezone(UTC), views, rebuild_changed_code, missing_relations, not_built, failed
+        lineage,
+        snapshot,
+        now.astimezone(UTC),
+        views,
+        rebuild_changed_code,
+        missing_relations,
+        not_built,
+        failed,
+        only,
+        forced,
     )
     return planner.plan()
 
@@ -207,6 +223,8 @@ class _Planner:
         missing_relations: Collection[str],
         not_built: Collection[str],
         failed: Collection[str],
+        only: Collection[str] | None,
+        forced: Collection[str],
     ) -> None:
         self._lineage = lineage
         self._graph = graph = plan_graph(lineage)
@@ -223,6 +241,9 @@ class _Planner:
             for number, tick in self._by_number(snapshot.debts).items()
             if number >= graph.source_count and tick > self._built[number]
         }
+        self._forced = {number for number in self._numbers(forced) if number >= graph.source_count}
+        self._asked |= self._forced
+        self._only = None if only is None else self._numbers(only)
         self._missing = {number for number in self._numbers(missing_relations) if self._built[number]}
         self._not_built = self._numbers(not_built)
         # These build whatever their policy says.
@@ -239,6 +260,7 @@ class _Planner:
         self._obstructed = self._find_obstructed()
         self._waiting: set[int] = set()
         self._left_out: set[int] = set()
+        self._unselected: set[int] = set()
         self._pulled: set[int] = set()
         self._planned: list[int] = []
         self._pending: dict[int, datetime | None] = {}
@@ -350,6 +372,7 @@ class _Planner:
         graph, reach, built, parents = self._graph, self._reach, self._built, self._graph.parents
         free, absent = self._free, self._absent
         careful = bool(graph.policies or graph.bad_configs or self._obstructed or self._blocked or self._not_built)
+        careful |= self._only is not None
         timed, planned, in_plan = graph.above_a_lag, self._planned, IN_PLAN
         # Parents come first, so each asks parents that know their answer: no deep recursion.
         for number in range(graph.source_count, len(graph.ids)):
@@ -419,9 +442,17 @@ class _Planner:
 
     def _may_build(self, number: int) -> bool:
         """Whether nothing holds a stale node; what is held is remembered."""
+        if self._only is not None and number not in self._only:
+            self._unselected.add(number)
+            if number in self._absent and number not in self._blocked:
+                # It comes if a selected one needs it, which is then newer for that.
+                self._reach[number] = _ON_CALL
+            return False
         if number in self._not_built:
             self._left_out.add(number)
             return False
+        if number in self._forced:
+            return True
         if number in self._blocked:
             return False
         if number in self._obstructed or number in self._graph.bad_configs or self._held_by_policy(number) is not None:
@@ -434,7 +465,8 @@ class _Planner:
     def _found(self) -> BuildPlan:
         graph, planned = self._graph, self._planned
         ids, reach = graph.ids, self._reach
-        held_numbers = sorted({number for number in self._waiting if reach[number] != IN_PLAN} | self._blocked.keys())
+        waiting = {each for each in self._waiting | self._blocked.keys() if reach[each] != IN_PLAN}
+        held_numbers = sorted(waiting if self._only is None else waiting & self._only)
         held = {ids[number]: self._held(number) for number in held_numbers}
         times = [each.until for each in held.values() if each.until is not None]
         passed = self._passed_through() if self._pass_views else []
@@ -460,7 +492,19 @@ class _Planner:
             not_built=tuple(ids[number] for number in sorted(self._left_out)),
             _lineage=self._lineage,
             _absent=frozenset(map(ids.__getitem__, self._absent | self._unloaded)),
+            _left=frozenset() if self._only is None else frozenset(map(ids.__getitem__, self._left())),
         )
+
+    def _left(self) -> set[int]:
+        """The nodes that are not selected, and are made of older data than what is built now."""
+        old = set(self._unselected)
+        stack = [*self._planned, *old]
+        while stack:
+            for child in self._graph.children[stack.pop()]:
+                if child not in old:
+                    old.add(child)
+                    stack.append(child)
+        return {number for number in old if self._reach[number] != IN_PLAN}
 
     def _passed_through(self) -> list[int]:
         """The views in the plan that need no build: they exist, and above them is only new data.

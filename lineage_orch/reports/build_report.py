@@ -38,6 +38,7 @@ class BuildReport:
         busy: who held the lock, if this call left the work to another.
         answered: with ``busy``: whether the other had answered, before this call returned, the loads that it was to
             wait for. ``failing`` then names what failed there.
+        stale_below: of a build of a selection: what is stale now since it reads what was built, and was not selected.
     """
 
     built: list[str] = field(default_factory=list)
@@ -57,6 +58,7 @@ class BuildReport:
     expected: float = 0.0
     busy: str | None = None
     answered: bool = False
+    stale_below: list[str] = field(default_factory=list)
 
     def took(self, seconds: float, expected: Estimate) -> None:
         """Add how long a run of dbt took, and how long it should have taken."""
@@ -148,6 +150,7 @@ class BuildReport:
             "more": self.more,
             "busy": self.busy,
             "answered": self.answered,
+            "stale_below": self.stale_below,
         }
 
 

@@ -165,6 +165,7 @@ def report_parts(report: BuildReport, names: Names, now: datetime) -> Parts:
         ("Stale, and not built by dbt as it is called here", report.not_built),
         ("Planned, and without a result from dbt; still stale", report.unreported),
         ("Built by dbt without being planned, and not recorded", report.unplanned),
+        ("Stale now, since it reads what was built", report.stale_below),
     ):
         if nodes:
             parts.append(f"{title}: {listed((short_name(each, names) for each in nodes), most=8)}.")

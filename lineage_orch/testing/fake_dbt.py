@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from lineage_orch.dbt.engine import DbtEngine, OnResult, Outcome, Result
-from lineage_orch.errors import DbtError
+from lineage_orch.errors import DbtError, UnknownNodeError
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import plan_graph
 
@@ -14,8 +14,9 @@ from lineage_orch.plan import plan_graph
 class FakeDbt(DbtEngine):
     """A dbt that builds nothing, and says that it did: takes the place of ``DbtRunner`` in an ``Orchestrator``.
 
-    It knows the selectors that a plan hands to dbt, builds parents before children, runs the unit tests of a model
-    before it and the data tests after it, and skips what is downstream of a failure, tests too, as ``dbt build`` does.
+    It knows the selectors that a plan hands to dbt, and of those that people write a name with or without ``+``. It
+    builds parents before children, runs the unit tests of a model before it and the data tests after it, and skips what
+    is downstream of a failure, tests too, as ``dbt build`` does.
 
     Args:
         lineage: the project, or a function that returns it as of now.
@@ -46,6 +47,25 @@ class FakeDbt(DbtEngine):
     def parse(self) -> None:
         """Count the call."""
         self.parses += 1
+
+    def ls(self, selector: str) -> frozenset[str]:
+        """Return the nodes that ``name``, ``+name``, ``name+`` or ``+name+`` selects; of other selectors none."""
+        lineage = self._lineage()
+        graph = plan_graph(lineage)
+        try:
+            number = graph.index[lineage.resolve_node(selector.strip("+"))]
+        except UnknownNodeError:
+            return frozenset()
+        found = {number}
+        if selector.startswith("+"):
+            found.update(graph.with_ancestors(number))
+        if selector.endswith("+"):
+            below = {number}
+            for each in range(number + 1, len(graph.ids)):
+                if not below.isdisjoint(graph.parents[each]):
+                    below.add(each)
+            found |= below
+        return frozenset(graph.ids[each] for each in found)
 
     def missing_relations(self, lineage: Lineage) -> frozenset[str]:
         """Return the nodes of the project whose relation is not there."""

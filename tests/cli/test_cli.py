@@ -200,6 +200,25 @@ def test_failed_build_is_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch) 
     assert "Built 3 nodes." in good(run("build"))
 
 
+def test_build_of_a_selection_names_what_is_stale_below(run: Run) -> None:
+    good(run("record", "raw.*", "--build"))
+    assert "--force" in run("build", "-s", "stg_orders")[2]
+    out = good(run("build", "-s", "stg_orders", "stg_users", "--force"))
+    assert "Built: stg_orders, stg_users" in out
+    assert "Stale now, since it reads what was built: hourly and mart." in out
+    report = data(run("build", "--select", "stg_orders", "--exclude", "mart", "--full-refresh", "--json"))
+    assert report["built"] == ["model.shop.stg_orders"]
+    assert report["stale_below"] == ["model.shop.hourly", "model.shop.mart"]
+
+
+def test_marked_nodes_are_stale(run: Run) -> None:
+    good(run("record", "raw.*", "--build"))
+    assert data(run("mark-stale", "mart", "--json")) == {"nodes": ["model.shop.mart"]}
+    assert data(run("plan", "--json"))["build"] == ["model.shop.mart"]
+    assert "Stale from now on: mart." in good(run("mark-stale", "mart"))
+    assert "did you mean 'mart'" in error(run("mark-stale", "marts"))
+
+
 def test_build_that_another_process_does_is_exit_code_0(run: Run, project: Path) -> None:
 
     good(run("record", "raw.orders"))
