@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from lineage_orch.dbt.by_hand import LEFT_TO_HOLDER, HandBuild, Limits, build_lock_by_hand, selected
-from lineage_orch.dbt.choice import choose_dbt
+from lineage_orch.dbt.choice import choose_dbt, dbt_for_commands
 from lineage_orch.dbt.command import not_built_by, shown_command, threads_in
 from lineage_orch.dbt.current import CurrentLineage
 from lineage_orch.dbt.engine import BUILT, PASSED, DbtEngine
@@ -25,6 +25,7 @@ from lineage_orch.dbt.microbatch import event_times
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.recorder import BuildRecorder
 from lineage_orch.dbt.retries import Retries
+from lineage_orch.dbt.typed import TypedCommand, run_typed
 from lineage_orch.errors import (
     DbtError,
     LineageError,
@@ -535,6 +536,65 @@ class Orchestrator:
         if not report.runs and not report.held:
             progress("Nothing of what is selected is stale. To build it all the same: force (--force).")
         return report
+
+    def run_dbt(
+        self,
+        args: Sequence[str],
+        *,
+        who: str | None = None,
+        progress: Progress = lambda _: None,
+        echo: Callable[[str], object] = print,
+    ) -> tuple[int, BuildReport]:
+        """Run any dbt command here: one that builds, under the build lock, with what it built well recorded.
+
+        The project, its target, vars and folders are those of the settings; ``dbt_flags`` are not added. A command that
+        builds nothing (``ls``, ``compile``, ``docs``, ...) is passed on as it is.
+
+        Args:
+            args: the command's words, without ``dbt``.
+            who: how others are told who builds.
+            progress: takes a line for people on each step.
+            echo: takes each line that dbt says, of a command that runs under the lock.
+
+        Returns:
+            dbt's exit code, and what was recorded.
+
+        Raises:
+            SettingsError: the command would build somewhere else than the ledger tells of, or a part of the rows.
+            DbtError: dbt could not be started, or the project does not parse.
+            LedgerError: the ledger cannot be read or written, or the lock was lost.
+        """
+        typed = TypedCommand.of(args)
+        dbt = dbt_for_commands(self.project, self.settings)
+        report = BuildReport()
+        if not typed.is_known:
+            progress(f"`dbt {typed.name}` is not known here: it runs without the build lock, and nothing is recorded.")
+        if not typed.is_locked:
+            return dbt.pass_on(typed.args), report
+        with self._lock_by_hand(report, who, progress) as held:
+            lineage = self.lineage
+            batches = any(lineage.microbatch(node) for node in lineage.nodes)
+            missing = self._dbt.missing_relations(lineage) if batches else None
+            tick, snapshot = self.ledger.begin_build(now=self._clock(), history_of=(), who=who)
+            code, recorder, outcome = run_typed(
+                typed,
+                dbt,
+                ledger=self.ledger,
+                held=held,
+                lineage=lineage,
+                tick=tick,
+                snapshot=snapshot,
+                missing=missing or (),
+                clock=self._clock,
+                echo=echo,
+            )
+        for line in recorder.notes:
+            progress(line)
+        report.runs = 1
+        report.built, report.failed = recorder.built, recorder.failed
+        report.partial = {each.unique_id: list(each.failed_batches) for each in outcome.results if each.failed_batches}
+        report.stale_below = self._stale_below(report.built)
+        return code, report
 
     @contextmanager
     def _lock_by_hand(self, report: BuildReport, who: str | None, progress: Progress) -> Iterator[BuildLock]:

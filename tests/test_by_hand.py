@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lineage_orch.dbt.engine import OnResult, Outcome
+from lineage_orch.dbt.engine import OnResult, OnStart, Outcome, Result
 from lineage_orch.errors import DbtError, LineageError, SettingsError
 from lineage_orch.ledger import Ledger
 from lineage_orch.lineage import Lineage
@@ -353,3 +354,132 @@ def test_marked_node_stays_due_until_it_is_built_well(shop: Shop) -> None:
     assert shop.due == model("top")
     assert shop.orchestrator.build().built == model("top")
     assert shop.due == []
+
+
+# dbt commands -----------------------------------------------------------------------------------------------
+
+
+class TypedDbt:
+    """Takes the place of the dbt executable: its ``results`` are what a command says of each node and test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.results: dict[str, str] = {}
+        self.code = 0
+        self.cut_short = False
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.passed_on: list[tuple[str, ...]] = []
+        monkeypatch.setattr("lineage_orch.orchestrator.dbt_for_commands", lambda *_: self)
+
+    def command(
+        self, args: Sequence[str], on_start: OnStart, on_result: OnResult, *, echo: logging.Logger
+    ) -> tuple[int, Outcome]:
+        echo.info("dbt says hello")
+        results = [Result(unique_id, status, status) for unique_id, status in self.results.items()]
+        for each in results:
+            on_start(each.unique_id)
+            self.meanwhile()
+            on_result(each)
+        return self.code, Outcome(results, self.cut_short)
+
+    def pass_on(self, args: Sequence[str]) -> int:
+        self.passed_on.append(tuple(args))
+        return 3
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> TypedDbt:
+    return TypedDbt(monkeypatch)
+
+
+def run_dbt(shop: Shop, command: str) -> int:
+    code, shop.report = shop.orchestrator.run_dbt(command.split(), progress=shop.said.append, echo=shop.said.append)
+    return code
+
+
+def test_typed_build_is_recorded_as_dbt_reports_it(shop: Shop, typed: TypedDbt) -> None:
+    shop.load("raw.a", "raw.c")
+    typed.code = 1
+    typed.results = {"model.shop.stg_a": "success", "model.shop.stg_c": "error", "model.shop.daily": "skipped"}
+    assert run_dbt(shop, "build -s stg_a stg_c daily") == 1
+    assert shop.report.built == model("stg_a")
+    assert shop.report.stale_below == model("mart_ab", "top")
+    assert any(each.endswith("  dbt says hello") for each in shop.said)
+    failures = shop.orchestrator.ledger.snapshot().failures
+    assert list(failures) == model("stg_c")
+    plan = shop.orchestrator.plan()
+    assert not {*plan.build, *plan.held} & set(model("stg_a"))
+
+
+def test_typed_build_of_node_whose_test_failed_or_did_not_end_is_not_recorded(shop: Shop, typed: TypedDbt) -> None:
+    shop.load("raw.a")
+    typed.code = 1
+    typed.results = {"model.shop.stg_a": "success", "test.shop.top_fits_stg_a": "fail"}
+    run_dbt(shop, "build -s stg_a")
+    assert shop.report.built == []
+    assert list(shop.orchestrator.ledger.snapshot().failures) == model("stg_a")
+    shop.orchestrator.retry()
+    typed.results = {"model.shop.stg_a": "success"}
+    typed.cut_short = True
+    run_dbt(shop, "build -s stg_a")
+    assert shop.report.built == []
+    run_dbt(shop, "run -s stg_a")
+    assert shop.report.built == model("stg_a"), "run selects no tests"
+
+
+def test_typed_test_records_nothing(shop: Shop, typed: TypedDbt) -> None:
+    typed.code = 1
+    typed.results = {"test.shop.top_fits_stg_a": "fail"}
+    assert run_dbt(shop, "test") == 1
+    assert not shop.orchestrator.ledger.snapshot().failures
+    assert shop.due == []
+
+
+def test_node_that_begins_and_is_killed_is_due(shop: Shop, typed: TypedDbt) -> None:
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    typed.results = {"model.shop.stg_b": "success", "model.shop.top": "success"}
+    typed.meanwhile = kill
+    with pytest.raises(KeyboardInterrupt):
+        run_dbt(shop, "build --full-refresh -s stg_b top")
+    assert set(shop.due) == set(model("stg_b", "mart_ab", "top"))
+
+
+def test_load_during_typed_build_is_news(shop: Shop, typed: TypedDbt) -> None:
+    def load() -> None:
+        typed.meanwhile = lambda: None
+        shop.load("raw.b")
+        assert shop.orchestrator.build().busy
+
+    typed.results = {"model.shop.stg_b": "success"}
+    typed.meanwhile = load
+    run_dbt(shop, "build -s stg_b")
+    assert shop.report.built == model("stg_b")
+    assert set(shop.dbt.built[-1]) == set(model("stg_b", "mart_ab", "top")), "the load found the lock taken and left"
+    assert shop.due == []
+
+
+def test_typed_build_of_the_last_batches_is_a_good_build_only_if_no_more_are_due(shop: Shop, typed: TypedDbt) -> None:
+    typed.results = {"model.shop.daily": "success"}
+    shop.load("raw.c")
+    shop.orchestrator.build(select=["stg_c"])
+    shop.clock.now += timedelta(days=20)
+    run_dbt(shop, "build -s daily")
+    assert set(shop.due) == set(model("daily", "report")), "dbt by itself builds two days"
+    run_dbt(shop, "build -s daily --event-time-start 2026-01-30 --event-time-end 2026-02-22")
+    assert shop.due == model("report")
+
+
+def test_command_that_only_asks_is_passed_on_without_the_ledger(shop: Shop, typed: TypedDbt) -> None:
+    tick = shop.orchestrator.ledger.snapshot().tick
+    assert run_dbt(shop, "ls -s stg_a+") == 3
+    assert typed.passed_on == [("ls", "-s", "stg_a+")]
+    assert shop.orchestrator.ledger.snapshot().tick == tick
+    run_dbt(shop, "brew")
+    assert "nothing is recorded" in shop.said[-1]
+
+
+def test_typed_command_of_dbt_cloud_is_refused(shop: Shop) -> None:
+    shop.orchestrator.settings = shop.orchestrator.settings.model_copy(update={"dbt": "dbt-cloud"})
+    with pytest.raises(SettingsError, match="no commands that are typed"):
+        shop.orchestrator.run_dbt(["build"])

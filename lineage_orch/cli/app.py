@@ -35,6 +35,7 @@ app = App(
     help_format="plaintext",
     version=__version__,
     default_parameter=Parameter(show_default=False),
+    suppress_keyboard_interrupt=False,  # `main` says what it means
 )
 for command in (
     questions.plan,
@@ -47,6 +48,7 @@ for command in (
     builds.adopt,
     builds.retry,
     builds.mark_stale,
+    builds.dbt,
     builds.forget,
     check.check,
     check.stub_sources,

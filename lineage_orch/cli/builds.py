@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -203,6 +204,37 @@ def retry(
     said = f"Will be tried again: {listed((names.get(each, each) for each in nodes), most=8)}."
     print_result(common, {"nodes": list(nodes)}, [said if nodes else "No node is failing."])
     return DONE
+
+
+def dbt(
+    *args: Annotated[
+        str,
+        Parameter(
+            help="The dbt command. After two dashes no word of it is taken for an option of this one.",
+            allow_leading_hyphen=True,
+        ),
+    ],
+    common: Common = DEFAULTS,
+) -> int:
+    """Run any dbt command on this project, under the build lock, and record what it built.
+
+    Its exit code is dbt's. A command that builds nothing (ls, compile, docs, show, ...) is passed on as it is.
+    """
+    from lineage_orch.reports import tables
+
+    if not args:
+        raise SettingsError("dbt needs a command: lineage-orch dbt -- build --select revenue")
+    # dbt's own lines, and in a terminal all that it says of itself, are what a person wants to see.
+    out = sys.stderr if common.json else sys.stdout
+    with common.orchestrator() as orchestrator:
+        code, report = orchestrator.run_dbt(
+            args, who="lineage-orch dbt", progress=progress, echo=lambda line: print(line, file=out, flush=True)
+        )
+        _hand_over(report, orchestrator)
+        names = names_in(orchestrator) if report.runs else {}
+    if report.runs:
+        print_result(common, {"exit_code": code, **report.to_dict()}, tables.typed_parts(report, names))
+    return code
 
 
 def mark_stale(

@@ -24,6 +24,10 @@ LEFT_TO_HOLDER = "lineage_orch.left_to_holder"
 
 Who builds all that is stale finds that by itself; who builds by hand, and only what was asked for, looks here.
 """
+REFRESHED_SPAN = (
+    "a full refresh of a span of event times would leave that span alone in the table; give the one or the other"
+)
+"""The message of an error."""
 _LOOK_AGAIN = 0.5  # seconds
 
 
@@ -133,10 +137,7 @@ class HandBuild:
         if start >= end:
             raise SettingsError(f"event_time_start {start:%Y-%m-%d %H:%M} is not before event_time_end; exchange them")
         if full_refresh:
-            raise SettingsError(
-                "a full refresh of a span of event times would leave that span alone in the table; give full_refresh "
-                "or the event times, not both"
-            )
+            raise SettingsError(REFRESHED_SPAN)
         if nodes and all(lineage.microbatch(node) is None for node in nodes):
             raise SettingsError(
                 f"event times say which batches of microbatch models to build, and none is selected ({few(nodes)}); "

@@ -6,11 +6,15 @@ import os
 import sys
 from importlib import metadata, util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lineage_orch.dbt.engine import DbtEngine
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.errors import SettingsError
 from lineage_orch.settings import DBT_CLOUD, LineageOrchSettings
+
+if TYPE_CHECKING:
+    from lineage_orch.dbt.process import ProcessDbt
 
 
 def choose_dbt(project: DbtProject, settings: LineageOrchSettings) -> DbtEngine:
@@ -34,6 +38,21 @@ def choose_dbt(project: DbtProject, settings: LineageOrchSettings) -> DbtEngine:
         from lineage_orch.dbt.in_process import DbtRunner
 
         return DbtRunner(project, settings)
+    from lineage_orch.dbt.process import ProcessDbt
+
+    return ProcessDbt(project, settings, settings.dbt or _beside_python() or "dbt")
+
+
+def dbt_for_commands(project: DbtProject, settings: LineageOrchSettings) -> ProcessDbt:
+    """Return what runs the dbt commands that a person types: the executable of the setting, or that beside this Python.
+
+    Raises:
+        SettingsError: ``dbt`` is ``dbt-cloud``.
+    """
+    if settings.dbt == DBT_CLOUD:
+        raise SettingsError(
+            "dbt Cloud runs jobs, and no commands that are typed here; use `lineage-orch build --select ...`"
+        )
     from lineage_orch.dbt.process import ProcessDbt
 
     return ProcessDbt(project, settings, settings.dbt or _beside_python() or "dbt")

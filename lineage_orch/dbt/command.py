@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from lineage_orch.lineage import Lineage
 
 _SELECTS = "the plan says what to build; to leave a node out for good, set `enabled: false` in its config"
-_DEFERS = "what is deferred to is in another warehouse than the ledger tells of; run that dbt command by hand"
-_PART = "tables with a part of their rows would be recorded as built; run that dbt command by hand"
+_DEFERS = "what is deferred to is in another warehouse than the ledger tells of; for that, call dbt itself"
+_PART = "tables with a part of their rows would be recorded as built; for that, call dbt itself"
 # What would move the build elsewhere, or away from the plan, behind the back of the ledger -> what to do instead.
-_REFUSED = {
+REFUSED = {
     "--target": "set `target` (LINEAGE_ORCH_TARGET): each target has a ledger scope of its own",
     "--profile": "name it in dbt_project.yml, or set DBT_PROFILE",
     "--profiles-dir": "set `profiles_dir` (LINEAGE_ORCH_PROFILES_DIR)",
@@ -56,14 +56,14 @@ def check_flags(flags: Sequence[str]) -> None:
         SettingsError: one does; the message says what to set instead.
     """
     for flag in flags:
-        for option in _options(flag):
-            if option in _REFUSED:
+        for option in options(flag):
+            if option in REFUSED:
                 # Only the option: what is beside it may be a secret.
                 said = flag if flag.startswith("--") else flag[:2]
-                raise SettingsError(f"dbt_flags may not hold {said.partition('=')[0]}: {_REFUSED[option]}")
+                raise SettingsError(f"dbt_flags may not hold {said.partition('=')[0]}: {REFUSED[option]}")
 
 
-def _options(flag: str) -> Iterator[str]:
+def options(flag: str) -> Iterator[str]:
     """Yield the long names of the options in one word of a command line: ``--select=a``, ``-sa``, ``-xs``."""
     if flag.startswith("--"):
         yield flag.partition("=")[0]
@@ -99,15 +99,17 @@ def not_built_by(
         builds = _RUN_BUILDS
     else:
         builds = _BUILD_BUILDS
-        only = _values(flags, "--resource-type", "--resource-types") or environ.get("DBT_RESOURCE_TYPES", "").split()
+        only = (
+            option_values(flags, "--resource-type", "--resource-types") or environ.get("DBT_RESOURCE_TYPES", "").split()
+        )
         if only and not {"all", "default"} & set(only):
             builds &= set(only)
-        without = _values(flags, "--exclude-resource-type", "--exclude-resource-types")
+        without = option_values(flags, "--exclude-resource-type", "--exclude-resource-types")
         builds -= set(without or environ.get("DBT_EXCLUDE_RESOURCE_TYPES", "").split())
     return frozenset(node for node in lineage.nodes if node.partition(".")[0] not in builds)
 
 
-def _values(flags: Iterable[str], *names: str) -> list[str]:
+def option_values(flags: Iterable[str], *names: str) -> list[str]:
     """Return the values of an option that may be given more than once, and take more than one each."""
     values: list[str] = []
     taking = False

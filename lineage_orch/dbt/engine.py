@@ -30,6 +30,7 @@ class Result:
     seconds: float | None = None
 
 
+OnStart = Callable[[str], None]
 OnResult = Callable[[Result], None]
 
 # dbt.contracts.results: RunStatus, TestStatus. A test that only warns holds nothing back: its severity says so (dbt

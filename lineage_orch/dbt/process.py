@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lineage_orch.dbt.child import Child
 from lineage_orch.dbt.compat import LOG, PARTIAL_PARSE
-from lineage_orch.dbt.engine import FAILED, DbtEngine, OnResult, Outcome, Result
+from lineage_orch.dbt.engine import FAILED, DbtEngine, OnResult, OnStart, Outcome, Result
 from lineage_orch.dbt.log_lines import LogReader
 from lineage_orch.dbt.profile import profiles_for_dbt
 from lineage_orch.dbt.project import DbtProject
@@ -113,6 +113,37 @@ class ProcessDbt(DbtEngine):
         fail_fast = log.cancelled or (written is not None and written.fail_fast)
         return Outcome(tuple(results.values()), cut_short=code != 0 and fail_fast)
 
+    def command(
+        self, args: Sequence[str], on_start: OnStart, on_result: OnResult, *, echo: Logger
+    ) -> tuple[int, Outcome]:
+        """Run a command that a person typed; returns its exit code (of a signal: 128 and its number), and what it did.
+
+        Args:
+            args: the command and its flags, without the places of the project.
+            on_start: told of each node and test that begins; what it raises stops dbt.
+            on_result: told of how each ended.
+            echo: takes dbt's lines at their levels.
+        """
+        log, code = self._run([*args, *self._scope()], on_result, on_start=on_start, echo=echo)
+        written = read_run_results(self._project.target_path / "run_results.json", log.invocation_id)
+        fail_fast = log.cancelled or (written is not None and written.fail_fast)
+        cut_short = code not in (0, 1) or (code == 1 and fail_fast)
+        return (128 - code if code < 0 else code), Outcome(tuple(final_results(log, written).values()), cut_short)
+
+    def pass_on(self, args: Sequence[str]) -> int:
+        """Run a command that builds nothing, as a person typed it; its output is dbt's own. Returns its exit code."""
+        project = self._project
+        with profiles_for_dbt(project.profiles_dir, project.directory) as profiles_dir:
+            # Not as options, which some commands do not know.
+            places = {"DBT_PROJECT_DIR": project.directory, "DBT_PROFILES_DIR": profiles_dir}
+            places |= {"DBT_TARGET_PATH": project.target_path}
+            env = {**os.environ, **{name: str(path) for name, path in places.items()}}
+            if project.passed_target:
+                env["DBT_TARGET"] = project.passed_target
+            vars_too = ["--vars", json.dumps(project.vars, default=str)] if project.vars else []
+            code = subprocess.run([self._found(), *args, *vars_too], env=env, check=False).returncode
+        return 128 - code if code < 0 else code
+
     def ls(self, selector: str) -> frozenset[str]:
         """Return what ``dbt ls`` says of a selector."""
         log, code = self._ask(["ls", "--select", selector, "--output", "json", "--output-keys", "unique_id"])
@@ -155,7 +186,13 @@ class ProcessDbt(DbtEngine):
         return found
 
     def _run(
-        self, args: Sequence[str], on_result: OnResult | None = None, *, target_path: Path | None = None
+        self,
+        args: Sequence[str],
+        on_result: OnResult | None = None,
+        *,
+        target_path: Path | None = None,
+        on_start: OnStart | None = None,
+        echo: Logger | None = None,
     ) -> tuple[LogReader, int]:
         """Run dbt to its end; returns what it said, and its exit code (of a signal: minus its number).
 
@@ -163,10 +200,12 @@ class ProcessDbt(DbtEngine):
             args: the command and its flags.
             on_result: told of each node's end; None for a command that builds nothing.
             target_path: where its artifacts go, in place of the project's.
+            on_start: told of each node's begin.
+            echo: takes dbt's lines, in place of the logger.
         """
         project = self._project
         log = LogReader()
-        logger = self._logger or run_logger()
+        logger = echo or self._logger or run_logger()
         loudest = logging.DEBUG if target_path else logging.CRITICAL
         inputs = project.inputs()
         with profiles_for_dbt(project.profiles_dir, project.directory) as profiles_dir:
@@ -180,7 +219,7 @@ class ProcessDbt(DbtEngine):
             except OSError as error:
                 raise DbtError(f"{self.executable} cannot be run: {error}") from None
             with child, NodeTaskRuns(flow_run_id() if on_result else None, logger) as shown:
-                self._follow(child, log, logger, on_result or _ignore, shown, loudest)
+                self._follow(child, log, logger, on_start or _ignore, on_result or _ignore, shown, loudest)
                 code = child.wait()
         if log.invocation_id and target_path is None:
             # The manifest was made from what the project was when dbt began.
@@ -192,6 +231,7 @@ class ProcessDbt(DbtEngine):
         child: Child,
         log: LogReader,
         logger: Logger,
+        on_start: OnStart,
         on_result: OnResult,
         shown: NodeTaskRuns,
         loudest: int,
@@ -205,6 +245,7 @@ class ProcessDbt(DbtEngine):
                     if line.text:
                         logger.log(min(line.level, loudest), "%s", line.text)
                     if line.started is not None:
+                        on_start(line.started)
                         shown.started(line.started)
                     if line.ended is not None:
                         shown.ended(line.ended)
@@ -244,8 +285,8 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _ignore(_: Result) -> None:
-    """Take no notice of a node's end."""
+def _ignore(_: Result | str) -> None:
+    """Take no notice of a node's begin or end."""
 
 
 def _say_silence(logger: Logger, silence: float) -> None:

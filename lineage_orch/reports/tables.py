@@ -174,6 +174,18 @@ def report_parts(report: BuildReport, names: Names, now: datetime) -> Parts:
     )
 
 
+def typed_parts(report: BuildReport, names: Names) -> Parts:
+    """Return what was recorded of a dbt command that a person typed, for people; dbt has told the rest."""
+    parts: Parts = []
+    for title, nodes in (
+        ("Recorded as built", report.built),
+        ("Stale now, since it reads what was built", report.stale_below),
+    ):
+        if nodes:
+            parts.append(f"{title}: {listed((short_name(each, names) for each in nodes), most=8)}.")
+    return parts or ["Nothing was built, or nothing well: nothing is recorded as built."]
+
+
 def limited(parts: Parts, limit: int | None) -> Parts:
     """Return the parts with no more than so many rows in each table, and what is left out as a number; None: all."""
     out: Parts = []

@@ -38,7 +38,7 @@ DOCS = [README, *WAYS_IN, *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = pytest.mark.parametrize("page", DOCS, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 # Parsed, and not run: they serve for ever, or talk to a Prefect server.
-ONLY_PARSED = {"serve", "reconcile", "deploy"}
+ONLY_PARSED = {"serve", "reconcile", "deploy", "dbt"}
 # What anybody's shell has; nothing here could find it wrong.
 SHELL = {"pre-commit", "cd", "ls", "cat", "cp", "mkdir", "git", "source", "echo", "docker", "crontab"}
 KNOWN_LANGUAGES = {"python", "toml", "yaml", "json", "sql", "console", "text", "ini", "mermaid", "dockerfile"}

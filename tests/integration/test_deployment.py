@@ -265,6 +265,38 @@ def test_run_that_finds_lock_taken_hands_over(server: RealPrefect, shop: Shop, l
     assert shop.built_at("stg_customers") > before
 
 
+def test_build_by_hand_while_loads_come_in(server: RealPrefect, shop: Shop, ledger: Ledger, projects: Path) -> None:
+    customers, wait = "model.shop.stg_customers", projects / "wait"
+    before = ledger.snapshot()
+    wait.touch()
+    # DuckDB has one writer: two builds at once would fail.
+    hand = server.spawn(
+        [sys.executable, "-m", "lineage_orch.cli", "build", "--select", "order_count", "--full-refresh", "--json"],
+        "hand.log",
+        LINEAGE_ORCH_PROJECT_DIR=str(shop.folder),
+        SHOP_WAIT=str(wait),
+    )
+    wait_for("the build by hand", lambda: "model.shop.order_count" in ledger.snapshot().debts)
+    loads = [server.launch("orders/orders") for _ in range(3)]
+    runs = [
+        server.ended(wait_for("the load's subflow", lambda load=load: server.child_of(server.ended(load)["id"]))["id"])
+        for load in loads
+    ]
+    wait.unlink()
+    assert {run["state_name"] for run in runs} <= {"HandedOver", "Coalesced"}
+    log = server.folder / "hand.log"
+    assert hand.wait(180) == 0, log.read_text()
+
+    assert '"built": ["model.shop.order_count"]' in log.read_text()
+    assert "dbt build --select fqn:shop.marts.order_count --full-refresh" in log.read_text()
+    after = ledger.snapshot()
+    assert after.sources["source.shop.crm.orders"] >= before.sources["source.shop.crm.orders"] + 3
+    assert after.nodes["model.shop.revenue"].tick > after.sources["source.shop.crm.orders"], "nothing is lost"
+    assert after.nodes[customers] == before.nodes[customers], "nothing is built for no reason"
+    with Orchestrator(project_dir=shop.folder) as orchestrator:
+        assert orchestrator.plan().is_empty
+
+
 def test_load_needs_no_dbt_and_wrong_deployment_is_named(server: RealPrefect, projects: Path) -> None:
     script = projects / "bare.py"
     script.write_text(BARE_LOAD)
