@@ -312,6 +312,31 @@ def test_plan_that_was_built_leaves_nothing_to_build(data: st.DataObject, manife
 
 
 @settings(deadline=None, max_examples=WORLDS)
+@given(st.data(), projects(), st.booleans())
+def test_selection_is_built_with_what_it_needs_and_no_more(
+    data: st.DataObject, manifest: dict[str, Any], force: bool
+) -> None:
+    lineage = Lineage.from_manifest(manifest)
+    ledger = data.draw(ledgers(lineage))
+    snapshot = ledger.snapshot()
+    whole = plan_builds(lineage, snapshot, now=ledger.now)
+    assert plan_builds(lineage, snapshot, now=ledger.now, only=lineage.nodes.keys()) == whole
+
+    only = frozenset(data.draw(st.lists(st.sampled_from(sorted(lineage.nodes)), unique=True))) if lineage.nodes else ()
+    plan = plan_builds(lineage, snapshot, now=ledger.now, only=only, forced=only if force else ())
+    reference = reference_of(manifest, lineage, snapshot, ledger.now)
+    assert_parents_come_first(plan, reference)
+    assert plan.held.keys() <= set(only)
+    if force:
+        assert set(only) <= set(plan.build)
+    else:
+        assert_all_is_there(plan, reference)
+        assert set(plan.build) <= set(whole.build), "what is not due as a whole is not due as a selection"
+    for node in set(plan.build).difference(only):
+        assert node not in snapshot.nodes, "what was not selected is built for those that need it, and is not there"
+
+
+@settings(deadline=None, max_examples=WORLDS)
 @given(st.data(), projects(policies=False))
 def test_plan_cut_off_anywhere_is_taken_up_again(data: st.DataObject, manifest: dict[str, Any]) -> None:
     """``kill -9`` after k nodes: the next plan is the plan without them."""
