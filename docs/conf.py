@@ -47,6 +47,7 @@ docs/tutorial
 docs/how-it-decides
 docs/by-hand
 docs/production
+docs/other-loads
 docs/lineage-page
 docs/dbt-engines
 docs/testing-your-project

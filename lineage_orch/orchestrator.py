@@ -21,7 +21,9 @@ from lineage_orch.dbt.choice import choose_dbt, dbt_for_commands
 from lineage_orch.dbt.command import not_built_by, shown_command, threads_in
 from lineage_orch.dbt.current import CurrentLineage
 from lineage_orch.dbt.engine import BUILT, PASSED, DbtEngine
+from lineage_orch.dbt.freshness import Freshness, read_sources_json
 from lineage_orch.dbt.microbatch import event_times
+from lineage_orch.dbt.observation import Observation, observe, to_look_at
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.recorder import BuildRecorder
 from lineage_orch.dbt.retries import Retries
@@ -197,6 +199,49 @@ class Orchestrator:
         self._note_producers([update.source for update in given if update.producer], known)
         self._complain_of({update.source for update in given} - known.keys())
         return tick
+
+    def observe(
+        self,
+        sources: Iterable[str] = (),
+        *,
+        sources_json: Path | str | None = None,
+        also_produced: bool = False,
+    ) -> Observation:
+        """Look when sources were loaded, and record those that were since the ledger last heard of them.
+
+        For loads that nothing reports: of Fivetran, Airbyte, a script. Asks dbt (``dbt source freshness``), or reads
+        what it wrote elsewhere. The setting ``settle`` says when a load counts as complete.
+
+        Args:
+            sources: names of those to look at; by default all that something is built from and no producer reports.
+            sources_json: the file that ``dbt source freshness`` wrote.
+            also_produced: by default also those that a producer reports.
+
+        Raises:
+            UnknownSourceError: no source has such a name.
+            DbtError: dbt could not be asked, or the file cannot be read.
+            ManifestError, LedgerError: the manifest or ledger cannot be read or written; nothing was recorded.
+        """
+        lineage = self.lineage
+        before = self._seen_with(lineage, self.ledger.snapshot(history_of=()))
+        asked = to_look_at(lineage, before, sources, also_produced=also_produced)
+        if sources_json is not None:
+            found = read_sources_json(Path(sources_json))
+        else:
+            found = self._dbt.source_freshness(lineage, asked) if asked else Freshness()
+        settle = timedelta(seconds=self.settings.settle)
+        observation, updates = observe(found, asked, lineage, before, settle)
+        if not updates:
+            return observation
+        tick = self.ledger.record_updates(updates, now=self._clock())
+        # The ledger knows what was seen before, also by a look that was made meanwhile.
+        after = self.ledger.snapshot(history_of=()).sources
+        recorded = {
+            source: at
+            for source, at in observation.recorded.items()
+            if after.get(source, 0) > before.sources.get(source, 0)
+        }
+        return replace(observation, recorded=recorded, tick=tick if recorded else None)
 
     def register_producers(self, sources: Iterable[str]) -> None:
         """Make known that these sources have a producer, before its first load.

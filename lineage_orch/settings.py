@@ -150,6 +150,14 @@ class LineageOrchSettings(BaseSettings):
         description="Regular expressions of more reasons that pass, as dbt's messages have them: `ORA-03113`. An error "
         "of compilation never is one.",
     )
+    settle: Annotated[float, BeforeValidator(_number)] = Field(
+        60.0,
+        ge=0,
+        le=366 * 86400,
+        allow_inf_nan=False,
+        description="With `observe`: how many seconds a load takes at most, from the time that it writes into its rows "
+        "to the last of them. A source whose newest row is younger is left to the next look.",
+    )
     keep_days: Annotated[int, BeforeValidator(_number)] = Field(
         90, ge=1, description="How many days of history the ledger keeps; a longer `lag_tolerance` keeps more."
     )

@@ -45,6 +45,7 @@ for command in (
     questions.sources,
     questions.page,
     builds.record,
+    builds.observe,
     builds.adopt,
     builds.retry,
     builds.mark_stale,

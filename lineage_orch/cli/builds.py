@@ -1,10 +1,11 @@
-"""``lineage-orch build``, ``record``, ``adopt`` and ``forget``: what changes the ledger."""
+"""``lineage-orch build``, ``record``, ``observe``, ``adopt`` and ``forget``: what changes the ledger."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -139,6 +140,52 @@ def record(
         "build": report.to_dict() if report else None,
     }
     print_result(common, data, parts)
+    return DONE if report is None else _outcome(report)
+
+
+def observe(
+    *source: Annotated[
+        str,
+        Parameter(help="The sources to look at. Default: all that something is built from and no producer reports."),
+    ],
+    sources_json: Annotated[
+        Path | None,
+        Parameter(help="A sources.json that `dbt source freshness` wrote. Default: dbt is asked now."),
+    ] = None,
+    settle: Annotated[
+        float | None,
+        Parameter(
+            help="How many seconds a load takes at most: a source whose newest row is younger is left to the next look."
+        ),
+    ] = None,
+    all_: Annotated[
+        bool, Parameter(name="--all", help="Look also at sources that a producer reports.", negative="")
+    ] = False,
+    build: Annotated[bool, Parameter(help="Then build all that is stale and due.", negative="")] = False,
+    common: Common = DEFAULTS,
+) -> int:
+    """Look when sources were loaded, and record what is new, for loads that nothing reports.
+
+    Asks `dbt source freshness` for the newest row of each, and can be repeated as often as you like. Exit code 1 if a
+    source could not be looked at; the others are recorded all the same.
+    """
+    from lineage_orch.reports import tables
+
+    report: BuildReport | None = None
+    with common.orchestrator(settle=settle) as orchestrator:
+        names = names_in(orchestrator)
+        seen = orchestrator.observe(source, sources_json=sources_json, also_produced=all_)
+        if build:
+            report = orchestrator.build(
+                who="lineage-orch observe --build", progress=progress, rounds=0, wait_for=list(seen.recorded)
+            )
+            _hand_over(report, orchestrator)
+    parts: Parts = list(seen.lines(names))
+    if report is not None:
+        parts += tables.report_parts(report, names, now())
+    print_result(common, seen.to_dict() | {"build": report.to_dict() if report else None}, parts)
+    if seen.errors or (source and seen.unseen):
+        return FAILED
     return DONE if report is None else _outcome(report)
 
 

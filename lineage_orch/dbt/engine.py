@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from lineage_orch.dbt.freshness import Freshness
+from lineage_orch.errors import DbtError
+
 if TYPE_CHECKING:
     from lineage_orch.lineage import Lineage
 
@@ -102,3 +105,16 @@ class DbtEngine(Protocol):
         A node that makes no relation, or one of another kind than dbt's own materializations, is never missing.
         """
         return None
+
+    def source_freshness(self, lineage: Lineage, sources: Sequence[str]) -> Freshness:
+        """Return when these sources (unique_ids) were loaded last, as ``dbt source freshness`` says.
+
+        A source for which dbt has no config to go by is in none of its parts.
+
+        Raises:
+            DbtError: dbt could not run, or could not be asked for any of them.
+        """
+        raise DbtError(
+            "this way to run dbt cannot say when a source was loaded; hand in the sources.json of a `dbt source "
+            "freshness` that ran elsewhere (--sources-json)"
+        )

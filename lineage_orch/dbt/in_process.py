@@ -12,6 +12,7 @@ from typing import Any
 
 from lineage_orch.dbt.compat import LOG, close_duckdb, listening_runner, settings_in_place
 from lineage_orch.dbt.engine import DbtEngine, OnResult, Outcome, Result
+from lineage_orch.dbt.freshness import RUNTIME_ERROR, Freshness, Seen, seen_at
 from lineage_orch.dbt.profile import profiles_for_dbt
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.relations import missing_from_cache
@@ -92,6 +93,28 @@ class DbtRunner(DbtEngine):
                 return missing_from_cache(lineage)
             finally:
                 close_duckdb()
+
+    def source_freshness(self, lineage: Lineage, sources: Sequence[str]) -> Freshness:
+        """Return when these sources were loaded last."""
+        select = [lineage.selectors.source(each) for each in sources]
+        args = ["--log-level", "none", "--no-write-json", "source", "freshness", "--select", *select, *self._scope()]
+        with _one_at_a_time:
+            try:
+                outcome = self._invoke_plain(args)
+            finally:
+                close_duckdb()
+        if outcome.result is None:
+            raise DbtError(
+                f"`dbt source freshness` could not run in {self._project.directory}: {_why(outcome.exception)}"
+            )
+        seen: dict[str, Seen] = {}
+        errors: dict[str, str] = {}
+        for result in outcome.result.results:
+            if str(result.status) == RUNTIME_ERROR:
+                errors[result.node.unique_id] = one_line(str(result.message))
+            else:
+                seen[result.node.unique_id] = seen_at(result.max_loaded_at, result.snapshotted_at)
+        return Freshness(seen, errors)
 
     def ls(self, selector: str) -> frozenset[str]:
         """Return what ``dbt ls`` says of a selector."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from lineage_orch.dbt.child import Child
 from lineage_orch.dbt.compat import LOG, PARTIAL_PARSE
 from lineage_orch.dbt.engine import FAILED, DbtEngine, OnResult, OnStart, Outcome, Result
+from lineage_orch.dbt.freshness import RUNTIME_ERROR, Freshness, Seen, parse_sources_json
 from lineage_orch.dbt.log_lines import LogReader
 from lineage_orch.dbt.profile import profiles_for_dbt
 from lineage_orch.dbt.project import DbtProject
@@ -37,6 +38,8 @@ _MISSING = """-- {% set missing = [] %}{% if execute %}{% for node in graph.node
   and adapter.get_relation(database=node.database, schema=node.schema, identifier=node.alias) is none %}
 {%- do missing.append(node.unique_id) %}{% endif %}{% endfor %}{% endif %}{{ tojson(missing) }}
 select 1 as one""".replace("MATERIALIZED", str(tuple(sorted(MAKE_A_RELATION))))
+# Where so many sources in a row cannot be asked, and none can, the fault is not theirs: the warehouse is down, say.
+_ALL_FAIL = 5
 _VERSION = re.compile(r"(?:installed:|dbt-fusion|dbt-core|dbt)\s+v?(\d+\.\d+\S*)")
 
 
@@ -146,7 +149,7 @@ class ProcessDbt(DbtEngine):
 
     def ls(self, selector: str) -> frozenset[str]:
         """Return what ``dbt ls`` says of a selector."""
-        log, code = self._ask(["ls", "--select", selector, "--output", "json", "--output-keys", "unique_id"])
+        log, code, _ = self._ask(["ls", "--select", selector, "--output", "json", "--output-keys", "unique_id"])
         if code != 0:
             raise DbtError(f"dbt cannot say what {selector!r} selects: {_why(log, code)}")
         return frozenset(json.loads(each)["unique_id"] for each in log.answers if each.startswith("{"))
@@ -156,7 +159,7 @@ class ProcessDbt(DbtEngine):
 
         That takes a process: about 0.1 s with dbt 2, and 2 to 4 s with dbt 1.
         """
-        log, code = self._ask(["compile", "--inline", _MISSING])
+        log, code, _ = self._ask(["compile", "--inline", _MISSING])
         try:
             missing = json.loads(log.answers[0].partition("\n")[0].removeprefix("--"))
         except (IndexError, ValueError):
@@ -164,10 +167,44 @@ class ProcessDbt(DbtEngine):
             return None
         return frozenset(missing) & lineage.nodes.keys()
 
-    def _ask(self, args: Sequence[str]) -> tuple[LogReader, int]:
-        """Run a command that only asks: its log is for those who debug, and its artifacts are thrown away."""
+    def source_freshness(self, lineage: Lineage, sources: Sequence[str]) -> Freshness:
+        """Return when these sources were loaded last.
+
+        dbt 2 says nothing of any source where it fails on one, so it is then asked for ever fewer of them.
+        """
+        seen: dict[str, Seen] = {}
+        errors: dict[str, str] = {}
+        waiting = [list(sources)]
+        while waiting:
+            some = waiting.pop()
+            select = [lineage.selectors.source(each) for each in some]
+            log, code, written = self._ask(["source", "freshness", "--select", *select], "sources.json")
+            if written:
+                found = parse_sources_json(written)
+                seen.update(found.seen)
+                said = {each: end.message for each, end in log.results.items() if end.status == RUNTIME_ERROR}
+                errors.update({**found.errors, **{each: one_line(message) for each, message in said.items()}})
+            elif len(some) > 1 and log.major >= 2:
+                half = len(some) // 2
+                waiting += [some[half:], some[:half]]
+            else:
+                errors.update(dict.fromkeys(some, _why(log, code)))
+                if log.major < 2 or (not seen and len(errors) >= _ALL_FAIL):
+                    raise DbtError(
+                        f"`dbt source freshness` could not run in {self._project.directory}: {_why(log, code)}"
+                    )
+        return Freshness(seen, errors)
+
+    def _ask(self, args: Sequence[str], artifact: str = "") -> tuple[LogReader, int, bytes]:
+        """Run a command that only asks: its log is for those who debug, and its artifacts are thrown away.
+
+        Returns:
+            what it said, its exit code, and what it wrote into the artifact of that name, if anything.
+        """
         with tempfile.TemporaryDirectory(prefix="lineage_orch-") as folder:
-            return self._run([*args, *self._scope()], target_path=Path(folder))
+            log, code = self._run([*args, *self._scope()], target_path=Path(folder))
+            written = Path(folder, artifact)
+            return log, code, written.read_bytes() if artifact and written.is_file() else b""
 
     def _scope(self) -> list[str]:
         """What a user would pass too: dbt parses all anew when ``--target`` or ``--vars`` come or go."""

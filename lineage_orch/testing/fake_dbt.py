@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 
 from lineage_orch.dbt.engine import DbtEngine, OnResult, Outcome, Result
+from lineage_orch.dbt.freshness import Freshness, Seen
 from lineage_orch.errors import DbtError, UnknownNodeError
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import plan_graph
@@ -24,7 +26,9 @@ class FakeDbt(DbtEngine):
         missing: unique_ids of nodes whose relation is not in the warehouse, until they are built.
 
     ``commands`` holds the selectors of each build so far, ``built`` the nodes of each, in order; ``messages`` what is
-    said of those that fail, ``seconds`` how long nodes and tests are said to have taken.
+    said of those that fail, ``seconds`` how long nodes and tests are said to have taken. ``loaded`` holds when sources
+    were loaded (aware; None: they have no rows), for who observes them at ``now()``, and ``unreadable`` why they cannot
+    be asked.
     """
 
     has_callbacks = True
@@ -37,6 +41,9 @@ class FakeDbt(DbtEngine):
         self.missing = set(missing)
         self.messages: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
+        self.loaded: dict[str, datetime | None] = {}
+        self.unreadable: dict[str, str] = {}
+        self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         self.commands: list[tuple[str, ...]] = []
         self.built: list[list[str]] = []
         self.parses = 0
@@ -70,6 +77,14 @@ class FakeDbt(DbtEngine):
     def missing_relations(self, lineage: Lineage) -> frozenset[str]:
         """Return the nodes of the project whose relation is not there."""
         return frozenset(self.missing & lineage.nodes.keys())
+
+    def source_freshness(self, lineage: Lineage, sources: Sequence[str]) -> Freshness:
+        """Return what ``loaded`` and ``unreadable`` say of these sources."""
+        now = self.now()
+        return Freshness(
+            {each: Seen(self.loaded[each], now) for each in sources if each in self.loaded},
+            {each: self.unreadable[each] for each in sources if each in self.unreadable},
+        )
 
     def build(
         self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult, flags: Sequence[str] = ()

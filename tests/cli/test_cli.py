@@ -181,6 +181,36 @@ def test_load_with_same_fingerprint_is_told_as_nothing_new(run: Run) -> None:
     assert "--fingerprint is empty" in error(run("record", "raw.orders", "--fingerprint", ""))
 
 
+def test_load_that_nothing_reports_is_observed_and_built(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 1 where a source could not be looked at; what was seen of the others counts."""
+    at = {"snapshotted_at": "2026-10-15T10:00:00Z", "max_loaded_at": "2026-10-15T09:00:00Z"}
+    orders = {"unique_id": "source.shop.raw.orders", "status": "pass", **at}
+    users = {"unique_id": "source.shop.raw.users", "status": "runtime error", "error": "no such table"}
+    file = project / "sources.json"
+    file.write_text(json.dumps({"results": [orders]}))
+    looked = ("observe", "--sources-json", str(file))
+    out = good(run(*looked, "--build"))
+    assert "raw.orders was loaded at 2026-10-15 09:00:00 UTC." in out
+    assert "dbt does not look at raw.users: set loaded_at_field" in out
+    assert "Built 4 nodes." in out
+    assert "Nothing new in 1 source." in good(run(*looked))
+    assert run(*looked, "raw.users")[0] == 1
+    file.write_text(json.dumps({"results": [orders | {"max_loaded_at": "2026-10-15T09:59:30Z"}, users]}))
+    code, out, _ = run(*looked)
+    assert code == 1
+    assert "raw.orders is left to the next look: its newest row is 30 seconds old" in out
+    assert "raw.users could not be looked at: no such table" in out
+    found = data(run(*looked, "--settle", "10", "--json"))
+    assert found["recorded"] == {"source.shop.raw.orders": "2026-10-15T09:59:30+00:00"}
+    assert found["errors"] == {"source.shop.raw.users": "no such table"}
+    assert (found["tick"], found["build"]) == (4, None)
+    assert "this way to run dbt cannot say when a source was loaded" in error(run("observe"))
+    assert "did you mean" in error(run(*looked, "raw.order"))
+    assert "setting settle -1.0" in error(run(*looked, "--settle", "-1"))
+
+
 def test_failed_build_is_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeDbt, "broken", frozenset({"model.shop.stg_orders"}))
     good(run("record", "raw.orders"))

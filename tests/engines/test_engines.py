@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +312,49 @@ def test_adopt_by_selector_of_dbts_own_grammar(shop: Shop) -> None:
         assert names(orchestrator.adoption(["stg_orders,config.materialized:table"]).nodes) == {"stg_orders"}
         with pytest.raises(LineageOrchError, match="made"):
             orchestrator.adoption(["made:up"])
+
+
+FRESHNESS = """
+      - name: orders
+        config:
+          loaded_at_field: "timestamp '2026-01-02 03:04:05.678'"
+          freshness: {warn_after: {count: 1, period: day}}
+      - name: customers
+        config: {loaded_at_field: nothing, freshness: {error_after: {count: 1, period: day}}}
+      - name: events
+"""
+
+
+@knows_relations
+def test_load_that_nothing_reports_is_observed(shop: Shop) -> None:
+    sources, _, models = FILES["models/schema.yml"].partition("      - name: orders")
+    shop.write("models/schema.yml", sources.rstrip() + FRESHNESS + models[models.index("models:") :])
+    with shop.orchestrator() as orchestrator:
+        seen = orchestrator.observe()
+        # One that cannot be asked, of which dbt 2 then says nothing at all, does not keep the others from it.
+        assert seen.recorded == {"source.shop.raw.orders": datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)}
+        assert names(seen.errors) == {"customers"}
+        assert "nothing" in seen.errors["source.shop.raw.customers"]
+        assert names(seen.unseen) == {"events"}
+        assert orchestrator.observe(["raw.orders", "raw.events"]).recorded == {}
+        assert "stg_orders" in names(orchestrator.build().built)
+        assert not orchestrator.observe(["raw.events"]).errors
+    # A look leaves nothing behind.
+    assert not (shop.folder / "target" / "sources.json").exists()
+
+
+@needs_process
+def test_warehouse_that_is_away_is_not_the_fault_of_each_source(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = ", ".join(f"{{name: t{number}}}" for number in range(20))
+    config = "{loaded_at_field: x, freshness: {warn_after: {count: 1, period: day}}}"
+    shop.write("models/more.yml", f"sources: [{{name: more, config: {config}, tables: [{tables}]}}]")
+    with shop.orchestrator() as orchestrator:
+        _ = orchestrator.lineage
+        monkeypatch.setenv("SHOP_WAREHOUSE", str(shop.folder / "models"))
+        began = time.monotonic()
+        with pytest.raises(DbtError, match="`dbt source freshness` could not run"):
+            orchestrator.observe(["more.*"])
+        assert time.monotonic() - began < 60
 
 
 @needs_process
