@@ -40,7 +40,16 @@ from lineage_orch.errors import (
 from lineage_orch.ledger import Ledger, LedgerSnapshot
 from lineage_orch.lineage import Lineage
 from lineage_orch.loads.declaration import is_pattern
-from lineage_orch.plan import BuildPlan, Estimate, estimate, failure_identity, plan_builds, plan_graph
+from lineage_orch.plan import (
+    BuildPlan,
+    Estimate,
+    estimate,
+    failure_identity,
+    nodes_below,
+    plan_builds,
+    plan_graph,
+    timed_nodes,
+)
 from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.settings import LineageOrchSettings
 from lineage_orch.text import count, few
@@ -94,6 +103,10 @@ class Orchestrator:
         progress: takes a line for people when the project is parsed, which may take a while.
         overrides: single settings to replace.
 
+    Attributes:
+        loading: returns the names of the sources that are being loaded now, or are about to be; asked for each plan
+            of a build, where the setting ``patience`` says that their loads are waited for. A deployment knows them.
+
     Raises:
         SettingsError: a setting cannot be read, or there is no dbt project.
         DbtError: the project's files or its profile cannot be read.
@@ -125,6 +138,8 @@ class Orchestrator:
             keep_days=self.settings.keep_days,
         )
         self._clock = clock
+        self.loading: Callable[[], Iterable[str]] = tuple
+        self._loading: frozenset[str] = frozenset()
         self._current = CurrentLineage(self.project, self.settings.manifest, self._dbt.parse, progress=progress)
 
     def __enter__(self) -> Self:
@@ -412,7 +427,8 @@ class Orchestrator:
             ManifestError, DbtError, LedgerError: the manifest or ledger cannot be read.
         """
         lineage = self.lineage
-        snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
+        self._loading = self._ask_loading(lineage)
+        snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage, self._loading)))
         missing = self._missing_relations(lineage, snapshot) if check_relations else frozenset()
         return self._plan(lineage, snapshot, missing=missing)
 
@@ -437,7 +453,15 @@ class Orchestrator:
             failed=frozenset(failed),
             only=only,
             forced=forced,
+            loading=self._loading,
+            patience=timedelta(seconds=settings.patience),
         )
+
+    def _ask_loading(self, lineage: Lineage) -> frozenset[str]:
+        """Return the sources that are being loaded now, where that is known and waited for."""
+        if not self.settings.patience:
+            return frozenset()
+        return frozenset(each for ids in _resolved(lineage, self.loading()).values() for each in ids)
 
     def estimate(self, plan: BuildPlan) -> Estimate | None:
         """Return how long dbt will take for a plan, by how long its nodes took before; None where none was timed.
@@ -561,7 +585,7 @@ class Orchestrator:
                 return report
             # A load that was recorded after the last plan found the lock still taken, and left it to us.
             lineage = self._current.as_read()
-            snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
+            snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage, self._loading)))
             if self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried)).is_empty:
                 return report
 
@@ -685,8 +709,9 @@ class Orchestrator:
         """Plan and build once; returns the relations that are gone, and whether to plan again."""
         lineage = self.lineage
         self._name_all(lineage, progress)
+        self._loading = self._ask_loading(lineage)
         tick, snapshot = self.ledger.begin_build(
-            now=self._clock(), history_of=_with_history(lineage), keep=_longest_lag(lineage)
+            now=self._clock(), history_of=_with_history(lineage, self._loading), keep=_longest_lag(lineage)
         )
         self._take_identities(lineage, snapshot)
         snapshot = self._seen_with(lineage, snapshot)
@@ -855,7 +880,7 @@ class Orchestrator:
         from lineage_orch.reports.status import status
 
         lineage = self.lineage
-        snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
+        snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage, self._loading)))
         return status(lineage, snapshot, self._plan(lineage, snapshot), self.ledger.holder())
 
     def seems_done(self) -> bool:
@@ -872,7 +897,7 @@ class Orchestrator:
         if self.settings.manifest is None and self.project.manifest_is_stale():
             return None
         lineage = self._current.as_read()
-        return lineage, self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
+        return lineage, self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage, self._loading)))
 
     def explain(self, node: str) -> Explanation:
         """Say why a node will build, is held or is up to date, along the path from its sources.
@@ -883,7 +908,7 @@ class Orchestrator:
         from lineage_orch.reports.explain import explain
 
         lineage = self.lineage
-        snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
+        snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage, self._loading)))
         plan = self._plan(lineage, snapshot)
         return explain(lineage, snapshot, plan, lineage.resolve_node(node), stored_parts=self.ledger.identity_parts)
 
@@ -902,7 +927,7 @@ class Orchestrator:
 
         now, project, lineage = self._clock(), self.project, self.lineage
         since = now - timedelta(days=days)
-        snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage)))
+        snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage, self._loading)))
         plan = self._plan(lineage, snapshot)
         return read_page(
             lineage,
@@ -1091,13 +1116,15 @@ def _resolved(lineage: Lineage, names: Iterable[str]) -> dict[str, tuple[str, ..
     return out
 
 
-def _with_history(lineage: Lineage) -> dict[str, tuple[str, ...]]:
-    """Whose history ``lag_tolerance`` asks for: what nodes with one, and those above them, read; and which of them.
+def _with_history(lineage: Lineage, loading: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Whose history a plan asks for: what nodes of which it asks since when data waits read; and which of them.
 
-    The table of updates may have millions of rows.
+    These are the nodes with a ``lag_tolerance``, those below a source that is being loaded, and all above them. The
+    table of updates may have millions of rows.
     """
     graph = plan_graph(lineage)
-    lagging = {number for number in graph.above_a_lag if number >= graph.source_count}
+    timed = timed_nodes(graph, nodes_below(graph, {graph.index[source] for source in loading}))
+    lagging = {number for number in timed if number >= graph.source_count}
     return {
         graph.ids[number]: tuple(graph.ids[child] for child in graph.children[number] if child in lagging)
         for number in {parent for node in lagging for parent in graph.parents[node]}

@@ -179,6 +179,14 @@ class LineageOrchSettings(BaseSettings):
         allow_inf_nan=False,
         description="With a deployment: how many seconds a build waits for more loads.",
     )
+    patience: Annotated[float, BeforeValidator(_number)] = Field(
+        0.0,
+        ge=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="With a deployment: how many seconds new data waits for loads that are running, or scheduled "
+        "within that time, so that one build takes them all. 0: it does not wait.",
+    )
     producers: _Words = Field(
         (), description="Modules, files or folders where `check`, `sources` and `status` look for producers."
     )

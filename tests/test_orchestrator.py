@@ -25,6 +25,7 @@ from lineage_orch.lineage import Lineage
 from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.plan import plan_graph
 from lineage_orch.reports.build_report import BuildReport
+from lineage_orch.reports.wording import explanation_lines
 from lineage_orch.testing import FakeDbt
 from lineage_orch.updates import SourceUpdate
 from tests.manifests import manifest, node, source
@@ -389,6 +390,29 @@ def test_plan_and_report_say_how_long_it_takes(make: Make) -> None:
     report = orchestrator.build()
     assert report.expected == 170.0
     assert report.timing == "dbt took 1 s; about 3 min was expected, by the builds before."
+
+
+def test_load_that_is_running_is_waited_for(make: Make) -> None:
+    clock = Clock()
+    orchestrator, _ = make(clock=clock, patience=300)
+    orchestrator.record(["raw.*"])
+    assert len(orchestrator.build().built) == 5
+    orchestrator.loading = lambda: ["raw.b", "no.such"]
+    clock.now += timedelta(hours=1)
+    orchestrator.record(["raw.a"])
+    report = orchestrator.build()
+    assert set(report.built) == model("stg_a")
+    [(held, why)] = report.held.items()
+    assert (held, why.reason, why.until) == ("model.shop.mart_ab", "load_running", clock.now + timedelta(minutes=5))
+    clock.now += timedelta(minutes=4)
+    orchestrator.record(["raw.a"])
+    assert orchestrator.plan().next_due == why.until, "however often it is loaded meanwhile"
+    assert "is held: it waits for the load of raw.b" in explanation_lines(orchestrator.explain("mart_ab"))[0]
+    clock.now += timedelta(minutes=1)
+    assert set(orchestrator.build().built) == model("stg_a", "mart_ab", "top")
+    orchestrator.record(["raw.a"])
+    orchestrator.loading = list
+    assert set(orchestrator.build().built) == model("stg_a", "mart_ab", "top")
 
 
 def test_wrong_name_is_error_and_others_are_recorded(make: Make) -> None:

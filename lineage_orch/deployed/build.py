@@ -29,6 +29,7 @@ from lineage_orch.deployed.queue import (
     wake_up_time,
 )
 from lineage_orch.deployed.reconcile import reconcile
+from lineage_orch.deployed.run_history import LoadsOf, running_loads
 from lineage_orch.errors import LineageError
 from lineage_orch.loads.completion import Logger
 from lineage_orch.loads.tags import sources_in, trigger_tag
@@ -69,6 +70,8 @@ class DeployedBuild:
         self._deployment_id = deployment_id
         self._settings = settings
         self._logger = logger
+        self._name: str | None = None
+        self._dead: frozenset[str] = frozenset()
         self._late: frozenset[str] = frozenset()
         self._look_again: datetime | None = None
         self._waiting = WaitingRuns(client, deployment_id, flow_run.id, settings, logger.warning)
@@ -83,6 +86,7 @@ class DeployedBuild:
         wake_ups = [run for run in waiting if run.is_wake_up]
         taken = self._record(orchestrator, to_take_over(waiting, datetime.now(UTC)))
         self._learn(orchestrator)
+        orchestrator.loading = lambda: self._being_loaded(orchestrator.settings.patience)
         report = orchestrator.build(who=who, progress=self._logger.info, rounds=MAX_ROUNDS)
         self._dismiss(taken, report)
         for _ in range(MAX_ROUNDS):
@@ -155,6 +159,7 @@ class DeployedBuild:
             flow = self._client.read_flow(deployment.flow_id)
             name = f"{flow.name}/{deployment.name}"
             found = reconcile(orchestrator, deployment=name, grace=HOOK_GRACE, client=self._client)
+            self._name, self._dead = name, frozenset(run.run_id for run in found.dead)
             self._late, self._look_again = found.late, found.look_again
             for line in found.lines():
                 self._logger.warning("%s", line)
@@ -165,6 +170,15 @@ class DeployedBuild:
                 orchestrator.register_producers({source for load in loads for source in sources_in(load.tags)})
             except LineageError as error:
                 self._logger.warning("A load's deployment names a source that is not in the manifest: %s", error)
+
+    def _being_loaded(self, patience: float) -> list[str]:
+        """Return the sources whose loads are running, or come within the patience; none where that is not known."""
+        now = datetime.now(UTC)
+        with self._going_on("it is not known which loads are running, and none is waited for."):
+            if self._name is not None:
+                until = now + timedelta(seconds=patience)
+                return running_loads(self._client, LoadsOf(self._name), until, now, dead=self._dead)
+        return []
 
     def _wake_up(self, orchestrator: Orchestrator, report: BuildReport, wake_ups: list[WaitingRun]) -> None:
         # Whoever builds now may be no deployment, and leave no wake-up.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,6 +12,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterEndTime,
+    FlowRunFilterExpectedStartTime,
     FlowRunFilterStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
@@ -190,6 +191,46 @@ def _task_name(run: TaskRun) -> str:
     # task_run_name says otherwise; then there is the name of its function.
     name = run.name.removesuffix(f"-{run.dynamic_key[:3]}")
     return name if name != run.name or run.flow_run_id is None else run.task_key.rpartition("-")[0] or name
+
+
+def running_loads(
+    client: SyncPrefectClient, trigger: LoadsOf, until: datetime, now: datetime, *, dead: Collection[str] = ()
+) -> list[str]:
+    """Return the sources, as they are named, whose loads are running or are scheduled until a time.
+
+    Of flows alone: a run of a task has its tags on the server when it ends.
+
+    Args:
+        client: of Prefect's API.
+        trigger: whose loads.
+        until: until when a load that is to come counts; as long before now, so does one that is late.
+        now: the time.
+        dead: the ids of runs that are RUNNING by name only.
+
+    Raises:
+        httpx.HTTPError: Prefect's API cannot be reached, or failed.
+    """
+    tags = FlowRunFilterTags(all_=[trigger.tag()])
+    running = FlowRunFilter(
+        tags=tags, state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
+    )
+    scheduled = FlowRunFilter(
+        tags=tags,
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        expected_start_time=FlowRunFilterExpectedStartTime(after_=now - (until - now), before_=until),
+    )
+    found: dict[str, None] = {}
+    for chosen in (running, scheduled):
+
+        def flow_runs(offset: int, chosen: FlowRunFilter = chosen) -> list[FlowRun]:
+            return client.read_flow_runs(
+                flow_run_filter=chosen, sort=FlowRunSort.START_TIME_ASC, limit=_PAGE, offset=offset
+            )
+
+        for run in _pages(flow_runs):
+            if str(run.id) not in dead:
+                found.update(dict.fromkeys(_sources(sources_in(run.tags), run.parameters)))
+    return list(found)
 
 
 def dead_runs(client: SyncPrefectClient, triggers: Sequence[LoadsOf], now: datetime) -> Iterator[DeadRun]:

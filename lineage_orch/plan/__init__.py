@@ -5,6 +5,7 @@ from __future__ import annotations
 from lineage_orch.plan.estimate import Estimate, estimate
 from lineage_orch.plan.failures import failure_digest, failure_identity
 from lineage_orch.plan.graph import PlanGraph, plan_graph
+from lineage_orch.plan.loading import nodes_below, timed_nodes
 from lineage_orch.plan.planner import BuildPlan, Held, plan_builds
 from lineage_orch.plan.producing import producing_sources
 from lineage_orch.plan.reasons import Reason
@@ -18,7 +19,9 @@ __all__ = [
     "estimate",
     "failure_digest",
     "failure_identity",
+    "nodes_below",
     "plan_builds",
     "plan_graph",
     "producing_sources",
+    "timed_nodes",
 ]

@@ -28,10 +28,13 @@ from lineage_orch.lineage import Lineage
 from lineage_orch.plan import selection
 from lineage_orch.plan.failures import failure_digest, wait_after
 from lineage_orch.plan.graph import plan_graph
+from lineage_orch.plan.loading import nodes_below, timed_nodes
 from lineage_orch.plan.producing import producing_sources
 from lineage_orch.plan.reasons import IN_PLAN, Because, PlannedGraph, Reason, Reasons, all_sources
 
-HeldReason = Literal["updates_on_all", "build_after", "lag_tolerance", "first_load", "failing", "bad_config", "failed"]
+HeldReason = Literal[
+    "updates_on_all", "build_after", "lag_tolerance", "load_running", "first_load", "failing", "bad_config", "failed"
+]
 Views = Literal["build", "pass_through"]
 
 _Value = TypeVar("_Value")
@@ -48,6 +51,8 @@ class Held:
     Attributes:
         reason: ``updates_on_all``: it waits for new data of the parents in ``waiting_for``;
             ``build_after``, ``lag_tolerance``: its policy holds it until ``until``;
+            ``load_running``: the sources in ``waiting_for``, somewhere above it, are being loaded, or are about to be;
+            it waits for that, at most until ``until``;
             ``first_load``: the sources in ``waiting_for`` have a producer and were never loaded;
             ``failing``: it failed in its last builds and is tried again at ``until``, or it reads the nodes in
             ``waiting_for``, which are held for that;
@@ -171,6 +176,8 @@ def plan_builds(
     failed: Collection[str] = (),
     only: Collection[str] | None = None,
     forced: Collection[str] = (),
+    loading: Collection[str] = (),
+    patience: timedelta = timedelta(0),
 ) -> BuildPlan:
     """Return what to build now.
 
@@ -188,6 +195,8 @@ def plan_builds(
         only: the nodes that someone selected; None for all. Of the others those alone are built that a selected one
             needs and that are not there, and none of them is named as held.
         forced: nodes to build whether they are stale or not, and whatever holds them.
+        loading: unique_ids of the sources that are being loaded now, or are about to be.
+        patience: how long what is below them waits for that, since its data began to wait.
 
     Raises:
         LineageError: the manifest has a cycle.
@@ -207,6 +216,7 @@ def plan_builds(
         only,
         forced,
     )
+    planner.wait_for(loading, patience)
     return planner.plan()
 
 
@@ -264,6 +274,18 @@ class _Planner:
         self._pulled: set[int] = set()
         self._planned: list[int] = []
         self._pending: dict[int, datetime | None] = {}
+        self._loading: set[int] = set()
+        self._awaiting: frozenset[int] = frozenset()
+        self._patience = timedelta(0)
+        self._timed = graph.above_a_lag
+
+    def wait_for(self, loading: Collection[str], patience: timedelta) -> None:
+        """Let what is below these sources wait for their loads."""
+        if patience > timedelta(0):
+            self._loading = {each for each in self._numbers(loading) if each < self._graph.source_count}
+            self._patience = patience
+            self._awaiting = nodes_below(self._graph, self._loading)
+            self._timed = timed_nodes(self._graph, self._awaiting)
 
     # What the ledger knows --------------------------------------------------------------------------------
 
@@ -373,7 +395,8 @@ class _Planner:
         free, absent = self._free, self._absent
         careful = bool(graph.policies or graph.bad_configs or self._obstructed or self._blocked or self._not_built)
         careful |= self._only is not None
-        timed, planned, in_plan = graph.above_a_lag, self._planned, IN_PLAN
+        careful |= bool(self._awaiting)
+        timed, planned, in_plan = self._timed, self._planned, IN_PLAN
         # Parents come first, so each asks parents that know their answer: no deep recursion.
         for number in range(graph.source_count, len(graph.ids)):
             tick = built[number]
@@ -436,7 +459,7 @@ class _Planner:
     def _ask_again(self) -> None:
         """Find again since when data waits, of all that is in the plan now."""
         self._pending.clear()
-        for number in sorted(self._graph.above_a_lag):
+        for number in sorted(self._timed):
             if number >= self._graph.source_count and (self._reach[number] == IN_PLAN or number in self._absent):
                 self._pending_since(number)
 
@@ -553,7 +576,11 @@ class _Planner:
         held: list[Held] = []
         policy = self._graph.policies.get(number)
         # A view that new data passes through is built only for what no policy holds.
-        if policy is not None and number not in self._free and not (tick and number in self._pass_views):
+        is_ruled = number not in self._free and not (tick and number in self._pass_views)
+        if is_ruled and number in self._awaiting and (since := self._pending_since(number)) is not None:
+            loads = self._names(self._graph.sources_above(number) & self._loading)
+            held.append(Held("load_running", loads, until=_after(since, self._patience)))
+        if policy is not None and is_ruled:
             if policy.updates_on == "all" and (old := self._old_parents(number)):
                 return Held("updates_on_all", self._names(old))
             if policy.build_after is not None and tick:

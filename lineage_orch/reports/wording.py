@@ -72,6 +72,7 @@ def held_reason(held: Held, names: Names) -> str:
         "updates_on_all": f"waits for new data of {waiting} (updates_on: all)",
         "build_after": "freshness.build_after",
         "lag_tolerance": "state.lag_tolerance",
+        "load_running": f"waits for the load of {waiting}, which is running or about to",
         "first_load": f"waits for the first load of {waiting}",
         "failing": f"waits for {waiting}, which failed" if waiting else f"failed before{detail}",
         "bad_config": f"waits for {waiting}, whose config cannot be read" if waiting else held.detail or "its config",
@@ -224,6 +225,10 @@ def _why_held(why: Explanation, held: Held, now: datetime) -> str:
             return f"is held: {held.detail}"
         readable = listed(names[each] for each in held.waiting_for)
         return f"is held: it needs {readable} first, whose config cannot be read ({held.detail})"
+    if held.reason == "load_running":
+        loads = listed(names[each] for each in held.waiting_for)
+        at_most = f", until {until(held.until, now)} at most" if held.until else ""
+        return f"is held: it waits for the load of {loads}, which is running or about to{at_most}"
     if held.waiting_for:
         return f"is held: it waits for {listed(names[each] for each in held.waiting_for)}, which failed"
     if held.reason == "failed" or held.until is None:

@@ -95,6 +95,14 @@ def load_nothing_new() -> None:
     mark_updated()
 
 
+@produces_source("crm.customers", trigger=TO_SHOP)
+@flow(name="slow")
+def load_slowly() -> None:
+    """Load for as long as a file is there."""
+    while Path(os.environ["TEST_SLOW"]).exists():
+        time.sleep(0.2)
+
+
 @produces_source("crm.*", trigger=TO_HELD)
 @flow(name="for-held")
 def load_for_held() -> None:
@@ -157,6 +165,7 @@ if __name__ == "__main__":
             "nothing-new": load_nothing_new,
             "orders": load_orders,
             "held": load_for_held,
+            "slow": load_slowly,
             "task": with_a_task,
             "tasks-without-hooks": tasks_without_hooks,
             "killed-in-a-task": killed_in_a_task,

@@ -182,6 +182,35 @@ def test_load_killed_after_completed_is_reconciled_once(
     assert idle["state"]["message"] == "Nothing was due."
 
 
+def test_load_that_is_running_is_waited_for(server: RealPrefect, shop: Shop, projects: Path) -> None:
+    (projects / "slow").touch()
+    slow = server.spawn([sys.executable, str(LOADS), "slow"], "slow.log", TEST_SLOW=str(projects / "slow"))
+
+    def running() -> Any:
+        chosen = {"flow_runs": {"tags": {"all_": [f"triggers:{SHOP}"]}, "state": {"type": {"any_": ["RUNNING"]}}}}
+        return server.post("/flow_runs/filter", chosen)
+
+    [load] = wait_for("the slow load", running)
+    before = {table: shop.built_at(table) for table in ("stg_orders", "revenue")}
+    deployment = server.deployment(SHOP)
+    assert deployment is not None
+    patient = deployment["parameters"].get("settings", {}) | {"patience": 600}
+    build = server.ended(server.launch(SHOP, {"updates": [update("crm.orders")], "settings": patient}))
+    assert "held, the next until" in build["state"]["message"]
+    assert shop.built_at("stg_orders") > before["stg_orders"], "nothing above it is being loaded"
+    assert shop.built_at("revenue") == before["revenue"]
+    [wake_up] = [run for run in server.runs(SHOP) if WAKE_UP in run["tags"] and run["state_type"] == "SCHEDULED"]
+    due = datetime.fromisoformat(wake_up["expected_start_time"]) - datetime.fromisoformat(build["end_time"])
+    assert timedelta(seconds=500) < due < timedelta(seconds=600)
+
+    (projects / "slow").unlink()
+    assert slow.wait(60) == 0
+    own = server.ended(wait_for("the load's subflow", lambda: server.child_of(load["id"]))["id"])
+    assert own["state_name"] == "Completed"
+    assert shop.built_at("revenue") > before["revenue"]
+    server.post(f"/flow_runs/{wake_up['id']}/set_state", {"state": {"type": "CANCELLED"}})
+
+
 def test_tasks_whose_hooks_were_lost_are_reconciled_too(
     server: RealPrefect, shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
