@@ -36,9 +36,10 @@ test: $(VENV)/.dev  ## Run all tests but the drills (8 minutes on two cores).
 	@$(PYTEST) example_project/tests
 	@$(PYTEST) -n 2 --dist loadfile --cov --cov-report= --cov-fail-under=$(COVERAGE_FLOOR)
 
-test-dbt2: $(VENV)/.dev  ## Run the tests of the engines over dbt 2 too, which it sets up in .dbt2 (Linux, npm).
+test-dbt2: $(VENV)/.dev  ## Run the tests of the engines and the demo over dbt 2, which it sets up in .dbt2 (Linux, npm).
 	@# Where it cannot be had, this says so and fails: a run without dbt 2 must not look like one with it.
-	@dbt=$$($(BIN)/python .ci/get_dbt2.py .dbt2) && LINEAGE_ORCH_TEST_DBT2=$$dbt $(PYTEST) tests/engines
+	@dbt=$$($(BIN)/python .ci/get_dbt2.py .dbt2) && LINEAGE_ORCH_TEST_DBT2=$$dbt $(PYTEST) tests/engines && \
+	  LINEAGE_ORCH_DBT=$$dbt $(BIN)/python -m example_project.demo
 
 test-dbt112: $(VENV)/.dev  ## Run them over dbt-core 1.12, which it sets up in .dbt112.
 	@dbt=$$($(BIN)/python .ci/get_dbt112.py .dbt112) && \

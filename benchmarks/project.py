@@ -14,15 +14,22 @@ from benchmarks.generate import DATA
 EDITION = 1
 
 
-def project(models: int) -> Path:
-    """Return a project with a source for every ten models, parsed, and with all its tables built."""
-    folder = DATA / f"project_{models}_v{EDITION}"
+def project(models: int, executable: str | None = None) -> Path:
+    """Return a project with a source for every ten models, parsed, and with all its sources made.
+
+    Args:
+        models: how many.
+        executable: the dbt that makes it; an older DuckDB cannot read what a newer one wrote.
+    """
+    folder = DATA / f"project_{models}_v{EDITION}{'_other_dbt' if executable else ''}"
     if not (folder / "ready").exists():
         shutil.rmtree(folder, ignore_errors=True)
         _write(folder, models)
         environment = {**os.environ, "DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "DO_NOT_TRACK": "1"}
         for command in (["parse"], ["run-operation", "make_sources"]):
-            subprocess.run([dbt(), "--quiet", *command], cwd=folder, env=environment, check=True, timeout=600)
+            subprocess.run(
+                [executable or dbt(), *command, "--quiet"], cwd=folder, env=environment, check=True, timeout=600
+            )
         (folder / "ready").touch()
     return folder
 

@@ -705,8 +705,8 @@ class Orchestrator:
         held: BuildLock,
         progress: Progress,
         by_hand: HandBuild | None = None,
-    ) -> tuple[frozenset[str], bool]:
-        """Plan and build once; returns the relations that are gone, and whether to plan again."""
+    ) -> tuple[frozenset[str] | None, bool]:
+        """Plan and build once; returns the relations that are gone, if it was asked, and whether to plan again."""
         lineage = self.lineage
         self._name_all(lineage, progress)
         self._loading = self._ask_loading(lineage)
@@ -715,10 +715,14 @@ class Orchestrator:
         )
         self._take_identities(lineage, snapshot)
         snapshot = self._seen_with(lineage, snapshot)
-        if missing is None:
+        if missing is None and self._dbt.has_callbacks:
             missing = self._missing_relations(lineage, snapshot)
         limits = by_hand.to_plan(lineage, self.settings.views, report.built, tried) if by_hand else Limits()
-        plan = self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried), missing, *limits)
+        plan = self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried), missing or (), *limits)
+        if missing is None and any(node in snapshot.nodes and lineage.microbatch(node) for node in plan.build):
+            # dbt is told since when to build its batches, which depends on whether it is there.
+            missing = self._missing_relations(lineage, snapshot)
+            plan = self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried), missing, *limits)
         report.held, report.next_due, report.not_built = plan.held, plan.next_due, list(plan.not_built)
         waits = {node: each for node, each in plan.held.items() if each.reason in ("failed", "failing")}
         report.blocked = [node for node, each in waits.items() if each.waiting_for]
@@ -728,15 +732,15 @@ class Orchestrator:
             if each.reason == "failing" and not each.waiting_for and node not in tried
         }
         if plan.is_empty:
-            return missing, False
-        gone_by_now = missing
+            return self._gone_at_end(lineage, snapshot, tried, report) if missing is None else (missing, False)
+        gone_by_now = missing or frozenset()
         if not bound.lets(snapshot, lambda then: self._plan(lineage, then, tried, gone_by_now)):
             report.more = list(plan.build)
             return missing, False
         # Before dbt runs, which writes the manifest anew: it is read again for them.
         identities = {node: lineage.identity_parts(node) for node in (*plan.build, *plan.passed_through)}
         # What was tried before in this call may be there by now, with some of its batches.
-        gone = missing - retries.begun
+        gone = gone_by_now - retries.begun
         in_part = by_hand.in_part(lineage, plan.build, snapshot.nodes, gone, self._clock()) if by_hand else frozenset()
         recorder = BuildRecorder(
             self._tests_to_run(plan, plan.build),
@@ -769,7 +773,7 @@ class Orchestrator:
             expected = self._estimate(lineage, plan)
             begun = time.monotonic()
             # New data alone leaves a node stale until it is built well, and what was never built is stale anyway.
-            doubtful = plan.changed_code | (missing & snapshot.nodes.keys())
+            doubtful = plan.changed_code | (gone_by_now & snapshot.nodes.keys())
             if by_hand:
                 doubtful |= limits.forced - in_part
                 self._ask_for_what_reads(lineage, in_part, plan.build)
@@ -788,7 +792,7 @@ class Orchestrator:
                 if not retries.after(error):
                     raise
                 report.built += [node for node in recorder.built if node not in report.built]
-                return missing.difference(recorder.built), True
+                return missing and missing.difference(recorder.built), True
             if expected is not None:
                 report.took(time.monotonic() - begun, expected)
             recorder.finish(outcome.results, cut_short=outcome.cut_short)
@@ -812,7 +816,7 @@ class Orchestrator:
         if recorder.retried:
             report.retried |= {node: retries.retried[node] for node in recorder.retried}
             retries.wait(recorder.retried)
-        return missing.difference(recorder.built), True
+        return missing and missing.difference(recorder.built), True
 
     def _ask_for_what_reads(self, lineage: Lineage, in_part: Collection[str], build: Collection[str]) -> None:
         """Ask for what reads models that are built in part: that is no good build of theirs, which would say so."""
@@ -825,6 +829,24 @@ class Orchestrator:
         settings = self.settings
         delay = timedelta(seconds=settings.node_retry_delay)
         return Retries(settings.node_retries, delay, settings.retry_on, progress=progress)
+
+    def _gone_at_end(
+        self, lineage: Lineage, snapshot: LedgerSnapshot, tried: dict[str, int], report: BuildReport
+    ) -> tuple[frozenset[str], bool]:
+        """Return the relations that are gone, when all else is built, and whether there is something to build for it.
+
+        So it is asked where a question to dbt is a process of its own: no load waits for it. What failed in this call
+        below such a relation failed for want of it, and may be tried again.
+        """
+        if snapshot.nodes.keys() <= set(report.built):
+            return frozenset(), False
+        missing = self._missing_relations(lineage, snapshot)
+        gone = (missing & snapshot.nodes.keys()) - tried.keys()
+        again = _below(lineage, gone) & tried.keys()
+        self.ledger.clear_failures(sorted(again))
+        for node in again:
+            del tried[node]
+        return missing, bool(gone)
 
     def _name_all(self, lineage: Lineage, progress: Progress) -> None:
         """Give updates that were kept as named to the sources that this manifest knows by these names."""
@@ -1136,6 +1158,18 @@ def _longest_lag(lineage: Lineage) -> timedelta:
     policies = plan_graph(lineage).policies.values()
     longest = max((each.lag_tolerance for each in policies if each.lag_tolerance is not None), default=timedelta(0))
     return longest + min(timedelta(days=1), timedelta.max - longest)
+
+
+def _below(lineage: Lineage, nodes: Collection[str]) -> frozenset[str]:
+    """Return all nodes that read some of these, directly or not."""
+    graph = plan_graph(lineage)
+    above = {graph.index[node] for node in nodes if node in graph.index}
+    found = set()
+    for number in range(graph.source_count, len(graph.ids)):  # parents come before children
+        if not above.isdisjoint(graph.parents[number]):
+            above.add(number)
+            found.add(graph.ids[number])
+    return frozenset(found)
 
 
 def _not_again(lineage: Lineage, snapshot: LedgerSnapshot, tried: Mapping[str, int]) -> frozenset[str]:

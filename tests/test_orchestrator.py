@@ -250,6 +250,42 @@ def test_what_was_stale_at_the_call_is_built_however_few_the_rounds(make: Make) 
     assert set(report.more) == model("stg_c")
 
 
+def test_relation_that_is_gone_is_found_at_end_where_question_costs_a_process(make: Make) -> None:
+    orchestrator, dbt = make()
+    dbt.has_callbacks = False
+    asked: list[int] = []
+    missing_relations = dbt.missing_relations
+    dbt.missing_relations = lambda lineage: asked.append(len(dbt.built)) or missing_relations(lineage)
+    orchestrator.record(["raw.a", "raw.b"])
+    orchestrator.build()
+    assert asked == []  # all that the ledger knows was built in this call
+
+    def want(node: str) -> None:
+        if node == "model.shop.mart_ab":
+            dbt.failing = {node} if dbt.missing else set()
+
+    dbt.missing, dbt.before_node = {"model.shop.stg_b"}, want
+    orchestrator.record(["raw.a"])
+    report = orchestrator.build()
+    assert asked == [2]  # when raw.a was built
+    assert dbt.built[1:] == [["model.shop.stg_a"], ["model.shop.stg_b", "model.shop.mart_ab", "model.shop.top"]]
+    assert report.failed == {}
+    assert not orchestrator.ledger.snapshot().failures
+    assert orchestrator.build().runs == 0
+
+
+def test_gone_relation_that_cannot_be_built_is_tried_once(make: Make) -> None:
+    orchestrator, dbt = make()
+    dbt.has_callbacks = False
+    orchestrator.record(["raw.a", "raw.b"])
+    orchestrator.build()
+    dbt.missing = dbt.failing = {"model.shop.stg_b"}
+    orchestrator.record(["raw.a", "raw.b"])
+    report = orchestrator.build()
+    assert report.runs == 1
+    assert set(report.failed) == model("stg_b")
+
+
 def test_failing_node_is_no_reason_to_go_on(make: Make) -> None:
     orchestrator, dbt = make()
     dbt.failing = {"model.shop.stg_a"}

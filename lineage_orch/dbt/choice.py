@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from importlib import metadata, util
-from pathlib import Path
+from importlib import util
 from typing import TYPE_CHECKING
 
 from lineage_orch.dbt.engine import DbtEngine
+from lineage_orch.dbt.executable import chosen_executable, named_executable
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.errors import SettingsError
 from lineage_orch.settings import DBT_CLOUD, LineageOrchSettings
@@ -34,13 +32,14 @@ def choose_dbt(project: DbtProject, settings: LineageOrchSettings) -> DbtEngine:
         from lineage_orch.dbt.cloud import CloudDbt
 
         return CloudDbt(project, settings)
-    if settings.dbt is None and _is_importable():
+    executable = chosen_executable(settings)
+    if executable is None:
         from lineage_orch.dbt.in_process import DbtRunner
 
         return DbtRunner(project, settings)
     from lineage_orch.dbt.process import ProcessDbt
 
-    return ProcessDbt(project, settings, settings.dbt or _beside_python() or "dbt")
+    return ProcessDbt(project, settings, executable)
 
 
 def dbt_for_commands(project: DbtProject, settings: LineageOrchSettings) -> ProcessDbt:
@@ -55,20 +54,4 @@ def dbt_for_commands(project: DbtProject, settings: LineageOrchSettings) -> Proc
         )
     from lineage_orch.dbt.process import ProcessDbt
 
-    return ProcessDbt(project, settings, settings.dbt or _beside_python() or "dbt")
-
-
-def _is_importable() -> bool:
-    """Whether dbt-core 1.x can run in this process; dbt 2 also has a package ``dbt``, without callbacks."""
-    try:
-        version = metadata.version("dbt-core")
-    except metadata.PackageNotFoundError:
-        return False
-    return version.startswith("1.") and util.find_spec("prefect_dbt") is not None
-
-
-def _beside_python() -> str | None:
-    """Return the dbt of this virtual environment, which need not be on PATH (a service, a cron line)."""
-    name = "dbt.exe" if os.name == "nt" else "dbt"
-    path = Path(sys.executable).parent / name
-    return str(path) if os.access(path, os.X_OK) else None
+    return ProcessDbt(project, settings, named_executable(settings))

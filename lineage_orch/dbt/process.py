@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 from lineage_orch.dbt.child import Child
 from lineage_orch.dbt.compat import LOG, PARTIAL_PARSE
 from lineage_orch.dbt.engine import FAILED, DbtEngine, OnResult, OnStart, Outcome, Result
+from lineage_orch.dbt.executable import found_executable
 from lineage_orch.dbt.freshness import RUNTIME_ERROR, Freshness, Seen, parse_sources_json
 from lineage_orch.dbt.log_lines import LogReader
 from lineage_orch.dbt.profile import profiles_for_dbt
@@ -214,7 +214,7 @@ class ProcessDbt(DbtEngine):
         return args
 
     def _found(self) -> str:
-        found = shutil.which(os.path.expanduser(self.executable))
+        found = found_executable(self.executable)
         if found is None:
             raise DbtMissingError(
                 f"there is no dbt: {self.executable!r} is no executable, nor a command on PATH; install one, or set "

@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from lineage_orch.dbt.command import check_flags
 from lineage_orch.dbt.compat import PARTIAL_PARSE, parsed_by_same_call
+from lineage_orch.dbt.executable import chosen_executable, release_of
 from lineage_orch.dbt.inputs import OTHER_COMMAND, Inputs, Record, digest, files_of
 from lineage_orch.dbt.profile import Profile, load_yaml, of_cloud_job, render
 from lineage_orch.errors import DbtError, SettingsError
@@ -50,6 +50,7 @@ class DbtProject:
         passed_target: the target to pass to dbt; None where dbt finds it by itself.
         vars: to pass to dbt.
         vars_of_code: the values that code reads: ``vars`` of dbt_project.yml with those that are passed over them.
+        executable: the dbt that runs it; None for dbt-core in this process, and for a job of dbt Cloud.
     """
 
     directory: Path
@@ -62,6 +63,7 @@ class DbtProject:
     passed_target: str | None
     vars: Mapping[str, Any] = field(repr=False)
     vars_of_code: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    executable: str | None = None
 
     @property
     def target(self) -> str:
@@ -106,7 +108,7 @@ class DbtProject:
             "the target": digest(self.target),
             "the place of the target": digest(self._place_or_none()),
             "vars": digest(self.vars),
-            "the version of dbt": _dbt_version(),
+            "the version of dbt": release_of(self.executable),
         }
         return Inputs(files_of(self.directory, self.resource_paths, self.packages), call)
 
@@ -139,7 +141,7 @@ class DbtProject:
             vars=self.vars,
             profile=os.environ.get("DBT_PROFILE"),
             target=self.passed_target or os.environ.get("DBT_TARGET"),
-            version=_dbt_version(),
+            version=release_of(self.executable),
         )
 
     def manifest_is_stale(self) -> bool:
@@ -210,19 +212,12 @@ class DbtProject:
             passed_target=settings.target,
             vars=settings.vars,
             vars_of_code=overlay_vars(_mapping(config.get("vars")), settings.vars),
+            executable=chosen_executable(settings),
         )
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _dbt_version() -> str:
-    """Return the version of dbt in this environment; "" where there is none, which then makes no manifests."""
-    try:
-        return metadata.version("dbt-core")
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _project_dir(settings: LineageOrchSettings) -> Path:

@@ -316,7 +316,7 @@ def test_setting_chooses(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyP
     named = chosen("/opt/dbt2/bin/dbt")
     assert isinstance(named, ProcessDbt)
     assert named.executable == "/opt/dbt2/bin/dbt"
-    monkeypatch.setattr("lineage_orch.dbt.choice._is_importable", lambda: False)
+    monkeypatch.setattr("lineage_orch.dbt.executable._is_importable", lambda: False)
     assert isinstance(chosen(None), ProcessDbt)
 
 

@@ -226,3 +226,28 @@ def test_process_without_dbt_uses_manifest_as_it_is(folder: Path, current: Curre
     current.path.unlink()
     with pytest.raises(DbtMissingError, match="there is no dbt"):
         without.now()
+
+
+def test_another_release_of_executable_parses_anew(folder: Path) -> None:
+    def project() -> DbtProject:
+        return DbtProject.find(LineageOrchSettings(project_dir=folder, dbt=str(dbt)))
+
+    # dbt 2 is one file.
+    dbt = folder / "venv" / "bin" / "dbt"
+    dbt.parent.mkdir(parents=True)
+    dbt.write_text("#!/bin/sh\n")
+    dbt.chmod(0o755)
+    project().target_path.mkdir(exist_ok=True)
+    project().manifest_path.write_text(MANIFEST)
+    project().note_manifest()
+    assert project().stale_because() is None
+    dbt.write_text("#!/bin/sh\n# newer\n")
+    assert project().stale_because() == "the version of dbt changed"
+    # dbt 1 is a package of the environment that it lies in.
+    package = folder / "venv" / "lib" / "python3.12" / "site-packages" / "dbt_core-1.11.16.dist-info"
+    package.mkdir(parents=True)
+    project().note_manifest()
+    dbt.write_text("#!/bin/sh\n# installed again\n")
+    assert project().stale_because() is None
+    package.rename(package.with_name("dbt_core-1.12.6.dist-info"))
+    assert project().stale_because() == "the version of dbt changed"
