@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from lineage_orch.ledger import Ledger
 from lineage_orch.lineage import Lineage
 from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.plan import plan_graph
+from lineage_orch.updates import SourceUpdate
 from tests.manifests import manifest, node, source
 
 NOW = datetime(2026, 10, 16, tzinfo=UTC)
@@ -247,6 +249,43 @@ def test_marked_nodes_are_stale(run: Run) -> None:
     assert data(run("plan", "--json"))["build"] == ["model.shop.mart"]
     assert "Stale from now on: mart." in good(run("mark-stale", "mart"))
     assert "did you mean 'mart'" in error(run("mark-stale", "marts"))
+
+
+def test_build_in_stream_of_loads_ends_and_says_what_is_left(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coming = iter(range(4))  # loads, one in each dbt run
+    build = FakeDbt.build
+
+    def build_while_loads_come(self: FakeDbt, *args: Any) -> Outcome:
+        if (number := next(coming, None)) is not None:
+            [path] = project.rglob("*.db")
+            with Ledger(f"sqlite:///{path}", project="shop", target="dev") as ledger:
+                ledger.record_updates([SourceUpdate("source.shop.raw.users", f"{number}", datetime.now(UTC))])
+        return build(self, *args)
+
+    launched: list[str] = []
+
+    def launch(deployment: str, *_: Any, **__: Any) -> Any:
+        launched.append(deployment)
+        return SimpleNamespace(name="next-owl")
+
+    monkeypatch.setattr(FakeDbt, "build", build_while_loads_come)
+    monkeypatch.setattr("lineage_orch.deployed.launch.launch", launch)
+    good(run("record", "raw.orders", "raw.users"))
+    out = good(run("build"))
+    assert "left to the next build" in out
+    assert "the next build takes them up: stg_users and mart." in out
+    assert launched == []
+
+    coming = iter(range(10, 20))
+    monkeypatch.setenv("LINEAGE_ORCH_DEPLOYMENT", "build-affected/shop")
+    code, _, err = run("build")
+    assert code == 0
+    assert launched == ["build-affected/shop"]
+    assert "Run 'next-owl' of build-affected/shop builds what was loaded meanwhile." in err
+    assert data(run("build", "--until-done", "--json"))["more"] == []
+    assert len(launched) == 1
 
 
 def test_build_that_another_process_does_is_exit_code_0(run: Run, project: Path) -> None:

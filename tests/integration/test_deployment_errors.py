@@ -16,7 +16,7 @@ from prefect.states import Cancelled, Scheduled
 
 from lineage_orch import SettingsError, SourceUpdate, TriggerError
 from lineage_orch.deployed import launch, reconcile
-from lineage_orch.deployed.build import DeployedBuild
+from lineage_orch.deployed.build import MAX_ROUNDS, DeployedBuild
 from lineage_orch.deployed.queue import WaitingRuns, out_of_date, schedule_wake_up, to_take_over, wake_up_time
 from lineage_orch.deployed.run_history import LoadsOf, dead_runs
 from lineage_orch.deployments import dbt_deployment
@@ -210,6 +210,39 @@ def test_wake_up_that_is_over_does_not_stand_for_new_one() -> None:
 
     schedule_wake_up(Api(), uuid4(), NOW, settings=None, run_id=uuid4())  # type: ignore[arg-type]
     assert len(set(keys)) == 2
+
+
+class Stream:
+    """An orchestrator while loads keep coming: each dbt run finds something stale again."""
+
+    def __init__(self) -> None:
+        self.settings = SimpleNamespace(debounce=0.0)
+        self.runs = 0
+
+    def build(self, *, who: str, progress: Any, rounds: int) -> BuildReport:
+        self.runs += 1 + rounds
+        return BuildReport(built=["model.shop.a"], runs=1 + rounds, more=["model.shop.a"])
+
+
+def test_run_in_stream_of_loads_ends_and_new_one_is_scheduled(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+
+    class Api(FakeApi):
+        def create_flow_run_from_deployment(self, *_: Any, **options: Any) -> Any:
+            made.append(options)
+            return SimpleNamespace(name="next-owl", state_type=options["state"].type)
+
+    api = Api([waiting()])
+    build = DeployedBuild(api, waiting(), uuid4(), None, LOGGER)  # type: ignore[arg-type]
+    monkeypatch.setattr(build, "_learn", lambda _: None)
+    monkeypatch.setattr(build, "_record", lambda _, runs: runs)
+    stream: Any = Stream()
+    report = build.build(stream, who="a run")
+    assert stream.runs == 1 + MAX_ROUNDS
+    assert report.handed_over
+    [run] = made
+    assert abs(run["state"].state_details.scheduled_time - datetime.now(UTC)) < timedelta(seconds=30)
+    assert run["tags"] == [WAKE_UP]
 
 
 @pytest.mark.parametrize(("known", "looks"), [((), True), (("1",), True), (("1", "2"), False)])

@@ -398,6 +398,32 @@ def test_loads_that_end_together_share_builds(how: str, built_shop: Shop, builds
     assert len(builds()) <= 2
 
 
+STREAM = """
+from pathlib import Path
+from lineage_orch import Orchestrator
+with Orchestrator(project_dir=Path.cwd()) as orchestrator:
+    while not Path("enough").exists():
+        orchestrator.record(["crm.orders"])
+        orchestrator.build(who="the stream")
+"""
+
+
+def test_load_into_stream_of_others_returns_when_its_own_is_built(built_shop: Shop):
+    stream = subprocess.Popen([sys.executable, "-c", STREAM], cwd=built_shop.folder, env=os.environ)
+    try:
+        with Orchestrator(project_dir=built_shop.folder) as orchestrator:
+            before = orchestrator.ledger.snapshot().nodes["model.shop.stg_customers"].tick
+            deadline = time.monotonic() + 60
+            while orchestrator.ledger.holder() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert load_customers(return_state=True).is_completed()
+            assert orchestrator.ledger.snapshot().nodes["model.shop.stg_customers"].tick > before
+            assert stream.poll() is None  # which goes on
+    finally:
+        (built_shop.folder / "enough").touch()
+        stream.wait(60)
+
+
 def test_load_without_wait_builds_in_other_process(
     built_shop: Shop, monkeypatch: pytest.MonkeyPatch, builds: Builds, dbt_builds: list[list[str]]
 ):

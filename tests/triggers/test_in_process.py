@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lineage_orch import LineageOrchSettings, SourceUpdate
+from lineage_orch.errors import BuildFailedError
+from lineage_orch.ledger import Holder
+from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.settings import handing_down
-from lineage_orch.triggers import Completion
+from lineage_orch.triggers import Completion, child, in_process
 from lineage_orch.triggers.in_process import _build_beside, _Builder, _Request
 
 
@@ -142,3 +148,74 @@ def test_ledger_file_in_pyproject_counts_from_its_folder(
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
     assert LineageOrchSettings().ledger == anchored.format(folder=tmp_path)
+
+
+# Who builds what others loaded meanwhile ------------------------------------------------------------------------
+
+
+class Someone:
+    """An orchestrator over a ledger that has, or has not, a holder, and something due."""
+
+    holder: Holder | None = None
+    done = False
+
+    def __init__(self, _: LineageOrchSettings) -> None:
+        self.ledger = SimpleNamespace(holder=lambda: self.holder)
+
+    def __enter__(self) -> Someone:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def seems_done(self) -> bool:
+        return self.done
+
+
+@pytest.mark.parametrize(
+    ("seconds_later", "done", "go_on"),
+    [(None, False, False), (None, True, True), (-5, False, False), (5, False, True)],
+    ids=["no one", "all is built", "one who was killed", "one who began since"],
+)
+def test_process_is_started_only_if_no_other_goes_on(
+    seconds_later: float | None, done: bool, go_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_process, "OTHERS_FIRST", 0.0)
+    monkeypatch.setattr("lineage_orch.orchestrator.Orchestrator", Someone)
+    monkeypatch.setattr(Someone, "done", done)
+    if seconds_later is not None:
+        holder = Holder("another", datetime.now(UTC) + timedelta(seconds=seconds_later))
+        monkeypatch.setattr(Someone, "holder", holder)
+    started: list[str] = []
+
+    class Process:
+        returncode = 0
+
+        def __init__(self, command: list[str], **_: Any) -> None:
+            started.append(command[-1])
+
+        def communicate(self, request: bytes) -> None:
+            assert not json.loads(request)["updates"]
+
+    monkeypatch.setattr("lineage_orch.triggers.in_process.subprocess.Popen", Process)
+    in_process._build_beside([_Request(Completion(()), LineageOrchSettings(), {}, logging.getLogger("test"))])
+    assert started == ([] if go_on else ["lineage_orch.triggers.child"])
+
+
+def test_child_goes_on_while_more_comes_and_no_other_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = BuildFailedError("1 failed")
+    failed.more = ("model.shop.a",)
+    outcomes: list[Any] = [BuildReport(more=["model.shop.a"]), failed, BuildReport()]
+    asked: list[dict[str, Any]] = []
+
+    def build(**request: Any) -> BuildReport:
+        asked.append(request)
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, BuildFailedError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(child, "build_affected", build)
+    monkeypatch.setattr(child, "others_go_on", lambda _: False)
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"updates": ["u"], "producers": [], "settings": {}})))
+    assert child.main() == 1  # something failed
+    assert asked == [{"updates": ["u"], "producers": []}, {}, {}]
