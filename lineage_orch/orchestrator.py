@@ -478,7 +478,11 @@ class Orchestrator:
     def _missing_relations(self, lineage: Lineage, snapshot: LedgerSnapshot) -> frozenset[str]:
         """Return the nodes that are not in the warehouse; none where that is of no use, or cannot be told."""
         # Of what was never built it matters to a microbatch model alone: whether dbt will start at its `begin`.
-        if not snapshot.nodes and all(lineage.microbatch(node) is None for node in lineage.nodes):
+        if (
+            not snapshot.nodes
+            and not snapshot.untested
+            and all(lineage.microbatch(node) is None for node in lineage.nodes)
+        ):
             return frozenset()
         return self._dbt.missing_relations(lineage) or frozenset()
 
@@ -719,8 +723,9 @@ class Orchestrator:
             missing = self._missing_relations(lineage, snapshot)
         limits = by_hand.to_plan(lineage, self.settings.views, report.built, tried) if by_hand else Limits()
         plan = self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried), missing or (), *limits)
-        if missing is None and any(node in snapshot.nodes and lineage.microbatch(node) for node in plan.build):
-            # dbt is told since when to build its batches, which depends on whether it is there.
+        batches = (node for node in plan.build if node in snapshot.nodes and lineage.microbatch(node))
+        if missing is None and (plan.tests_only or any(batches)):
+            # What is gone cannot be tested, and dbt is told since when to build batches of what is there.
             missing = self._missing_relations(lineage, snapshot)
             plan = self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried), missing, *limits)
         report.held, report.next_due, report.not_built = plan.held, plan.next_due, list(plan.not_built)
@@ -742,17 +747,24 @@ class Orchestrator:
         # What was tried before in this call may be there by now, with some of its batches.
         gone = gone_by_now - retries.begun
         in_part = by_hand.in_part(lineage, plan.build, snapshot.nodes, gone, self._clock()) if by_hand else frozenset()
-        recorder = BuildRecorder(
-            self._tests_to_run(plan, plan.build),
-            lambda node: self.ledger.record_built(
+
+        def record(node: str) -> None:
+            if node in plan.tests_only:
+                self.ledger.record_tested(tick, [node])
+                return
+            self.ledger.record_built(
                 tick,
                 [node] if node not in in_part else [],
                 built_at=self._clock(),
                 identities={node: identities[node]},
                 seconds={} if node in plan.passed_through else recorder.seconds_of(node),
-            ),
+            )
+
+        recorder = BuildRecorder(
+            self._tests_to_run(plan, plan.build),
+            record,
             lambda node: self.ledger.take_back(tick, [node]),
-            passed=self._tests_to_run(plan, plan.passed_through),
+            passed=self._tests_to_run(plan, (*plan.tests_only, *plan.passed_through)),
             tested_by=lineage.tested_by,
             check=held.check_now_and_then,
             record_failed=lambda failed: self.ledger.record_failed(
@@ -773,7 +785,8 @@ class Orchestrator:
             expected = self._estimate(lineage, plan)
             begun = time.monotonic()
             # New data alone leaves a node stale until it is built well, and what was never built is stale anyway.
-            doubtful = plan.changed_code | (gone_by_now & snapshot.nodes.keys())
+            # And a build that fails may spoil what is there and was to be tested.
+            doubtful = plan.changed_code | (gone_by_now & snapshot.nodes.keys()) | snapshot.untested.keys()
             if by_hand:
                 doubtful |= limits.forced - in_part
                 self._ask_for_what_reads(lineage, in_part, plan.build)
@@ -796,6 +809,8 @@ class Orchestrator:
             if expected is not None:
                 report.took(time.monotonic() - begun, expected)
             recorder.finish(outcome.results, cut_short=outcome.cut_short)
+            if recorder.ledger_error is None:
+                self._note_untested(tick, recorder, {node: identities[node] for node in identities.keys() - in_part})
             for line in recorder.notes:
                 progress(line)
             good = {each.unique_id for each in outcome.results if each.status in BUILT | PASSED}
@@ -804,7 +819,8 @@ class Orchestrator:
                 {each.unique_id: list(each.failed_batches) for each in outcome.results if each.failed_batches}
             )
         report.built += [node for node in recorder.built if node not in report.built]
-        for node in recorder.built:
+        report.tested += [node for node in recorder.passed if node in plan.tests_only]
+        for node in (*recorder.built, *recorder.passed):
             tried.pop(node, None)
             report.partial.pop(node, None)
         report.failed.update(recorder.failed)
@@ -816,7 +832,15 @@ class Orchestrator:
         if recorder.retried:
             report.retried |= {node: retries.retried[node] for node in recorder.retried}
             retries.wait(recorder.retried)
-        return missing and missing.difference(recorder.built), True
+        return missing and missing.difference(recorder.built, recorder.untested), True
+
+    def _note_untested(self, tick: int, recorder: BuildRecorder, identities: Mapping[str, Mapping[str, str]]) -> None:
+        """Note what needs no build any more, only its tests; and what was only tested and needs a build after all."""
+        untested = [node for node in recorder.untested if node in identities]
+        self.ledger.record_untested(
+            tick, untested, built_at=self._clock(), identities={node: identities[node] for node in untested}
+        )
+        self.ledger.begin_nodes(tick, [node for node in recorder.untestable if node not in identities])
 
     def _ask_for_what_reads(self, lineage: Lineage, in_part: Collection[str], build: Collection[str]) -> None:
         """Ask for what reads models that are built in part: that is no good build of theirs, which would say so."""

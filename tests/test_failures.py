@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lineage_orch.dbt import retries
+from lineage_orch.dbt.engine import OnResult, Outcome, Result
 from lineage_orch.errors import DbtError, SettingsError
 from lineage_orch.lineage import Lineage
 from lineage_orch.orchestrator import Orchestrator
@@ -67,6 +69,27 @@ class Shop:
             if each["name"] == name:
                 each["checksum"] = {"name": "sha256", "checksum": "corrected"}
         self.write(*nodes)
+
+    def fail_test_of_mart(self) -> int:
+        """Load, and build with a test on ``mart`` that fails; returns the tick of that build."""
+        self.orchestrator.record(["raw.a"])
+        self.dbt.failing = {"test.shop.unique_mart"}
+        assert self.orchestrator.build().built == model("stg_a")
+        return self.orchestrator.ledger.snapshot().failures["model.shop.mart"].tick
+
+    def change_results(self, change: Callable[[Result], Result]) -> None:
+        """Let dbt end otherwise than it is told to."""
+        build = self.dbt.build
+
+        def changed(select: Any, exclude: Any, on_result: OnResult, *flags: Any) -> Outcome:
+            outcome = build(select, exclude, lambda each: on_result(change(each)), *flags)
+            return replace(outcome, results=[change(each) for each in outcome.results])
+
+        self.dbt.build = changed  # type: ignore[method-assign]
+
+    def later(self) -> None:
+        """Let all waits after failures be over."""
+        self.clock.now += timedelta(hours=7)
 
     @property
     def failures(self) -> set[str]:
@@ -168,3 +191,156 @@ def test_dbt_that_could_not_start_is_started_again(make: MakeShop, slept: list[f
     with pytest.raises(DbtError, match="there is no dbt"):
         shop.orchestrator.build()
     assert slept == [10]
+
+
+# Tests alone ------------------------------------------------------------------------------------------------
+
+
+def test_node_whose_test_failed_is_only_tested_again(make: MakeShop) -> None:
+    shop = make()
+    built = shop.fail_test_of_mart()
+    shop.later()
+    plan = shop.orchestrator.plan()
+    assert (plan.tests_only, plan.build) == (("model.shop.mart",), ("model.shop.top",))
+
+    shop.orchestrator.build()  # fails still
+    shop.later()
+    shop.dbt.failing.clear()
+    report = shop.orchestrator.build()
+    assert shop.dbt.built == [model("stg_a", "mart"), [], model("top")]
+    assert (report.tested, report.built) == (model("mart"), model("top"))
+    facts = shop.orchestrator.ledger.snapshot().nodes
+    assert facts["model.shop.mart"].tick == built, "at the tick of the run that built it"
+    assert facts["model.shop.top"].tick > built
+    assert shop.failures == set()
+    assert shop.orchestrator.plan().is_empty
+
+
+def test_node_with_nothing_below_it_costs_its_tests_alone(make: MakeShop) -> None:
+    shop = make()
+    shop.write(*(each for each in SHOP if each["name"] != "top"))
+    shop.fail_test_of_mart()
+    shop.dbt.failing.clear()
+    shop.orchestrator.retry()
+    report = shop.orchestrator.build()
+    assert shop.dbt.commands[-1] == ("fqn:shop.mart,resource_type:test",)
+    assert (shop.dbt.built[-1], report.summary()) == ([], "1 now passed its tests.")
+
+
+def test_load_while_a_node_waits_for_its_tests_is_not_lost(make: MakeShop) -> None:
+    shop = make()
+    shop.fail_test_of_mart()
+    shop.later()
+    shop.dbt.failing.clear()
+    # During the run of the tests.
+    shop.dbt.before_build = lambda: shop.orchestrator.record(["raw.a"]) if len(shop.dbt.commands) == 2 else None
+    shop.orchestrator.build()
+    assert shop.dbt.built == [model("stg_a", "mart"), model("top"), model("stg_a", "mart", "top")]
+
+
+def new_data(shop: Shop) -> None:
+    shop.orchestrator.record(["raw.a"])
+
+
+def changed_code(shop: Shop) -> None:
+    shop.edit("mart")
+
+
+def asked_for(shop: Shop) -> None:
+    shop.orchestrator.ledger.ask_for(model("mart"), reason="by hand")
+
+
+def gone_relation(shop: Shop) -> None:
+    shop.dbt.missing = set(model("mart"))
+
+
+@pytest.mark.parametrize("happens", [new_data, changed_code, asked_for, gone_relation])
+def test_node_is_built_again_for_more_than_its_tests(make: MakeShop, happens: Callable[[Shop], None]) -> None:
+    shop = make()
+    shop.fail_test_of_mart()
+    shop.later()
+    shop.dbt.failing.clear()
+    happens(shop)
+    report = shop.orchestrator.build()
+    assert "model.shop.mart" in report.built
+    assert report.tested == []
+
+
+def test_build_that_fails_after_a_failed_test_leaves_nothing_to_test(make: MakeShop) -> None:
+    """What is there then may be neither the one nor the other, also when the code is what it was."""
+    shop = make()
+    shop.fail_test_of_mart()
+    shop.edit("mart")
+    shop.dbt.failing = set(model("mart"))
+    shop.orchestrator.build()
+    shop.write(*SHOP)
+    shop.later()
+    shop.dbt.failing.clear()
+    assert shop.orchestrator.plan().tests_only == ()
+    assert shop.orchestrator.build().built == model("mart", "top")
+
+
+def test_test_that_cannot_be_run_lets_its_node_be_built_again(make: MakeShop) -> None:
+    """An engine that cannot tell which relations are gone would else test what is not there for ever."""
+    shop = make()
+    shop.fail_test_of_mart()
+    shop.later()
+    shop.change_results(lambda each: replace(each, status="error") if each.status == "fail" else each)
+    shop.orchestrator.build()
+    shop.later()
+    assert shop.orchestrator.plan().build == ("model.shop.mart", "model.shop.top")
+
+
+def test_corrected_test_runs_at_once_and_alone(make: MakeShop) -> None:
+    shop = make()
+    shop.fail_test_of_mart()
+    assert shop.orchestrator.plan().held["model.shop.mart"].reason == "failing"
+    shop.write(*(each for each in SHOP if each["name"] != "unique_mart"), node("unique_mart_2", "mart", kind="test"))
+    assert shop.orchestrator.build().tested == model("mart")
+    assert shop.dbt.built[1:] == [model("top")]
+
+
+def test_node_whose_only_test_is_gone_needs_no_dbt(make: MakeShop) -> None:
+    shop = make()
+    shop.write(*(each for each in SHOP if each["name"] != "top"))
+    shop.fail_test_of_mart()
+    shop.write(*(each for each in SHOP if each["name"] not in ("top", "unique_mart")))
+    report = shop.orchestrator.build()
+    assert (report.tested, report.runs) == (model("mart"), 0)
+
+
+def test_transient_failure_of_a_test_does_not_build_its_node_again(make: MakeShop) -> None:
+    shop = make()
+    shop.orchestrator.record(["raw.a"])
+    shop.dbt.failing = {"test.shop.unique_mart"}
+    shop.change_results(
+        lambda each: replace(each, status="error", message="deadlock detected") if each.status == "fail" else each
+    )
+    shop.dbt.before_build = lambda: shop.dbt.failing.clear() if len(shop.dbt.commands) > 1 else None
+    report = shop.orchestrator.build()
+    assert shop.dbt.built == [model("stg_a", "mart"), model("top")]
+    assert report.ok, report.failed
+    assert report.tested == model("mart")
+
+
+# A day with a broken node -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("loads", "most"), [(24, 10), (272, 12)])
+@pytest.mark.parametrize("broken", ["model.shop.mart", "test.shop.unique_mart"])
+def test_broken_node_in_a_day_of_loads(make: MakeShop, loads: int, most: int, broken: str) -> None:
+    shop = make()
+    shop.dbt.failing = {broken}
+    neighbours = red = 0
+    for _ in range(loads):
+        shop.clock.now += timedelta(days=1) / loads
+        shop.orchestrator.record(["raw.a", "raw.b"])
+        report = shop.orchestrator.build()
+        neighbours += report.built == model("stg_a", "stg_b")
+        red += not report.ok
+    assert neighbours == loads, "its neighbours are built every time"
+    assert 5 <= red <= most, "and only these runs are red"
+
+    shop.edit("mart")
+    shop.dbt.failing.clear()
+    assert shop.orchestrator.build().built == model("mart", "top"), "at once when its code is corrected"

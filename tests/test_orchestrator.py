@@ -142,7 +142,9 @@ def test_failed_test_blocks_what_is_below(make: Make) -> None:
         assert "test_stg_a" in report.failing["model.shop.stg_a"]
     dbt.failing = set()
     clock.now += timedelta(hours=6)
-    assert set(orchestrator.build().built) == model("stg_a", "mart_ab", "top")
+    report = orchestrator.build()
+    assert set(report.built) == model("mart_ab", "top")
+    assert report.tested == ["model.shop.stg_a"], "which was built well, and only its test failed"
 
 
 def test_failed_test_of_two_nodes_blocks_those_built_in_its_run(make: Make) -> None:

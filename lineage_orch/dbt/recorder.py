@@ -25,8 +25,8 @@ class BuildRecorder:
         tests: each node that is to be built -> the tests on it that run too.
         record: writes one node to the ledger. It and the other callables are called in dbt's threads, one at a time.
         take_back: takes the record of one node back.
-        passed: each view through which the change flows -> the tests on it. It is not built, so it is recorded when
-            its tests have passed, before what is below it.
+        passed: each node that is not built, and only tested -> the tests on it: a view through which the change flows,
+            or what an earlier run built. It is recorded when its tests have passed, before what is below it.
         tested_by: returns the nodes that a test reads; asked for tests that are not in ``tests``.
         check: makes sure that the build lock is still held; called before each record (it keeps to its own pace).
             When it raises LedgerError, nothing more is recorded.
@@ -40,7 +40,7 @@ class BuildRecorder:
 
     Attributes:
         built: the nodes that were recorded, in that order.
-        passed: the views that were recorded.
+        passed: the nodes that were only tested, and recorded.
         failed: each node and test that failed -> its message in one line.
         retried: the nodes among them that are tried again.
         unproved: each node that succeeded, and is not recorded since these tests on it were skipped, cancelled or
@@ -83,6 +83,9 @@ class BuildRecorder:
         self._bad: dict[str, dict[str, str]] = {}
         # The nodes and tests that failed for a reason that passes.
         self._transient: set[str] = set()
+        self._succeeded: set[str] = set()
+        # The tests that could not be run, which is another thing than rows that they found.
+        self._broken: set[str] = set()
         self.built: list[str] = []
         self.passed: list[str] = []
         self.failed: dict[str, str] = {}
@@ -156,6 +159,16 @@ class BuildRecorder:
         return [node for node in self._open if node not in done]
 
     @property
+    def untested(self) -> list[str]:
+        """The nodes that succeeded themselves, and whose tests did not pass."""
+        return [node for node in self._tests if node in self._succeeded and node not in self.built]
+
+    @property
+    def untestable(self) -> list[str]:
+        """The nodes that were only tested, and of which a test could not be run: what it reads may be gone."""
+        return [node for node, tests in self._views.items() if node not in self.passed and tests & self._broken]
+
+    @property
     def done_with(self) -> list[str]:
         """The nodes of ``unbuilt`` that this run has shown not to come to a good end for now.
 
@@ -192,6 +205,11 @@ class BuildRecorder:
             self._transient.add(unique_id)
         else:
             self._transient.discard(unique_id)
+        for marked, holds in (
+            (self._succeeded, unique_id in self._tests and status in BUILT),
+            (self._broken, status in FAILED - {"fail"} and unique_id not in self._transient),
+        ):
+            (marked.add if holds else marked.discard)(unique_id)
         if status in FAILED:
             self.failed[unique_id] = _in_one_line(result)
             if unique_id in self._tests:

@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lineage_orch.ledger.snapshot import Failure, History, Holder, LedgerSnapshot, Moment, NodeFact
+    from lineage_orch.ledger.snapshot import Failure, History, Holder, LedgerSnapshot, Moment, NodeFact, Untested
     from lineage_orch.ledger.store import Ledger
 
-__all__ = ["Failure", "History", "Holder", "Ledger", "LedgerSnapshot", "Moment", "NodeFact"]
+__all__ = ["Failure", "History", "Holder", "Ledger", "LedgerSnapshot", "Moment", "NodeFact", "Untested"]
 
 # Loaded at first use: a plan needs the snapshot, and no database.
 _HOMES = {
@@ -20,6 +20,7 @@ _HOMES = {
     "LedgerSnapshot": "snapshot",
     "Moment": "snapshot",
     "NodeFact": "snapshot",
+    "Untested": "snapshot",
 }
 
 

@@ -173,6 +173,28 @@ failures = _table(
 )
 """The failures in a row of each node."""
 
+failed = _table(
+    "failed",
+    _scope(),
+    _key("node"),
+    Column("tick", BigInteger, primary_key=True, autoincrement=False),
+    Column("failed_at", Instant, nullable=False),
+    Column("message", Text, nullable=False),
+)
+"""The history of failures, which ``prune`` shortens."""
+
+untested = _table(
+    "untested",
+    _scope(),
+    _key("node"),
+    Column("tick", BigInteger, nullable=False),
+    Column("built_at", Instant, nullable=False),
+    Column("identity", Text),
+    # The run in which its tests passed; taken back, they are to pass again.
+    Column("cleared_tick", BigInteger),
+)
+"""The last build of each node that succeeded itself, and whose tests did not pass."""
+
 debts = _table(
     "debts",
     _scope(),

@@ -52,6 +52,20 @@ class Failure:
     message: str
 
 
+class Untested(NamedTuple):
+    """The last build of a node that succeeded itself, and whose tests did not pass since.
+
+    Attributes:
+        tick: The tick of the run that built it.
+        built_at: When that was (UTC).
+        identity: The digest of what it was built from; ``None``: not known.
+    """
+
+    tick: int
+    built_at: datetime
+    identity: str | None
+
+
 class Moment(NamedTuple):
     """One update of a source, or one build that changed a node: its tick and its time (UTC)."""
 
@@ -148,6 +162,7 @@ class LedgerSnapshot:
         baselines: The sources whose every update is a baseline: nothing shows that they move.
         debts: Node to the tick at which it was asked for; due while that is above its built tick.
         failures: Node to its failures since its last good build.
+        untested: Node to its last build, where that succeeded itself and its tests did not pass.
         producer_patterns: What producers declare that is no unique_id (wildcards, templates, names not yet
             resolved), as given.
         unresolved: Name, as given, to the tick of its newest update that no source has got yet.
@@ -164,6 +179,7 @@ class LedgerSnapshot:
     baselines: frozenset[str] = frozenset()
     debts: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, Failure] = field(default_factory=dict)
+    untested: Mapping[str, Untested] = field(default_factory=dict)
     producer_patterns: frozenset[str] = frozenset()
     unresolved: Mapping[str, int] = field(default_factory=dict)
     loaded_at: Mapping[str, datetime] = field(default_factory=dict)

@@ -36,6 +36,7 @@ from lineage_orch.ledger.lock import BuildLock
 from lineage_orch.ledger.schema import (
     builds,
     debts,
+    failed,
     failures,
     holders,
     identities,
@@ -45,9 +46,21 @@ from lineage_orch.ledger.schema import (
     runs,
     scopes,
     sources,
+    untested,
     updates,
 )
-from lineage_orch.ledger.snapshot import Built, Failed, Failure, History, Holder, LedgerSnapshot, Load, Moment, NodeFact
+from lineage_orch.ledger.snapshot import (
+    Built,
+    Failed,
+    Failure,
+    History,
+    Holder,
+    LedgerSnapshot,
+    Load,
+    Moment,
+    NodeFact,
+    Untested,
+)
 from lineage_orch.text import few
 from lineage_orch.updates import LastLoad, SourceUpdate
 
@@ -582,13 +595,118 @@ class Ledger:
                     newest.append({**fact._mapping, "changed_tick": row["changed_tick"]})
             self._upsert(scope, nodes, newest, "tick", *_BUILD_COLUMNS)
             scope.delete(debts, debts.c.node, names, debts.c.tick <= tick)
-            for some in _some(names):
+            scope.delete(untested, untested.c.node, names, untested.c.tick <= tick)
+            self._clear_failures(scope, tick, names)
+
+    def _clear_failures(self, scope: _Scope, tick: int, names: Iterable[str]) -> None:
+        """Let the failures of nodes up to a run be over, since it did them well."""
+        for some in _some(names):
+            scope.connection.execute(
+                update(failures)
+                .where(failures.c.scope_id == scope.id, failures.c.node.in_(some), failures.c.tick <= tick)
+                .where(failures.c.cleared_tick.is_(None))
+                .values(cleared_tick=tick)
+            )
+
+    def record_untested(
+        self,
+        tick: int,
+        node_ids: Iterable[str],
+        *,
+        built_at: datetime,
+        identities: Mapping[str, Mapping[str, str]] | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        """Note nodes that succeeded themselves in the run of this tick, and whose tests did not pass.
+
+        They are still stale. If their tests pass in a later run, :meth:`record_tested` says so.
+
+        Args:
+            tick: The R of :meth:`begin_build`.
+            node_ids: unique_ids of models, snapshots and seeds.
+            built_at: When they were done (aware).
+            identities: Node to the parts of what it was built from.
+            run_id: The id of the run, if another object began it.
+
+        Raises:
+            LedgerError: this ledger knows no such run.
+            ValueError: ``built_at`` has no time zone.
+        """
+        names = _list_of(node_ids)
+        at = _utc(built_at, "built_at")
+        if not names:
+            return
+        with self._write() as scope:
+            self._check_run(scope, tick, run_id)
+            digests = self._keep_identities(scope, identities or {})
+            rows = [
+                {
+                    "scope_id": scope.id,
+                    "node": node,
+                    "tick": tick,
+                    "built_at": at,
+                    "identity": digests.get(node),
+                    "cleared_tick": None,
+                }
+                for node in names
+            ]
+            later = self._ticks_of(scope, untested, names, untested.c.tick > tick)
+            rows = [row for row in rows if row["node"] not in later]
+            self._upsert(scope, untested, rows, "tick", "built_at", "identity", "cleared_tick")
+
+    def record_tested(self, tick: int, node_ids: Iterable[str], *, run_id: str | None = None) -> None:
+        """Record nodes whose tests passed in the run of this tick, and which an earlier run built.
+
+        They are recorded at the tick of that run: an update that came in between makes them stale, as it must. Their
+        failures are over. A node of which no such build is known stays as it is.
+
+        Args:
+            tick: The R of :meth:`begin_build`.
+            node_ids: unique_ids of models, snapshots and seeds.
+            run_id: The id of the run, if another object began it.
+
+        Raises:
+            LedgerError: this ledger knows no such run.
+        """
+        names = _list_of(node_ids)
+        if not names:
+            return
+        with self._write() as scope:
+            self._check_run(scope, tick, run_id)
+            mine = and_(untested.c.scope_id == scope.id, untested.c.tick <= tick, untested.c.cleared_tick.is_(None))
+            found = list(scope.chunks(select(untested).where(mine), untested.c.node, names))
+            done = [
+                {
+                    "scope_id": scope.id,
+                    "node": row.node,
+                    "tick": row.tick,
+                    "changed_tick": row.tick,
+                    "built_at": row.built_at,
+                    "checksum": None,
+                    "identity": row.identity,
+                    "seconds": None,
+                    "row_count": None,
+                }
+                for row in found
+            ]
+            self._upsert(scope, builds, done, *_BUILD_COLUMNS)
+            last = self._ticks_of(scope, nodes, names)
+            newest = [row for row in done if row["tick"] > last.get(row["node"], 0)]
+            self._upsert(scope, nodes, newest, "tick", *_BUILD_COLUMNS)
+            for row in found:
+                scope.delete(debts, debts.c.node, [row.node], debts.c.tick <= row.tick)
+            for some in _some(row.node for row in found):
                 scope.connection.execute(
-                    update(failures)
-                    .where(failures.c.scope_id == scope.id, failures.c.node.in_(some), failures.c.tick <= tick)
-                    .where(failures.c.cleared_tick.is_(None))
-                    .values(cleared_tick=tick)
+                    update(untested).where(mine, untested.c.node.in_(some)).values(cleared_tick=tick)
                 )
+            self._clear_failures(scope, tick, [row.node for row in found])
+
+    def _ticks_of(
+        self, scope: _Scope, table: Table, names: Iterable[str], *also: ColumnElement[bool]
+    ) -> dict[str, int]:
+        """Return the ticks of the rows that nodes have in a table with one row for each."""
+        query = select(table.c.node, table.c.tick).where(table.c.scope_id == scope.id, *also)
+        return {row.node: row.tick for row in scope.chunks(query, table.c.node, names)}
 
     def median_seconds(self, node_ids: Iterable[str]) -> dict[str, float]:
         """Return how long a build of these nodes takes: the median of the last ten of each that was ever timed."""
@@ -639,7 +757,7 @@ class Ledger:
                 self._add_debts(scope, names, tick, "a build of it did not come to a good end")
 
     def take_back(self, tick: int, node_ids: Iterable[str], *, run_id: str | None = None) -> None:
-        """Take back what was recorded at this tick and proved bad later in the run.
+        """Take back what was recorded in the run of this tick and proved bad later in it.
 
         The nodes are as they were before that build, failures included, and a debt at this tick says that they
         are to be built. A node that was not recorded at this tick stays as it is.
@@ -657,8 +775,15 @@ class Ledger:
             return
         with self._write() as scope:
             self._check_run(scope, tick, run_id)
-            wrong = sorted(scope.delete(builds, builds.c.node, names, builds.c.tick == tick))
-            scope.delete(nodes, nodes.c.node, wrong, nodes.c.tick == tick)
+            found = dict.fromkeys(scope.delete(builds, builds.c.node, names, builds.c.tick == tick), tick)
+            # Those that an earlier run built, and of which this one said that their tests passed.
+            tested = self._ticks_of(scope, untested, names, untested.c.cleared_tick == tick)
+            for node, built_tick in tested.items():
+                scope.delete(builds, builds.c.node, [node], builds.c.tick == built_tick)
+            found |= tested
+            wrong = sorted(found)
+            for node in wrong:
+                scope.delete(nodes, nodes.c.node, [node], nodes.c.tick == found[node])
             latest = (
                 select(builds.c.node, func.max(builds.c.tick).label("tick"))
                 .where(builds.c.scope_id == scope.id)
@@ -675,14 +800,15 @@ class Ledger:
                 )
             )
             self._upsert(scope, nodes, [dict(row._mapping) for row in before], "tick", *_BUILD_COLUMNS)
-            self._add_debts(scope, wrong, tick, "what was built did not hold")
-            for some in _some(wrong):
-                scope.connection.execute(
-                    update(failures)
-                    .where(failures.c.scope_id == scope.id, failures.c.node.in_(some))
-                    .where(failures.c.cleared_tick == tick)
-                    .values(cleared_tick=None)
-                )
+            for node in wrong:
+                self._add_debts(scope, [node], found[node], "what was built did not hold")
+            for table in (failures, untested):
+                for some in _some(wrong):
+                    scope.connection.execute(
+                        update(table)
+                        .where(table.c.scope_id == scope.id, table.c.node.in_(some), table.c.cleared_tick == tick)
+                        .values(cleared_tick=None)
+                    )
 
     def record_failed(
         self,
@@ -739,6 +865,11 @@ class Ledger:
                 rows.append(row)
             changing = ("times", "since", "last_at", "tick", "identity", "message", "cleared_tick")
             self._upsert(scope, failures, rows, *changing)
+            history = [
+                {"scope_id": scope.id, "node": node, "tick": tick, "failed_at": at, "message": message[:_MESSAGE]}
+                for node, message in sorted(messages.items())
+            ]
+            self._upsert(scope, failed, history, "failed_at", "message")
 
     def take_identities(self, parts: Mapping[str, Mapping[str, str]]) -> None:
         """Give the last good builds of 0.1.0, which knew no identities, theirs: nothing is built for it.
@@ -827,7 +958,9 @@ class Ledger:
                 (nodes, nodes.c.node),
                 (builds, builds.c.node),
                 (debts, debts.c.node),
+                (untested, untested.c.node),
                 (failures, failures.c.node),
+                (failed, failed.c.node),
             ):
                 found |= scope.delete(table, column, wanted)
             for some in _some(wanted):
@@ -883,11 +1016,13 @@ class Ledger:
             removed += scope.connection.execute(delete(table).where(table.c.scope_id == scope.id, old)).rowcount
         named = [
             select(table.c.identity).where(table.c.scope_id == scope.id, table.c.identity.is_not(None))
-            for table in (nodes, builds, failures)
+            for table in (nodes, builds, failures, untested)
         ]
         for table, old in (
             (runs, runs.c.begun_at < before),
+            (failed, failed.c.failed_at < before),
             (failures, and_(failures.c.cleared_tick.is_not(None), failures.c.last_at < before)),
+            (untested, and_(untested.c.cleared_tick.is_not(None), untested.c.built_at < before)),
             (identities, and_(*(identities.c.digest.not_in(each) for each in named))),
         ):
             scope.connection.execute(delete(table).where(table.c.scope_id == scope.id, old))
@@ -1117,6 +1252,10 @@ def _snapshot(scope: _Scope, history_of: HistoryOf, run_id: str | None) -> Ledge
             row.node: Failure(row.times, row.since, row.last_at, row.tick, row.identity, row.message)
             for row in ask(select(failures).where(failures.c.scope_id == scope.id, failures.c.cleared_tick.is_(None)))
         },
+        untested={
+            row.node: Untested(row.tick, row.built_at, row.identity)
+            for row in ask(select(untested).where(untested.c.scope_id == scope.id, untested.c.cleared_tick.is_(None)))
+        },
         producer_patterns=frozenset(each for each in declared if not _is_source(each)),
         unresolved={source: tick for source, tick, _, _ in newest if not _is_source(source)},
         loaded_at={source: at for source, _, at, _ in newest if _is_source(source)},
@@ -1139,6 +1278,7 @@ def _bring_back(scope: _Scope, now: datetime) -> None:
     ahead = select(nodes.c.node).where(nodes.c.scope_id == scope.id, nodes.c.built_at > now)
     bring_back(builds.c.built_at, builds.c.node.in_(ahead))
     bring_back(nodes.c.built_at)
+    bring_back(untested.c.built_at)
     bring_back(failures.c.since)
     bring_back(failures.c.last_at)
 

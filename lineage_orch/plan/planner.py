@@ -76,9 +76,12 @@ class BuildPlan:
     Attributes:
         build: unique_ids, parents before children.
         held: the stale nodes that do not build now, and those below what fails.
-        because: for each node of ``build`` and ``passed_through``, the sources whose updates reach it; none for one
-            that builds for other reasons alone.
-        reasons: for each node that builds, is passed through or held, each way in which it is stale.
+        tests_only: the nodes of which only the tests run: an earlier run built them from what they still read, and
+            their tests did not pass. When they do, what is below them builds in the same run.
+        failures: the nodes of the project that failed since their last good build, held now or not.
+        because: for each node of ``build``, ``tests_only`` and ``passed_through``, the sources whose updates reach it;
+            none for one that builds for other reasons alone.
+        reasons: for each node that builds, is only tested, is passed through or held, each way in which it is stale.
         next_due: the earliest time (UTC) until which a node is held, or None.
         passed_through: the views through which new data flows without a build (``views="pass_through"``).
         not_built: the stale nodes that dbt will not build, as it is called here.
@@ -92,6 +95,8 @@ class BuildPlan:
     next_due: datetime | None
     passed_through: tuple[str, ...]
     not_built: tuple[str, ...]
+    tests_only: tuple[str, ...]
+    failures: Mapping[str, Failure]
     _lineage: Lineage = field(repr=False, compare=False)
     _absent: Collection[str] = field(default=(), repr=False, compare=False)
     _left: Collection[str] = field(default=(), repr=False, compare=False)
@@ -99,12 +104,12 @@ class BuildPlan:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do now (there may still be held nodes)."""
-        return not self.build and not self.passed_through
+        return not self.build and not self.passed_through and not self.tests_only
 
     @cached_property
     def changed_code(self) -> frozenset[str]:
         """The nodes of the plan whose own definition changed since their last good build."""
-        planned = (*self.build, *self.passed_through)
+        planned = (*self.build, *self.tests_only, *self.passed_through)
         return frozenset(node for node in planned if any(each.kind == "identity" for each in self.reasons[node]))
 
     @cached_property
@@ -119,7 +124,16 @@ class BuildPlan:
         Raises:
             LineageError: dbt's selectors cannot tell one of the nodes from another.
         """
-        return selection.select(self._lineage, self.build, self.passed_through, self.sources)
+        return selection.select(self._lineage, self.build, self._only_tested, self._tested_sources)
+
+    @property
+    def _only_tested(self) -> tuple[str, ...]:
+        return (*self.tests_only, *self.passed_through)
+
+    @property
+    def _tested_sources(self) -> tuple[str, ...]:
+        """The sources whose tests run too; they have passed where all that is stale below them was built since."""
+        return self.sources if self.build or self.passed_through else ()
 
     @cached_property
     def left_out_tests(self) -> tuple[str, ...]:
@@ -130,13 +144,13 @@ class BuildPlan:
         cannot look up: the relation of the tested model itself (``this``) before its first build, say. They run as
         soon as what they read is there.
         """
-        build = frozenset(self.build)
+        build = frozenset((*self.build, *self.tests_only))
         stale = self.held.keys() | frozenset(self.not_built) | frozenset(self._left)
 
         def is_old(unique_id: str) -> bool:
             return unique_id in stale or (unique_id in self._absent and unique_id not in build)
 
-        selected = selection.bearers(self._lineage, self.build, self.passed_through, self.sources)
+        selected = selection.bearers(self._lineage, self.build, self._only_tested, self._tested_sources)
         return (
             *selection.left_out_data_tests(self._lineage, selected, is_old),
             *selection.left_out_unit_tests(self._lineage, self.build, self._absent),
@@ -150,14 +164,14 @@ class BuildPlan:
     def tests_on(self, node: str) -> frozenset[str]:
         """Return the tests on a node of the plan that ``dbt build`` runs with ``select`` and ``exclude``."""
         tests = self._lineage.tests_on(node)
-        if node in self._passed:
+        if node in self._without_build:
             # dbt runs a unit test only together with its model.
             tests = tuple(test for test in tests if test.startswith("test."))
         return frozenset(tests) - self._left_out
 
     @cached_property
-    def _passed(self) -> frozenset[str]:
-        return frozenset(self.passed_through)
+    def _without_build(self) -> frozenset[str]:
+        return frozenset(self._only_tested)
 
     @cached_property
     def _left_out(self) -> frozenset[str]:
@@ -254,7 +268,9 @@ class _Planner:
         self._forced = {number for number in self._numbers(forced) if number >= graph.source_count}
         self._asked |= self._forced
         self._only = None if only is None else self._numbers(only)
-        self._missing = {number for number in self._numbers(missing_relations) if self._built[number]}
+        gone = self._numbers(missing_relations)
+        self._missing = {number for number in gone if self._built[number]}
+        self._untested = self._find_untested(gone | self._forced)
         self._not_built = self._numbers(not_built)
         # These build whatever their policy says.
         self._free = self._differs | self._missing | self._asked
@@ -317,6 +333,20 @@ class _Planner:
             # A row of before identities were kept. The checksum of a file is a part of its identity.
             elif checksum != checksums[number] and checksum and checksums[number] and rebuild_changed_code:
                 differs.add(number)
+
+    def _find_untested(self, gone: Collection[int]) -> dict[int, int]:
+        """The nodes that were built, as they are defined now, and whose tests did not pass: the tick of that build."""
+        found: dict[int, int] = {}
+        for number, last in self._by_number(self._snapshot.untested).items():
+            unique_id = self._graph.ids[number]
+            if (
+                number not in gone
+                and last.tick > self._built[number]
+                and self._snapshot.debts.get(unique_id, 0) <= last.tick
+                and last.identity == self._lineage.identity(unique_id)
+            ):
+                found[number] = last.tick
+        return found
 
     def _find_absent(self) -> frozenset[int]:
         """The nodes that are not there for what reads them. What dbt will not build is made elsewhere."""
@@ -492,8 +522,9 @@ class _Planner:
         held_numbers = sorted(waiting if self._only is None else waiting & self._only)
         held = {ids[number]: self._held(number) for number in held_numbers}
         times = [each.until for each in held.values() if each.until is not None]
-        passed = self._passed_through() if self._pass_views else []
-        build = sorted(set(planned) - set(passed)) if passed else planned
+        tested = self._tests_only(planned) if self._untested else []
+        passed = self._passed_through(tested) if self._pass_views else []
+        build = sorted(set(planned) - set(passed) - set(tested)) if passed or tested else planned
         world = PlannedGraph(
             graph,
             self._built,
@@ -513,6 +544,8 @@ class _Planner:
             next_due=min(times, default=None),
             passed_through=tuple(map(ids.__getitem__, passed)),
             not_built=tuple(ids[number] for number in sorted(self._left_out)),
+            tests_only=tuple(map(ids.__getitem__, tested)),
+            failures={ids[number]: each for number, each in sorted(self._by_number(self._snapshot.failures).items())},
             _lineage=self._lineage,
             _absent=frozenset(map(ids.__getitem__, self._absent | self._unloaded)),
             _left=frozenset() if self._only is None else frozenset(map(ids.__getitem__, self._left())),
@@ -529,7 +562,19 @@ class _Planner:
                     stack.append(child)
         return {number for number in old if self._reach[number] != IN_PLAN}
 
-    def _passed_through(self) -> list[int]:
+    def _tests_only(self, planned: Collection[int]) -> list[int]:
+        """The nodes in the plan for which nothing is new since the build whose tests did not pass."""
+        found: dict[int, int] = {}
+        for number in planned:
+            tick = self._untested.get(number)
+            # A parent that is only tested itself will be recorded at the tick of its own build.
+            if tick is not None and all(
+                found.get(parent, self._reach[parent]) <= tick for parent in self._graph.parents[number]
+            ):
+                found[number] = tick
+        return list(found)
+
+    def _passed_through(self, tested: Collection[int]) -> list[int]:
         """The views in the plan that need no build: they exist, and above them is only new data.
 
         A warehouse may keep the columns that a view had when it was made. So a view is built when a definition above
@@ -541,6 +586,7 @@ class _Planner:
         for number in self._planned:
             if (
                 number in self._free
+                or number in tested
                 or not built[number]
                 or any(
                     parent in reshaped or (parent >= self._graph.source_count and changed[parent] > built[number])

@@ -11,6 +11,7 @@ from lineage_orch.errors import BuildFailedError
 from lineage_orch.text import count, few, roughly
 
 if TYPE_CHECKING:
+    from lineage_orch.ledger import Failure
     from lineage_orch.plan import Estimate, Held
 
 
@@ -20,6 +21,7 @@ class BuildReport:
 
     Attributes:
         built: the nodes that were built well, in the order in which they finished.
+        tested: the nodes that an earlier call built, and whose tests passed only now; they were not built again.
         failed: each node or test that failed, with dbt's message.
         retried: each node that failed for a reason that passes and was tried again in this call, with the message of
             then; it is in ``built`` or ``failed`` too.
@@ -42,6 +44,7 @@ class BuildReport:
     """
 
     built: list[str] = field(default_factory=list)
+    tested: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     retried: dict[str, str] = field(default_factory=dict)
     blocked: list[str] = field(default_factory=list)
@@ -90,8 +93,10 @@ class BuildReport:
         if self.busy and not self.runs:
             return f"The build is left to {self.busy}, who builds now and looks again when done."
         parts = []
-        if self.built or not self.failed:
+        if self.built or not (self.failed or self.tested):
             parts.append(f"built {count(self.built, 'node')}" if self.built else "nothing was due")
+        if self.tested:
+            parts.append(f"{len(self.tested)} now passed {'its' if len(self.tested) == 1 else 'their'} tests")
         if self.failed:
             parts.append(f"{len(self.failed)} failed ({few(map(last_name, self.failed))})")
         if self.retried:
@@ -134,6 +139,7 @@ class BuildReport:
         """Return the report as JSON-ready values."""
         return {
             "built": self.built,
+            "tested": self.tested,
             "failed": self.failed,
             "retried": self.retried,
             "blocked": self.blocked,
@@ -166,6 +172,18 @@ def last_name(unique_id: str) -> str:
 def iso(moment: datetime | None) -> str | None:
     """Return a time as ISO 8601 in UTC."""
     return None if moment is None else moment.astimezone(UTC).isoformat()
+
+
+def failure_to_dict(failure: Failure | None) -> dict[str, Any] | None:
+    """Return the failures of a node as JSON-ready values."""
+    if failure is None:
+        return None
+    return {
+        "count": failure.count,
+        "since": iso(failure.since),
+        "last_at": iso(failure.last_at),
+        "message": failure.message,
+    }
 
 
 def held_to_dict(held: Held) -> dict[str, Any]:

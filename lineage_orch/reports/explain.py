@@ -73,7 +73,7 @@ class _Explainer:
         self._stored_parts = stored_parts
         self._short = short
         self._graph = plan_graph(lineage)
-        self._due = frozenset(plan.build) | frozenset(plan.passed_through)
+        self._due = frozenset((*plan.build, *plan.tests_only, *plan.passed_through))
         self._above = self._ancestors([node])
 
     def explain(self) -> Explanation:
@@ -103,6 +103,8 @@ class _Explainer:
             changes=self._changes([*([node] if code_changed else []), *changed_above]),
             held=held,
             failures=failure.count if failure else 0,
+            failure=failure,
+            untested=snapshot.untested.get(node),
             asked_at=debt if debt > self._built(node) else 0,
             policy=policy,
             parents=parents,
@@ -117,6 +119,8 @@ class _Explainer:
     def _verdict(self, held: Held | None) -> Verdict:
         if self._node in self._plan.passed_through:
             return "passed_through"
+        if self._node in self._plan.tests_only:
+            return "tests_only"
         if self._node in self._due:
             return "build"
         if held is not None:
@@ -281,7 +285,7 @@ class _Explainer:
         parents: Sequence[ParentView],
         held_above: Mapping[str, Held],
     ) -> BuildsWhen:
-        if verdict in ("build", "passed_through"):
+        if verdict in ("build", "tests_only", "passed_through"):
             return BuildsWhen("next_build")
         if verdict == "not_built":
             return BuildsWhen("built_elsewhere")

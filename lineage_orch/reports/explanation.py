@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
+from lineage_orch.ledger import Failure, Untested
 from lineage_orch.lineage.policy import Policy
 from lineage_orch.plan import Held, Reason
-from lineage_orch.reports.build_report import held_to_dict, iso
+from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso
 
-Verdict = Literal["build", "passed_through", "held", "not_built", "up_to_date"]
+Verdict = Literal["build", "tests_only", "passed_through", "held", "not_built", "up_to_date"]
 ParentState = Literal["fresh", "in_plan", "held", "not_newer", "not_moving"]
 SourceState = Literal["triggering", "pending", "awaited", "not_newer", "never_loaded"]
 WhenKind = Literal[
@@ -113,6 +114,8 @@ class Explanation:
             known.
         held: why it is held.
         failures: how many runs in a row failed on it; 0: none.
+        failure: since when, when last and why it failed; None: it did not.
+        untested: the last build of it, where that succeeded itself and its tests did not pass.
         asked_at: the tick at which someone asked for it, if that is still to be done; 0: no one did.
         policy: when it may build.
         parents: what it reads.
@@ -134,6 +137,8 @@ class Explanation:
     changes: Mapping[str, tuple[PartChange, ...]]
     held: Held | None
     failures: int
+    failure: Failure | None
+    untested: Untested | None
     asked_at: int
     policy: Policy
     parents: tuple[ParentView, ...]
@@ -162,6 +167,7 @@ class Explanation:
             },
             "held": held_to_dict(self.held) if self.held else None,
             "failures": self.failures,
+            "failure": failure_to_dict(self.failure),
             "policy": {
                 "updates_on": policy.updates_on,
                 "build_after": _seconds(policy.build_after),

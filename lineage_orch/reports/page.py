@@ -103,7 +103,7 @@ class Page:
 
 STATE_WORDS = {
     state: STATES[state]
-    for state in ("failing", "held", "due", "passed_through", "not_built", "never_built", "up_to_date")
+    for state in ("failing", "held", "due", "tests_only", "passed_through", "not_built", "never_built", "up_to_date")
 } | SOURCE_STATES
 """Every state in words, what needs a look first."""
 

@@ -33,6 +33,7 @@ _FILLED = {
 _STROKED = {
     "up_to_date": "M-5 0L-1.5 4L5 -4",
     "failing": "M-4.5 -4.5L4.5 4.5M4.5 -4.5L-4.5 4.5",
+    "tests_only": "M-4.5 -4.5H4.5V4.5H-4.5ZM-2 0L-0.5 2L2.5 -2",
     "passed_through": "M-5 0H5M1 -4L5 0L1 4",
     "not_built": "M-5 0H5",
     "never_built": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0",

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lineage_orch.loads.declaration import can_mean
 from lineage_orch.plan import plan_graph, producing_sources
-from lineage_orch.reports.build_report import held_to_dict, iso
+from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso
 
 if TYPE_CHECKING:
-    from lineage_orch.ledger import Holder, LedgerSnapshot
+    from lineage_orch.ledger import Failure, Holder, LedgerSnapshot
     from lineage_orch.lineage import Lineage
     from lineage_orch.plan import BuildPlan, Held
 
-NodeState = Literal["due", "passed_through", "held", "failing", "not_built", "up_to_date", "never_built"]
+NodeState = Literal["due", "tests_only", "passed_through", "held", "failing", "not_built", "up_to_date", "never_built"]
 
-STALE: frozenset[NodeState] = frozenset({"due", "passed_through", "held", "failing", "not_built"})
+STALE: frozenset[NodeState] = frozenset({"due", "tests_only", "passed_through", "held", "failing", "not_built"})
 """The states of what is stale."""
 
 
@@ -51,13 +51,14 @@ class NodeStatus:
     Attributes:
         unique_id: its unique_id.
         name: what people call it.
-        state: ``due`` (the next build builds it), ``passed_through`` (a view through which new data flows without a
-            build), ``held`` (stale, and ``held`` says why it waits), ``failing`` (held since it failed itself),
-            ``not_built`` (stale, and dbt, as it is called here, does not build it), ``up_to_date``, or
-            ``never_built`` (and nothing that builds needs it).
+        state: ``due`` (the next build builds it), ``tests_only`` (it only runs its tests again), ``passed_through`` (a
+            view through which new data flows without a build), ``held`` (stale, and ``held`` says why it waits),
+            ``failing`` (held since it failed itself), ``not_built`` (stale, and dbt, as it is called here, does not
+            build it), ``up_to_date``, or ``never_built`` (and nothing that builds needs it).
         tick: of its last good build; 0: never built.
         built_at: when that was (UTC).
         held: why it is held.
+        failure: how often, since when and why it failed since its last good build; None: it did not.
     """
 
     unique_id: str
@@ -66,6 +67,7 @@ class NodeStatus:
     tick: int
     built_at: datetime | None
     held: Held | None = None
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ class Status:
                     "tick": each.tick,
                     "built_at": iso(each.built_at),
                     "held": held_to_dict(each.held) if each.held else None,
+                    "failure": failure_to_dict(each.failure),
                 }
                 for each in self.nodes
             ],
@@ -164,7 +167,7 @@ def status(lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, holder: 
         )
         for source in sorted(lineage.sources, key=short.__getitem__)
     )
-    due, passed, not_built = map(frozenset, (plan.build, plan.passed_through, plan.not_built))
+    due, tested, passed, not_built = map(frozenset, (plan.build, plan.tests_only, plan.passed_through, plan.not_built))
 
     def row(node: str) -> NodeStatus:
         fact = snapshot.nodes.get(node)
@@ -172,6 +175,8 @@ def status(lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, holder: 
         state: NodeState
         if node in due:
             state = "due"
+        elif node in tested:
+            state = "tests_only"
         elif node in passed:
             state = "passed_through"
         elif held is not None:
@@ -180,7 +185,8 @@ def status(lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, holder: 
             state = "not_built"
         else:
             state = "up_to_date" if fact else "never_built"
-        return NodeStatus(node, short[node], state, fact.tick if fact else 0, fact.built_at if fact else None, held)
+        tick, built_at = (fact.tick, fact.built_at) if fact else (0, None)
+        return NodeStatus(node, short[node], state, tick, built_at, held, snapshot.failures.get(node))
 
     graph = plan_graph(lineage)
     nodes = tuple(row(node) for node in graph.ids[graph.source_count :])

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from lineage_orch.reports.build_report import held_to_dict, iso
+from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso
 from lineage_orch.reports.explanation import reason_to_dict
 from lineage_orch.reports.status import NodeState
 from lineage_orch.reports.wording import STATES, Names, held_reason, short_name, short_reasons, until, when
@@ -20,6 +20,7 @@ from lineage_orch.text import count, few, listed, one_line, roughly
 if TYPE_CHECKING:
     import rich.table
 
+    from lineage_orch.ledger import Failure
     from lineage_orch.plan import BuildPlan, Estimate, Held
     from lineage_orch.reports.build_report import BuildReport
     from lineage_orch.reports.status import Status
@@ -33,6 +34,11 @@ class Table:
     columns: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
 
+
+_Value = TypeVar("_Value")
+
+# How much of an error is shown in a row; the whole of it is in the JSON.
+_SAID = 200
 
 # What the renderers below return: lines of text, and tables.
 Parts = list[str | Table]
@@ -48,9 +54,9 @@ def plan_to_dict(
     whole = _plan_to_dict(plan, expected)
     if only is None:
         return whole
-    for key in ("build", "passed_through", "not_built", "changed_code"):
+    for key in ("build", "tests_only", "passed_through", "not_built", "changed_code"):
         whole[key] = [each for each in whole[key] if each in only]
-    for key in ("held", "reasons", "because"):
+    for key in ("failures", "held", "reasons", "because"):
         whole[key] = {node: each for node, each in whole[key].items() if node in only}
     return whole
 
@@ -58,7 +64,9 @@ def plan_to_dict(
 def _plan_to_dict(plan: BuildPlan, expected: Estimate | None) -> dict[str, Any]:
     return {
         "build": list(plan.build),
+        "tests_only": list(plan.tests_only),
         "passed_through": list(plan.passed_through),
+        "failures": {node: failure_to_dict(each) for node, each in plan.failures.items()},
         "held": {node: held_to_dict(each) for node, each in plan.held.items()},
         "reasons": {node: [reason_to_dict(each) for each in reasons] for node, reasons in plan.reasons.items()},
         "not_built": list(plan.not_built),
@@ -88,10 +96,12 @@ def plan_parts(
     if plan.is_empty:
         parts.append("Nothing to build now.")
     else:
-        for node in (*plan.build, *plan.passed_through):
+        hows = dict.fromkeys(plan.tests_only, " (tests only)")
+        hows |= dict.fromkeys(plan.passed_through, " (passed through)")
+        for node in (*plan.build, *hows):
             if only is not None and node not in only:
                 continue
-            how = " (passed through)" if node in plan.passed_through else ""
+            how = hows.get(node, "")
             reasons = short_reasons(plan.reasons[node], plan.because[node], names)
             build.rows.append([short_name(node, names) + how, reasons])
         if only is not None:
@@ -104,7 +114,8 @@ def plan_parts(
             f"{count(expected.nodes, 'node')}{guess} about {roughly(expected.seconds)} on "
             f"{count(expected.threads, 'thread')}."
         )
-    parts += _held_parts({node: each for node, each in plan.held.items() if only is None or node in only}, names, now)
+    parts += _failed_parts(_of(plan.failures, only), plan.held, names, now)
+    parts += _held_parts(_of(plan.held, only), names, now)
     if not_built := [each for each in plan.not_built if only is None or each in only]:
         stale = listed(short_name(each, names) for each in not_built)
         parts.append(f"Stale, and not built by dbt {command} as it is called here: {stale}.")
@@ -143,7 +154,10 @@ def status_parts(status: Status, now: datetime, shown: Status | None = None) -> 
         if node.held is not None:
             state = f"held: {_held_until(node.held, names, now)}"
         nodes.rows.append([node.name, state, str(node.tick or "-"), when(node.built_at) if node.built_at else "never"])
-    return [*parts, *(each for each in (sources, nodes) if each.rows)]
+    parts += [each for each in (sources, nodes) if each.rows]
+    failures = {node.unique_id: node.failure for node in shown.nodes if node.failure is not None}
+    held = {node.unique_id: node.held for node in shown.nodes if node.held is not None}
+    return parts + _failed_parts(failures, held, names, now)
 
 
 def report_parts(report: BuildReport, names: Names, now: datetime) -> Parts:
@@ -262,6 +276,22 @@ def _rich(table: Table) -> rich.table.Table:
     for row in table.rows:
         shown.add_row(*row)
     return shown
+
+
+def _of(values: Mapping[str, _Value], only: Collection[str] | None) -> Mapping[str, _Value]:
+    return values if only is None else {node: each for node, each in values.items() if node in only}
+
+
+def _failed_parts(failures: Mapping[str, Failure], held: Mapping[str, Held], names: Names, now: datetime) -> Parts:
+    if not failures:
+        return []
+    table = Table(f"Failed: {count(len(failures), 'node')}", ["node", "times", "since", "tried again", "dbt says"])
+    for node, failure in failures.items():
+        due = held[node].until if node in held else None
+        again = until(due, now) if due else "when what it reads builds" if node in held else "by the next build"
+        said = one_line(failure.message, most=_SAID)
+        table.rows.append([short_name(node, names), str(failure.count), when(failure.since), again, said])
+    return [table]
 
 
 def _held_parts(held: Mapping[str, Held], names: Names, now: datetime) -> Parts:

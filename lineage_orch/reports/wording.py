@@ -13,6 +13,7 @@ from lineage_orch.reports.explanation import Explanation, PartChange, SourceView
 from lineage_orch.text import count, listed, span
 
 if TYPE_CHECKING:
+    from lineage_orch.ledger import Failure
     from lineage_orch.reports.status import SourceStatus, Status
 
 Names = Mapping[str, str]
@@ -28,6 +29,7 @@ STATES = {
     "due": "due",
     "passed_through": "passed through",
     "failing": "failing",
+    "tests_only": "only to be tested",
     "not_built": "not built here",
 }
 
@@ -111,6 +113,8 @@ def explanation_lines(why: Explanation, now: datetime | None = None) -> list[str
     name = why.names[why.node]
     if why.verdict == "build":
         first = f"{name} will build: {_why_due(why)}."
+    elif why.verdict == "tests_only":
+        first = f"{name} will be tested, and not built: {_why_only_tested(why)}."
     elif why.verdict == "not_built":
         first = f"{name} is stale, and dbt does not build it as it is called here: {_why_due(why)}."
     elif why.verdict == "passed_through":
@@ -124,6 +128,8 @@ def explanation_lines(why: Explanation, now: datetime | None = None) -> list[str
         lines.append(f"Waiting for it: {_loads(waiting, why.names)}.")
     if (next_step := _next_step(why, now)) is not None:
         lines.append(next_step)
+    if why.failure is not None and (why.held is None or why.held.reason != "failing" or why.held.waiting_for):
+        lines.append(f"{_start(_failed(why.failure, now))}: {why.failure.message}")
     if why.code_changed and not any(each.kind == "identity" for each in why.reasons):
         lines.append(
             f"{_start(_what_changed(why, why.node))} since its last good build, which alone does not build it here."
@@ -168,7 +174,7 @@ def source_lines(status: Status, source: SourceStatus, producers: Sequence[str],
 
 def _shown_sources(why: Explanation) -> Sequence[SourceView]:
     """The sources whose path is worth a line: those that matter, or else a few of those that would make it build."""
-    if why.verdict in ("build", "passed_through"):
+    if why.verdict in ("build", "tests_only", "passed_through"):
         return [each for each in why.sources if each.state == "triggering"]
     return [each for each in why.sources if each.state in ("pending", "awaited")] or why.sources[:3]
 
@@ -208,6 +214,18 @@ def _why_due(why: Explanation) -> str:
     return "; and ".join(reasons)
 
 
+def _why_only_tested(why: Explanation) -> str:
+    at = f" ({when(why.untested.built_at)})" if why.untested is not None else ""
+    tick = why.untested.tick if why.untested is not None else why.tick
+    return f"what it reads and what it is made of are as in its build at tick {tick}{at}, whose tests did not pass"
+
+
+def _failed(failure: Failure, now: datetime) -> str:
+    if failure.count == 1:
+        return f"it failed the last time, at {_time_of(failure.last_at, now)}"
+    return f"it failed {failure.count} times in a row since {_time_of(failure.since, now)}"
+
+
 def _why_held(why: Explanation, held: Held, now: datetime) -> str:
     names = why.names
     if held.reason == "updates_on_all":
@@ -234,8 +252,8 @@ def _why_held(why: Explanation, held: Held, now: datetime) -> str:
     if held.reason == "failed" or held.until is None:
         return "is held: it failed in this build, and nothing new came for it since"
     if held.reason == "failing":
-        times = f"{why.failures} times in a row" if why.failures > 1 else "the last time"
-        return f"is held until {until(held.until, now)}: it failed {times} ({held.detail})"
+        failed = _failed(why.failure, now) if why.failure is not None else "it failed"
+        return f"is held until {until(held.until, now)}: {failed} ({held.detail})"
     if held.reason == "build_after":
         built = _time_of(why.built_at, now) if why.built_at else "an unknown time"
         length = span(why.policy.build_after) if why.policy.build_after else "?"

@@ -432,3 +432,52 @@ def test_run_that_is_cancelled_in_dbt_cloud_is_no_failure_of_its_nodes(shop: Sho
     assert not snapshot.failures
     assert "stg_orders" in shop.built()
     assert "slow" not in shop.built()
+
+
+# Failures ------------------------------------------------------------------------------------------------------
+
+
+def test_transient_failure_is_tried_again_with_what_was_skipped(shop: Shop) -> None:
+    flag = shop.folder / "flag.txt"
+    flag.write_text("down")
+    shop.write(
+        "models/flaky.sql",
+        f"select case when content = 'down' then error('connection reset by peer') else 1 end as x "
+        f"from read_text('{flag}'), {{{{ ref('stg_orders') }}}}",
+    )
+    shop.write("models/below_flaky.sql", "select * from {{ ref('flaky') }}")
+    lines: list[str] = []
+
+    def progress(line: str) -> None:
+        lines.append(line)
+        if "tried again" in line:
+            flag.write_text("up")
+
+    with shop.orchestrator(node_retry_delay=0) as orchestrator:
+        orchestrator.record(["raw.orders", "raw.customers"])
+        report = orchestrator.build(progress=progress)
+        snapshot = orchestrator.ledger.snapshot()
+    assert report.ok, report.failed
+    assert names(report.retried) == {"flaky"}, lines
+    assert report.runs == 2
+    ticks = {node.rpartition(".")[2]: fact.tick for node, fact in snapshot.nodes.items()}
+    assert ticks["below_flaky"] == ticks["flaky"] > ticks["stg_orders"] == ticks["revenue"], "nothing else again"
+    assert not snapshot.failures
+
+
+def test_node_whose_test_failed_is_only_tested_again(shop: Shop) -> None:
+    shop.write("models/totals.sql", "select count(*) as n, random() as r from {{ ref('stg_orders') }}")
+    shop.write("models/below_totals.sql", "select * from {{ ref('totals') }}")
+    shop.write("tests/enough.sql", "select * from {{ ref('totals') }} where n < 100")
+    report = shop.build("raw.orders", "raw.customers")
+    assert names(report.failed) == {"enough"}
+    before = shop.rows("totals")
+    shop.write("tests/enough.sql", "select * from {{ ref('totals') }} where n < 2")
+    with shop.orchestrator() as orchestrator:
+        orchestrator.retry()  # dbt 2 keeps no checksum of a test of one's own
+        report = orchestrator.build()
+    assert (names(report.tested), names(report.built), report.runs) == ({"totals"}, {"below_totals"}, 1)
+    assert shop.rows("totals") == shop.rows("below_totals") == before, "it was not built again"
+    with shop.orchestrator() as orchestrator:
+        facts = orchestrator.ledger.snapshot().nodes
+    assert facts["model.shop.totals"].tick == facts["model.shop.revenue"].tick, "at the tick of the run that built it"

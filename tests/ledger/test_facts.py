@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lineage_orch.errors import LedgerError
-from lineage_orch.ledger import Failure, History, Ledger, LedgerSnapshot, Moment, NodeFact
+from lineage_orch.ledger import Failure, History, Ledger, LedgerSnapshot, Moment, NodeFact, Untested
 from lineage_orch.lineage.identity import digest
 from lineage_orch.updates import SourceUpdate
 
@@ -445,3 +445,46 @@ def test_history_has_what_was_loaded_built_and_failed_since_a_time(ledger: Ledge
     assert [each.unchanged for each in found.loads] == [False, False]
     assert [each.source for each in ledger.history(NOW - timedelta(days=30), limit=2).loads] == [ORDERS, "raw.unknown"]
     assert ledger.history(LATER + timedelta(hours=1)) == History(begun=found.begun, loads=[], built=[], failed=[])
+
+
+# -- builds of which only the tests did not pass ----------------------------------------------------------------
+
+
+def test_tested_node_is_recorded_at_run_that_built_it(ledger: Ledger) -> None:
+    built, _ = ledger.begin_build(now=NOW)
+    ledger.begin_nodes(built, [MART])
+    ledger.record_untested(built, [MART], built_at=NOW, identities={MART: {"file": "1"}})
+    ledger.record_failed(built, {MART: "unique: got 1 result"}, failed_at=NOW)
+    assert ledger.snapshot().untested == {MART: Untested(built, NOW, digest({"file": "1"}))}
+    ledger.record_updates([load(ORDERS)])
+    tested, _ = ledger.begin_build(now=LATER)
+    ledger.record_tested(tested, [MART, STAGE])
+    snapshot = ledger.snapshot()
+    assert snapshot.nodes == {MART: NodeFact(built, NOW, identity=digest({"file": "1"}))}
+    assert snapshot.nodes[MART].tick < snapshot.sources[ORDERS]
+    assert (snapshot.untested, snapshot.failures, snapshot.debts) == ({}, {}, {})
+
+
+def test_tests_that_passed_can_be_taken_back(ledger: Ledger) -> None:
+    first = build(ledger, MART)
+    built, _ = ledger.begin_build(now=NOW)
+    ledger.record_untested(built, [MART], built_at=NOW)
+    ledger.record_failed(built, {MART: "no"}, failed_at=NOW)
+    before = ledger.snapshot()
+    tested, _ = ledger.begin_build(now=LATER)
+    ledger.record_tested(tested, [MART])
+    ledger.take_back(tested, [MART])
+    after = ledger.snapshot()
+    assert (after.nodes[MART].tick, after.untested, after.failures) == (first, before.untested, before.failures)
+    assert after.debts == {MART: built}, "it is due, whatever becomes of its code"
+
+
+def test_good_build_leaves_nothing_to_test(ledger: Ledger) -> None:
+    built, _ = ledger.begin_build(now=NOW)
+    ledger.record_untested(built, [MART], built_at=NOW)
+    later = build(ledger, MART)
+    ledger.record_tested(later, [MART])
+    assert ledger.snapshot().nodes[MART].tick == later
+    ledger.record_untested(built, [MART], built_at=NOW)  # by a run that is late
+    ledger.record_tested(later, [MART])
+    assert ledger.snapshot().nodes[MART].tick == later, "a node's tick never falls"

@@ -22,7 +22,7 @@ UNREADABLE = "soon"
 
 @dataclass(frozen=True)
 class Verdict:
-    """``current``, ``build``, ``passed``, ``not_built``, or why a node is held."""
+    """``current``, ``build``, ``tests``, ``passed``, ``not_built``, or why a node is held."""
 
     kind: str
     waiting_for: frozenset[str] = frozenset()
@@ -60,7 +60,7 @@ class Reference:
             before = set(self.plan)
             for name in ("parents", "moves", "sources_above", "pending_since", "because", "is_reshaped", "blocked"):
                 setattr(self, name, cache(getattr(type(self), name).__get__(self)))
-            self.plan |= {each for each in self.nodes() if self.verdict(each).kind in ("build", "passed")}
+            self.plan |= {each for each in self.nodes() if self.verdict(each).kind in ("build", "tests", "passed")}
             for each in list(self.plan):
                 self.plan |= self.missing_parents(each)
 
@@ -150,6 +150,21 @@ class Reference:
     def is_stale(self, name: str) -> bool:
         return self.is_free(name) or bool(self.fresh(name)) or name in self.plan
 
+    def is_only_tested(self, name: str) -> bool:
+        """Whether a build that succeeded itself is as good as one of now, and only its tests did not pass."""
+        last = self.snapshot.untested.get(name)
+        if last is None or last.tick <= self.built(name) or last.identity != self.identities[name]:
+            return False
+        if name in self.missing or self.snapshot.debts.get(name, 0) > last.tick:
+            return False
+        for each in self.parents(name):
+            if each in self.plan and self.is_only_tested(each):
+                if self.snapshot.untested[each].tick > last.tick:
+                    return False
+            elif each in self.plan or self.changed(each) > last.tick:
+                return False
+        return True
+
     # Held -------------------------------------------------------------------------------------------------
 
     def first_loads(self, name: str) -> set[str]:
@@ -200,7 +215,7 @@ class Reference:
 
     def verdict(self, name: str) -> Verdict:
         if name in self.plan:
-            return Verdict("passed" if self.passes(name) else "build")
+            return Verdict("tests" if self.is_only_tested(name) else "passed" if self.passes(name) else "build")
         blocked = self.blocked(name)
         if blocked is not None:
             above = frozenset(each for each in self.parents(name) if self.blocked(each) == blocked)
@@ -261,7 +276,7 @@ class Reference:
         """Whether more than new data may have come to a node since it was built: other columns, say."""
         if self.is_source(name):
             return False
-        if self.is_free(name) or name not in self.snapshot.nodes:
+        if self.is_free(name) or name not in self.snapshot.nodes or self.is_only_tested(name):
             return True
         return any(
             (each in self.plan and self.is_reshaped(each))

@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineage_orch.ledger import Failure, LedgerSnapshot, Moment, NodeFact
+from lineage_orch.ledger import Failure, LedgerSnapshot, Moment, NodeFact, Untested
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import BuildPlan, failure_digest, plan_builds
 from tests import manifests
@@ -92,6 +92,7 @@ class Ledger:
     moved: set[str] = field(default_factory=set)
     debts: dict[str, int] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
+    untested: dict[str, Untested] = field(default_factory=dict)
 
     def load(self, source: str, *, baseline: bool = False) -> None:
         self.tick += 1
@@ -113,6 +114,13 @@ class Ledger:
         if changed is None:
             self.nodes.setdefault(node, []).append(Moment(tick, self.now))
         self.failures.pop(node, None)
+        self.untested.pop(node, None)
+
+    def pass_tests(self, node: str) -> None:
+        last = self.untested.pop(node)
+        self.facts[node] = NodeFact(last.tick, last.built_at, None, None, last.identity)
+        self.nodes.setdefault(node, []).append(Moment(last.tick, last.built_at))
+        self.failures.pop(node, None)
 
     def fail(self, tick: int, node: str, *, identity: str | None) -> None:
         before = self.failures.get(node)
@@ -131,6 +139,7 @@ class Ledger:
             baselines=frozenset(self.sources.keys() - self.moved),
             debts=dict(self.debts),
             failures=dict(self.failures),
+            untested=dict(self.untested),
             producer_patterns=frozenset(self.patterns),
         )
 
@@ -146,7 +155,7 @@ def ledgers(draw: st.DrawFn, lineage: Lineage, *, simple: bool = False) -> Ledge
         ledger.patterns.add("raw.*")
     hows = ["current"] if simple else ["current", "current", "current", "other", "old row", "other old row"]
     steps = ["load", "load", "load", "build", "build", "part", "baseline", "by hand"]
-    steps += [] if simple else ["fail", "ask", "jump"]
+    steps += [] if simple else ["fail", "ask", "jump", "untested", "untested"]
     for _ in range(draw(st.integers(0, 16))):
         ledger.now += timedelta(minutes=draw(st.sampled_from([0, 1, 20, 60, 150, 600])))
         step = draw(st.sampled_from(steps))
@@ -162,6 +171,13 @@ def ledgers(draw: st.DrawFn, lineage: Lineage, *, simple: bool = False) -> Ledge
         some = draw(st.lists(st.sampled_from(nodes), max_size=3, unique=True))
         if step == "ask":
             ledger.debts.update(dict.fromkeys(some, tick))
+        elif step == "untested":
+            planned = plan_builds(lineage, ledger.snapshot(), now=ledger.now).build
+            for node in (*some, *planned[-1:]):
+                identity = lineage.identity(node) if node in lineage.nodes else "gone"
+                ledger.untested[node] = Untested(
+                    tick, ledger.now, draw(st.sampled_from([identity, identity, "another identity", None]))
+                )
         elif step == "fail":
             for node in some:
                 known = node in lineage.nodes
@@ -189,6 +205,7 @@ HELD = {"updates_on_all", "build_after", "lag_tolerance", "first_load", "failing
 def assert_as_the_reference(plan: BuildPlan, reference: Reference) -> None:
     verdicts = {each: reference.verdict(each) for each in reference.nodes()}
     assert set(plan.build) == {each for each, verdict in verdicts.items() if verdict.kind == "build"}
+    assert set(plan.tests_only) == {each for each, verdict in verdicts.items() if verdict.kind == "tests"}
     assert set(plan.passed_through) == {each for each, verdict in verdicts.items() if verdict.kind == "passed"}
     assert set(plan.not_built) == {each for each, verdict in verdicts.items() if verdict.kind == "not_built"}
     assert len(plan.build) == len(set(plan.build))
@@ -203,7 +220,7 @@ def assert_as_the_reference(plan: BuildPlan, reference: Reference) -> None:
         )
         assert len(found.waiting_for) == len(verdict.waiting_for)
     assert plan.next_due == min((verdict.until for verdict in held.values() if verdict.until), default=None)
-    planned = (*plan.build, *plan.passed_through)
+    planned = (*plan.build, *plan.tests_only, *plan.passed_through)
     assert {each: plan.because[each] for each in planned} == {each: reference.because(each) for each in planned}
     assert set(plan.because) == set(planned)
     assert set(plan.sources) == frozenset().union(*map(reference.because, planned))
@@ -231,7 +248,7 @@ def assert_all_is_there(plan: BuildPlan, reference: Reference) -> None:
             if reference.is_source(parent):
                 assert reference.changed(parent) or not reference.has_producer(parent)
             else:
-                assert parent in plan.build or not reference.is_absent(parent)
+                assert parent in (*plan.build, *plan.tests_only) or not reference.is_absent(parent)
 
 
 def reference_of(
@@ -291,7 +308,9 @@ def test_everything_is_built_when_time_passes_and_all_load(data: st.DataObject, 
         ledger.tick += 1
         for node in plan.build:
             ledger.build(ledger.tick, node)
-        built |= set(plan.build)
+        for node in plan.tests_only:
+            ledger.pass_tests(node)
+        built |= {*plan.build, *plan.tests_only}
     assert lineage.downstream(*manifest["sources"]) & lineage.nodes.keys() <= built
     assert plan.is_empty
     assert not plan.held
@@ -308,7 +327,12 @@ def test_plan_that_was_built_leaves_nothing_to_build(data: st.DataObject, manife
     ledger.tick += 1
     for node in (*plan.build, *plan.passed_through):
         ledger.build(ledger.tick, node)
-    assert plan_builds(lineage, ledger.snapshot(), now=ledger.now, views=views).is_empty
+    for node in plan.tests_only:
+        ledger.pass_tests(node)
+    again = plan_builds(lineage, ledger.snapshot(), now=ledger.now, views=views)
+    # What was only tested is as old as its build: a lag_tolerance below it may be over by that.
+    assert again.is_empty or plan.tests_only
+    assert {*again.build, *again.tests_only}.isdisjoint((*plan.build, *plan.tests_only))
 
 
 @settings(deadline=None, max_examples=WORLDS)
@@ -345,6 +369,8 @@ def test_plan_cut_off_anywhere_is_taken_up_again(data: st.DataObject, manifest: 
     plan = plan_builds(lineage, ledger.snapshot(), now=ledger.now)
     done = data.draw(st.integers(0, len(plan.build)))
     ledger.tick += 1
+    for node in plan.tests_only:  # before what is below them
+        ledger.pass_tests(node)
     for node in plan.build[:done]:
         ledger.build(ledger.tick, node)
     again = plan_builds(lineage, ledger.snapshot(), now=ledger.now)

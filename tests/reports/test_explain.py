@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lineage_orch.errors import UnknownNodeError
-from lineage_orch.ledger import Failure, LedgerSnapshot, Moment, NodeFact
+from lineage_orch.ledger import Failure, LedgerSnapshot, Moment, NodeFact, Untested
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import plan_builds
 from lineage_orch.reports.explain import explain
@@ -418,13 +418,36 @@ def test_node_that_fails() -> None:
     resources = (*SHOP, node("mart", "stg_orders"))
     found = ask("stg_orders", *resources, **facts)
     assert words(found).startswith(
-        "stg_orders is held until 14:28 UTC (in 35 min): it failed 3 times in a row (no such column)."
+        "stg_orders is held until 14:28 UTC (in 35 min): it failed 3 times in a row since 13:33 UTC (no such column)."
     )
     assert "New data alone does not build it earlier" in words(found)
     assert (found.builds_when.kind, found.failures) == ("time", 3)
     below = ask("mart", *resources, **facts)
     assert words(below).startswith("mart is held: it waits for stg_orders, which failed.")
     assert below.builds_when.kind == "upstream_fixed"
+
+
+def test_node_that_is_only_tested() -> None:
+    failure = Failure(1, at(10), at(10), 10, None, "unique_id: got 1 result")
+    lineage = Lineage.from_manifest(manifest(*SHOP))
+    untested = Untested(10, at(10), lineage.identity("model.shop.stg_orders"))
+    facts = {
+        "failures": {"model.shop.stg_orders": failure},
+        "untested": {"model.shop.stg_orders": untested},
+    }
+    found = ask("stg_orders", *SHOP, loaded={"raw.orders": 9}, ledger=facts)
+    assert words(found).startswith(
+        "stg_orders will be tested, and not built: what it reads and what it is made of are as in its build at tick 10 "
+        "(2026-10-16 13:03 UTC), whose tests did not pass.\n"
+        "It failed the last time, at 13:03 UTC: unique_id: got 1 result\n"
+    )
+    assert (found.verdict, found.builds_when.kind) == ("tests_only", "next_build")
+    assert found.to_dict()["failure"] == {
+        "count": 1,
+        "since": "2026-10-16T13:03:00+00:00",
+        "last_at": "2026-10-16T13:03:00+00:00",
+        "message": "unique_id: got 1 result",
+    }
 
 
 def test_policy_that_cannot_be_read() -> None:

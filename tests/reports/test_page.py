@@ -138,7 +138,7 @@ def test_what_is_downstream_is_what_the_lineage_says() -> None:
 def test_hover_says_why_in_the_words_of_explain() -> None:
     items = {each.name: each for each in PAGE.items}
     assert items["mart.v2"].lines[0].startswith("mart.v2 will build: it was never built, and ")
-    assert any("failed 2 times in a row (Binder Error: no column x)" in each for each in items["broken"].lines)
+    assert any("2 times in a row since 13:00 UTC (Binder Error: no column x)" in each for each in items["broken"].lines)
     assert any(each == "Policy: updates_on any, build_after 1 hour" for each in items["hourly"].lines)
     assert items["stg_orders"].lines[-1] == "Last built 2026-10-16 13:00 UTC, in 12.5 s."
     assert not any(line.startswith("Path:") for each in PAGE.items for line in each.lines)

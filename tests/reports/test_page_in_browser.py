@@ -139,7 +139,7 @@ def test_states_tags_and_folders_can_be_filtered(opened: Open) -> None:
 def test_hover_says_why(opened: Open) -> None:
     tab = opened(PAGE)
     box(tab, "broken").hover()
-    assert "failed 2 times in a row (Binder Error: no column x)" in (tab.locator("#card").text_content() or "")
+    assert "2 times in a row since 13:00 UTC (Binder Error: no column x)" in (tab.locator("#card").text_content() or "")
     tab.locator(".m").last.hover()
     assert "broken failed" in (tab.locator("#card").text_content() or "")
 

@@ -6,11 +6,11 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from lineage_orch.ledger import Failure, Holder, LedgerSnapshot, Moment, NodeFact
+from lineage_orch.ledger import Failure, Holder, LedgerSnapshot, Moment, NodeFact, Untested
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import plan_builds
 from lineage_orch.reports.status import short_names, status
-from lineage_orch.reports.tables import status_parts
+from lineage_orch.reports.tables import Table, plan_parts, plan_to_dict, status_parts
 from lineage_orch.reports.wording import short_name
 from tests.manifests import manifest, node, source
 
@@ -67,6 +67,40 @@ def test_view_that_is_passed_through() -> None:
     snapshot = LedgerSnapshot(2, {"source.shop.a.b": 2}, {"model.shop.v": NodeFact(1, NOW)})
     plan = plan_builds(lineage, snapshot, now=NOW, views="pass_through")
     assert [each.state for each in status(lineage, snapshot, plan, None).nodes] == ["passed_through"]
+
+
+def test_nodes_that_failed() -> None:
+    failed = Failure(2, NOW - timedelta(hours=1), NOW, 7, None, "no such column " * 100)
+    untested = Untested(5, NOW, LINEAGE.identity("model.shop.stg_users"))
+    snapshot = replace(
+        SNAPSHOT,
+        sources={"source.shop.raw.orders": 6, "source.shop.raw.users": 1},
+        failures={
+            "model.shop.stg_orders": failed,
+            "model.shop.stg_users": replace(failed, last_at=NOW - timedelta(days=1)),
+            "model.shop.gone": failed,
+        },
+        untested={"model.shop.stg_users": untested},
+    )
+    plan = plan_builds(LINEAGE, snapshot, now=NOW)
+    found = status(LINEAGE, snapshot, plan, None)
+    rows = {each.name: each for each in found.nodes}
+    assert (rows["stg_orders"].state, rows["stg_users"].state) == ("failing", "tests_only")
+    assert {each["name"]: each["failure"] and each["failure"]["count"] for each in found.to_dict()["nodes"]} == {
+        "stg_orders": 2,
+        "stg_users": 2,
+        "hourly": None,
+        "seen": None,
+    }
+    for parts in (status_parts(found, NOW), plan_parts(plan, short_names(LINEAGE), NOW, "build")):
+        (table,) = (each for each in parts if isinstance(each, Table) and each.title == "Failed: 2 nodes")
+        assert [row[:4] for row in table.rows] == [
+            ["stg_orders", "2", "2026-10-16 12:00 UTC", "13:20 UTC (in 20 min)"],
+            ["stg_users", "2", "2026-10-16 12:00 UTC", "by the next build"],
+        ]
+        assert max(len(row[4]) for row in table.rows) == 200
+    assert set(plan_to_dict(plan)["failures"]) == {"model.shop.stg_orders", "model.shop.stg_users"}
+    assert plan_to_dict(plan)["tests_only"] == ["model.shop.stg_users"]
 
 
 def test_names_that_no_source_has_and_patterns() -> None:
