@@ -11,12 +11,11 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import cold, commands, day, first_node, hook, planning, recording, trigger
+from benchmarks import cold, commands, day, fingerprint, first_node, hook, planning, recording, trigger
 from benchmarks.harness import Options, Outcome, Row
 
-ROWS: list[Row] = [
-    row for module in (cold, planning, recording, commands, day, first_node, hook, trigger) for row in module.ROWS
-]
+_MODULES = (cold, planning, fingerprint, recording, commands, day, first_node, hook, trigger)
+ROWS: list[Row] = [row for module in _MODULES for row in module.ROWS]
 _PACKAGES = ("prefect", "prefect-dbt", "dbt-core", "dbt-duckdb", "duckdb", "msgspec", "networkx", "SQLAlchemy")
 
 

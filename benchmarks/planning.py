@@ -14,8 +14,11 @@ _NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 _REPEAT = 7
 
 
-def graph(nodes: int) -> dict[str, Any]:
-    """A manifest, as a dict: a source for every 50 nodes, and one to four parents each, mostly near ones."""
+def graph(nodes: int, marked: int = 0) -> dict[str, Any]:
+    """A manifest, as a dict: a source for every 50 nodes, and one to four parents each, mostly near ones.
+
+    With ``marked``, every so many-th node is one whose content is compared.
+    """
     import random
 
     choose = random.Random(nodes)
@@ -43,6 +46,8 @@ def graph(nodes: int) -> dict[str, Any]:
             "checksum": {"name": "sha256", "checksum": f"{number:064x}"},
             "config": {"enabled": True, "materialized": "table"}, "depends_on": {"nodes": parents},
         }  # fmt: skip
+        if marked and number % marked == 0:
+            entries[unique_id]["config"]["meta"] = {"lineage_orch": {"cutoff": True}}
     return {
         "metadata": {"project_name": "warehouse"},
         "nodes": entries,
@@ -51,27 +56,30 @@ def graph(nodes: int) -> dict[str, Any]:
     }
 
 
-def planned(nodes: int, updated: int) -> Callable[[], dict[str, Any]]:
+def planned(nodes: int, updated: int, cutoff: str = "off") -> Callable[[], dict[str, Any]]:
     from lineage_orch.ledger import LedgerSnapshot, NodeFact
     from lineage_orch.lineage import Lineage
     from lineage_orch.plan import plan_builds
 
-    lineage = Lineage.from_manifest(graph(nodes))
+    lineage = Lineage.from_manifest(graph(nodes, marked=0 if cutoff == "off" else 2))
     # All was built at tick 1000, and then some sources were loaded.
     every = list(lineage.sources)
     loaded = every[:: max(1, len(every) // updated)][:updated]
     ticks = dict.fromkeys(every, 1) | {each: 1001 + number for number, each in enumerate(loaded)}
     facts = {each.unique_id: NodeFact(1000, _NOW, each.checksum) for each in lineage.nodes.values()}
+    if cutoff != "off":
+        facts = {each: NodeFact(1000, _NOW, None, None, lineage.identity(each), "as it was", 9.0) for each in facts}
     snapshot = LedgerSnapshot(tick=1001 + len(loaded), sources=ticks, nodes=facts, producers=frozenset(every))
 
     def work() -> dict[str, Any]:
         first = time.perf_counter()
-        plan = plan_builds(lineage, snapshot, now=_NOW)
+        plan = plan_builds(lineage, snapshot, now=_NOW, cutoff=cutoff)
         cold = time.perf_counter() - first
-        again = _fastest(lambda: plan_builds(lineage, snapshot, now=_NOW))
+        again = _fastest(lambda: plan_builds(lineage, snapshot, now=_NOW, cutoff=cutoff))
         # Found for all nodes at once, when first asked.
-        because = _fastest(lambda: plan_builds(lineage, snapshot, now=_NOW).because[plan.build[-1]])
-        return {"seconds": again, "because": because, "cold": cold, "build": len(plan.build)}
+        because = _fastest(lambda: plan_builds(lineage, snapshot, now=_NOW, cutoff=cutoff).because[plan.build[-1]])
+        due = len(plan.build) + len(plan.perhaps)
+        return {"seconds": again, "because": because, "cold": cold, "build": due, "perhaps": len(plan.perhaps)}
 
     return work
 
@@ -124,10 +132,15 @@ def _fastest(work: Callable[[], Any]) -> float:
 def measure(options: Options) -> list[Outcome]:
     nodes = 1_000 if options.quick else 50_000
     out = []
-    for updated in (1, min(500, nodes // 50)):
+    for updated, cutoff in (
+        (1, "off"),
+        (min(500, nodes // 50), "off"),
+        (min(500, nodes // 50), "marked"),
+        (min(500, nodes // 50), "auto"),
+    ):
         mine, named, numbered = interleave(
             options.rounds,
-            lambda updated=updated: run_contender(planned, nodes, updated),  # type: ignore[misc]
+            lambda updated=updated, cutoff=cutoff: run_contender(planned, nodes, updated, cutoff),  # type: ignore[misc]
             lambda: run_contender(one_pass, nodes),
             lambda: run_contender(one_pass_of_numbers, nodes),
         )
@@ -136,9 +149,11 @@ def measure(options: Options) -> list[Outcome]:
         because, cold = (median(mine, lambda run, name=name: run.said[name]) for name in ("because", "cold"))
         out.append(
             Outcome(
-                f"{nodes:,} nodes, {updated:,} source{'s' * (updated > 1)} updated: at most 3x",
+                f"{nodes:,} nodes, {updated:,} source{'s' * (updated > 1)} updated"
+                f"{f', half of them marked, `cutoff` {cutoff}' if cutoff != 'off' else ''}: at most 3x",
                 f"{share:.2f}x: {seconds(median(mine))} against {seconds(median(named))} "
-                f"(over numbers instead of names: {seconds(median(numbered))}, {strict:.2f}x); {due:,} nodes due; "
+                f"(over numbers instead of names: {seconds(median(numbered))}, {strict:.2f}x); {due:,} nodes due, "
+                f"{mine[0].said['perhaps']:,} of them perhaps; "
                 f"with the sources that reach each, which are found when first asked for: {seconds(because)}; "
                 f"the first plan of a process, which reads the policies too: {seconds(cold)}",
                 share <= 3,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lineage_orch.dbt.by_hand import LEFT_TO_HOLDER, HandBuild, Limits, build_lock_by_hand, selected
 from lineage_orch.dbt.choice import choose_dbt, dbt_for_commands
-from lineage_orch.dbt.command import not_built_by, shown_command, threads_in
+from lineage_orch.dbt.command import is_full_refresh, not_built_by, shown_command, threads_in
 from lineage_orch.dbt.current import CurrentLineage
 from lineage_orch.dbt.engine import BUILT, PASSED, DbtEngine
 from lineage_orch.dbt.freshness import Freshness, read_sources_json
@@ -50,7 +50,7 @@ from lineage_orch.plan import (
     plan_graph,
     timed_nodes,
 )
-from lineage_orch.reports.build_report import BuildReport
+from lineage_orch.reports.build_report import BuildReport, last_name
 from lineage_orch.settings import LineageOrchSettings
 from lineage_orch.text import count, few
 from lineage_orch.updates import SourceUpdate
@@ -67,6 +67,9 @@ Progress = Callable[[str], Any]
 
 # How many more dbt runs one call makes for what is loaded while it builds.
 ROUNDS = 2
+# After so many dbt runs a call builds the rest at once: where loads that change nothing come all the time, what waits
+# to see whether they do would wait again and again.
+_STAGES = 20
 # Seconds between two looks at a lock that another has, and how often a call that waits for it says so.
 _LOOK_AGAIN = 1.0
 _SAY_AGAIN = 300.0
@@ -440,6 +443,7 @@ class Orchestrator:
         missing: Collection[str] = (),
         only: Collection[str] | None = None,
         forced: Collection[str] = (),
+        compares: bool = True,
     ) -> BuildPlan:
         settings = self.settings
         return plan_builds(
@@ -455,6 +459,8 @@ class Orchestrator:
             forced=forced,
             loading=self._loading,
             patience=timedelta(seconds=settings.patience),
+            # A full refresh builds all of the plan anew, whatever came out above it.
+            cutoff=settings.cutoff if compares and not is_full_refresh(settings.dbt_flags) else "off",
         )
 
     def _ask_loading(self, lineage: Lineage) -> frozenset[str]:
@@ -649,6 +655,8 @@ class Orchestrator:
             batches = any(lineage.microbatch(node) for node in lineage.nodes)
             missing = self._dbt.missing_relations(lineage) if batches else None
             tick, snapshot = self.ledger.begin_build(now=self._clock(), history_of=(), who=who)
+            # It may write into any table, and not all that it does is known afterwards.
+            self.ledger.forget_contents(node for node, fact in snapshot.nodes.items() if fact.content)
             code, recorder, outcome = run_typed(
                 typed,
                 dbt,
@@ -696,7 +704,7 @@ class Orchestrator:
         for number in range(graph.source_count, len(graph.ids)):
             if not below.isdisjoint(graph.parents[number]):
                 below.add(number)
-        stale = {*plan.build, *plan.passed_through, *plan.held}
+        stale = {*plan.build, *plan.perhaps, *plan.passed_through, *plan.held}
         return [each for number in sorted(below - built) if (each := graph.ids[number]) in stale]
 
     def _build_once(
@@ -722,12 +730,19 @@ class Orchestrator:
         if missing is None and self._dbt.has_callbacks:
             missing = self._missing_relations(lineage, snapshot)
         limits = by_hand.to_plan(lineage, self.settings.views, report.built, tried) if by_hand else Limits()
-        plan = self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried), missing or (), *limits)
+        again = _not_again(lineage, snapshot, tried)
+        # What is built by hand is built at once, and counts as changed.
+        compares = not by_hand and report.runs < _STAGES
+        plan = self._plan(lineage, snapshot, again, missing or (), *limits, compares=compares)
         batches = (node for node in plan.build if node in snapshot.nodes and lineage.microbatch(node))
         if missing is None and (plan.tests_only or any(batches)):
             # What is gone cannot be tested, and dbt is told since when to build batches of what is there.
             missing = self._missing_relations(lineage, snapshot)
-            plan = self._plan(lineage, snapshot, _not_again(lineage, snapshot, tried), missing, *limits)
+            plan = self._plan(lineage, snapshot, again, missing, *limits, compares=compares)
+        report.take_plan(plan)
+        if not report.runs:
+            for line in plan.notes:
+                progress(line)
         report.held, report.next_due, report.not_built = plan.held, plan.next_due, list(plan.not_built)
         waits = {node: each for node, each in plan.held.items() if each.reason in ("failed", "failing")}
         report.blocked = [node for node, each in waits.items() if each.waiting_for]
@@ -794,6 +809,8 @@ class Orchestrator:
                     progress(f"Not all batches that are due are built now: {few(sorted(in_part))} is no less stale.")
             retries.begun.update(plan.build)
             self.ledger.begin_nodes(tick, [node for node in plan.build if node in doubtful])
+            facts = snapshot.nodes
+            self.ledger.forget_contents(node for node in plan.build if node in facts and facts[node].content)
             if exclude:
                 progress(
                     f"Left out for now: {count(len(exclude), 'test')} that also read what is held or was never built."
@@ -829,6 +846,7 @@ class Orchestrator:
         tried.update(dict.fromkeys(recorder.done_with, tick))
         if recorder.ledger_error is not None:
             raise recorder.ledger_error
+        self._compare(plan, recorder.built, lineage, snapshot, held, report, progress)
         if recorder.retried:
             report.retried |= {node: retries.retried[node] for node in recorder.retried}
             retries.wait(recorder.retried)
@@ -848,6 +866,32 @@ class Orchestrator:
         for node in in_part:
             below = [graph.ids[number] for number in graph.children[graph.index[node]]]
             self.ledger.ask_for([each for each in below if each not in build], reason=f"batches of {node} were built")
+
+    def _compare(
+        self,
+        plan: BuildPlan,
+        built: Iterable[str],
+        lineage: Lineage,
+        snapshot: LedgerSnapshot,
+        held: BuildLock,
+        report: BuildReport,
+        progress: Progress,
+    ) -> None:
+        """Record what was built well and came out as it was; until then it counts as changed.
+
+        Nothing else can have built it since: the lock is held, and what reads it waits for the next plan, if it reads
+        it for this alone.
+        """
+        compared = {node: plan.compared[node] for node in built if node in plan.compared}
+        contents = self._dbt.contents(lineage, compared) if compared else {}
+        if contents:
+            held.check()
+            facts = snapshot.nodes
+            same = [node for node in contents if node in plan.maybe_same and contents[node] == facts[node].content]
+            self.ledger.record_contents(snapshot.tick, contents, unchanged=same)
+            report.unchanged += [node for node in same if node not in report.unchanged]
+            if same:
+                progress(f"Came out as before: {few(map(last_name, same))}.")
 
     def _retries(self, progress: Progress) -> Retries:
         settings = self.settings
@@ -1130,7 +1174,7 @@ class _Wait:
         below = lineage.downstream(*chain.from_iterable(_resolved(lineage, self._sources).values()))
         failed = {each: fact for each, fact in snapshot.failures.items() if fact.tick > first.tick}
         plan = it._plan(lineage, _as_loaded_then(snapshot, first), failed)
-        if not below.isdisjoint(plan.build):
+        if not below.isdisjoint((*plan.build, *plan.perhaps)):
             return False
         self._report.answered = True
         self._report.failing = {node: fact.message for node, fact in failed.items() if node in below}

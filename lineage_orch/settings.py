@@ -167,6 +167,11 @@ class LineageOrchSettings(BaseSettings):
     rebuild_changed_code: bool = Field(
         True, description="A node whose definition changed since its last good build is stale."
     )
+    cutoff: Literal["marked", "auto", "off"] = Field(
+        "marked",
+        description="What came out the same makes nothing below it stale: `marked`, of the nodes with "
+        "`meta: {lineage_orch: {cutoff: true}}`; `auto`, also where what is below takes longer than to find out.",
+    )
     wait: bool = Field(
         True, description="In process: whether a load returns only when what it affects is built, held or failed."
     )

@@ -39,8 +39,12 @@ REFUSED = {
     "--sample": _PART,
 }
 # dbt.cli.params: the short options, and those among them that take no value.
-_SHORT = {"t": "--target", "s": "--select", "m": "--models"}
+_SHORT = {"t": "--target", "s": "--select", "m": "--models", "f": "--full-refresh"}
 _SHORT_WITHOUT_VALUE = frozenset("xqdfhV")
+
+_FULL_REFRESH = {"--full-refresh": True, "--no-full-refresh": False}
+# What dbt's command line takes for true in an environment variable.
+_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 
 _RUN_BUILDS = frozenset({"model"})
 _BUILD_BUILDS = frozenset({"model", "snapshot", "seed"})
@@ -80,6 +84,17 @@ def threads_in(flags: Sequence[str]) -> int | None:
     words = [word for flag in flags for word in flag.split("=", 1)]
     given = [after for word, after in pairwise(words) if word == "--threads"]
     return int(given[-1]) if given and given[-1].isdecimal() and int(given[-1]) else None
+
+
+def is_full_refresh(flags: Iterable[str], *, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the dbt command is asked to build incremental models anew, by its flags or DBT_FULL_REFRESH.
+
+    Args:
+        flags: as in the setting ``dbt_flags``.
+        environ: where dbt finds DBT_FULL_REFRESH, which a flag replaces.
+    """
+    said = [option for flag in flags for option in options(flag) if option in _FULL_REFRESH]
+    return _FULL_REFRESH[said[-1]] if said else environ.get("DBT_FULL_REFRESH", "").lower() in _TRUE
 
 
 def not_built_by(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
 from lineage_orch.dbt.compat import LOG, close_duckdb, listening_runner, settings_in_place
 from lineage_orch.dbt.engine import DbtEngine, OnResult, Outcome, Result
+from lineage_orch.dbt.fingerprint import as_show, counted_as_changed, inline_queries, read_answer
 from lineage_orch.dbt.freshness import RUNTIME_ERROR, Freshness, Seen, seen_at
 from lineage_orch.dbt.profile import profiles_for_dbt
 from lineage_orch.dbt.project import DbtProject
@@ -115,6 +116,28 @@ class DbtRunner(DbtEngine):
             else:
                 seen[result.node.unique_id] = seen_at(result.max_loaded_at, result.snapshotted_at)
         return Freshness(seen, errors)
+
+    def contents(self, lineage: Lineage, nodes: Mapping[str, Collection[str]]) -> Mapping[str, str]:
+        """Return what ``dbt show`` finds in the tables of these nodes."""
+        found: dict[str, str] = {}
+        for some, query in inline_queries(lineage, nodes):
+            shown: list[str] = []
+
+            def hear(event: Any, shown: list[str] = shown) -> None:
+                if event.info.name == "ShowNode":
+                    shown.append(event.data.preview)
+
+            args = ["--log-level", "none", "--no-write-json", "--no-populate-cache", *as_show(query)]
+            with _one_at_a_time:
+                try:
+                    outcome = self._invoke_plain([*args, *self._scope()], hear)
+                finally:
+                    close_duckdb()
+            if outcome.success and shown:
+                found |= read_answer(lineage, some, shown[0])
+            else:
+                LOG.warning("%s: %s", counted_as_changed(some), _why(outcome.exception))
+        return found
 
     def ls(self, selector: str) -> frozenset[str]:
         """Return what ``dbt ls`` says of a selector."""

@@ -31,7 +31,7 @@ _ERROR_2 = re.compile(r"^\[error\] \[\w+ \(dbt\d+\)\]: ")
 _CANCELLED_2 = "(dbt1404)"
 
 # The lines of `dbt ls` (of dbt 1.8, then of later ones and dbt 2), and the code of `dbt compile`.
-_ANSWERS = frozenset({"ListCmdOut", "PrintEvent", "CompiledNode"})
+_ANSWERS = frozenset({"ListCmdOut", "PrintEvent", "CompiledNode", "ShowNode"})
 
 CANCELLED = "cancelled"
 """The status of a node that was stopped in the middle: no success, and no failure of its own."""
@@ -67,7 +67,8 @@ class LogReader:
         results: how each node ended, as heard.
         errors: the errors that belong to no node, in one text each.
         cancelled: whether dbt 2 said that it was cut short: by ``--fail-fast``, or a signal.
-        answers: what the command was asked for: the lines of ``dbt ls``, the code of ``dbt compile --inline``.
+        answers: what the command was asked for: the lines of ``dbt ls``, the code of ``dbt compile --inline``, the
+            rows of ``dbt show`` in JSON.
         unread: the last lines that were no JSON: an unknown flag is said so.
     """
 
@@ -109,7 +110,7 @@ class LogReader:
         if name == "MainReportVersion":
             self.version = str(data.get("version", "")).lstrip("=")
         elif name in _ANSWERS:
-            self.answers.append(str(data.get("compiled") or data.get("msg") or ""))
+            self.answers.append(str(data.get("compiled") or data.get("preview") or data.get("msg") or ""))
         elif unique_id and name == "NodeStart":
             self._running[unique_id] += 1
             if self._running[unique_id] == 1:

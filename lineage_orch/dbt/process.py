@@ -9,13 +9,14 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from lineage_orch.dbt.child import Child
 from lineage_orch.dbt.compat import LOG, PARTIAL_PARSE
 from lineage_orch.dbt.engine import FAILED, DbtEngine, OnResult, OnStart, Outcome, Result
 from lineage_orch.dbt.executable import found_executable
+from lineage_orch.dbt.fingerprint import as_show, counted_as_changed, inline_queries, read_answer
 from lineage_orch.dbt.freshness import RUNTIME_ERROR, Freshness, Seen, parse_sources_json
 from lineage_orch.dbt.log_lines import LogReader
 from lineage_orch.dbt.profile import profiles_for_dbt
@@ -166,6 +167,17 @@ class ProcessDbt(DbtEngine):
             LOG.warning("Which relations are in the warehouse is not known: %s", _why(log, code))
             return None
         return frozenset(missing) & lineage.nodes.keys()
+
+    def contents(self, lineage: Lineage, nodes: Mapping[str, Collection[str]]) -> Mapping[str, str]:
+        """Return what ``dbt show`` finds in the tables of these nodes; that takes a process."""
+        found: dict[str, str] = {}
+        for some, query in inline_queries(lineage, nodes):
+            log, code, _ = self._ask(as_show(query))
+            if code == 0 and log.answers:
+                found |= read_answer(lineage, some, log.answers[-1])
+            else:
+                LOG.warning("%s: %s", counted_as_changed(some), _why(log, code))
+        return found
 
     def source_freshness(self, lineage: Lineage, sources: Sequence[str]) -> Freshness:
         """Return when these sources were loaded last.

@@ -142,7 +142,16 @@ builds = _table(
 )
 """The history of good builds, which ``prune`` shortens."""
 
-nodes = _table("nodes", _scope(), _key("node"), Column("tick", BigInteger, nullable=False), *_build_columns())
+nodes = _table(
+    "nodes",
+    _scope(),
+    _key("node"),
+    Column("tick", BigInteger, nullable=False),
+    *_build_columns(),
+    # The fingerprint of what that build left in the warehouse, until another sets about it. Not kept of builds before:
+    # what a failed one left behind is none of theirs.
+    Column("content", Text),
+)
 """The last good build of each node."""
 
 identities = _table("identities", _scope(), _key("digest"), Column("parts", Text, nullable=False))

@@ -17,6 +17,8 @@ class NodeFact(NamedTuple):
         checksum: The checksum of its file; only in rows that 0.1.0 wrote, until their identity is known.
         changed: The tick of its last build whose content differed; ``None``: that of ``tick``.
         identity: The digest of what it was built from; ``None``: not known.
+        content: The fingerprint of what it left in the warehouse; ``None``: not known, or a build set about it since.
+        seconds: How long it took; ``None``: not known.
     """
 
     tick: int
@@ -24,6 +26,8 @@ class NodeFact(NamedTuple):
     checksum: str | None = None
     changed: int | None = None
     identity: str | None = None
+    content: str | None = None
+    seconds: float | None = None
 
     @property
     def changed_tick(self) -> int:

@@ -84,6 +84,7 @@ _TIMED = 10
 _MESSAGE = 2000
 
 _BUILD_COLUMNS = ("changed_tick", "built_at", "checksum", "identity", "seconds", "row_count")
+_NODE_COLUMNS = ("tick", *_BUILD_COLUMNS, "content")
 
 
 class _Scope:
@@ -557,16 +558,7 @@ class Ledger:
         with self._write() as scope:
             self._check_run(scope, tick, run_id)
             digests = self._keep_identities(scope, identities or {})
-            earlier = {
-                row.node: row.changed_tick
-                for row in scope.chunks(
-                    select(builds.c.node, func.max(builds.c.changed_tick).label("changed_tick"))
-                    .where(builds.c.scope_id == scope.id, builds.c.tick < tick)
-                    .group_by(builds.c.node),
-                    builds.c.node,
-                    set(names) & set(unchanged),
-                )
-            }
+            earlier = self._changed_before(scope, tick, set(names) & set(unchanged))
             done = [
                 {
                     "scope_id": scope.id,
@@ -593,7 +585,7 @@ class Ledger:
                 if (fact := later.get(row["node"])) is not None and row["changed_tick"] > fact.changed_tick:
                     # The later run found it unchanged since before this one.
                     newest.append({**fact._mapping, "changed_tick": row["changed_tick"]})
-            self._upsert(scope, nodes, newest, "tick", *_BUILD_COLUMNS)
+            self._upsert(scope, nodes, [{"content": None, **row} for row in newest], *_NODE_COLUMNS)
             scope.delete(debts, debts.c.node, names, debts.c.tick <= tick)
             scope.delete(untested, untested.c.node, names, untested.c.tick <= tick)
             self._clear_failures(scope, tick, names)
@@ -736,6 +728,68 @@ class Ledger:
 
         return self._read(question)
 
+    def record_contents(
+        self, tick: int, contents: Mapping[str, str], *, unchanged: Collection[str] = (), run_id: str | None = None
+    ) -> None:
+        """Record what builds of this tick left in the warehouse, and which of them left it as it was before.
+
+        Until this they count as changed. A node whose last good build is not of this tick stays as it is.
+
+        Args:
+            tick: The R of :meth:`begin_build`.
+            contents: Node to the fingerprint of its content.
+            unchanged: Those of them that came out as they were: they are built, and nothing below them is stale for it.
+            run_id: The id of the run, if another object began it.
+
+        Raises:
+            LedgerError: this ledger knows no such run.
+        """
+        if not contents:
+            return
+        with self._write() as scope:
+            self._check_run(scope, tick, run_id)
+            mine = and_(nodes.c.scope_id == scope.id, nodes.c.tick == tick)
+            last = set(scope.chunks(select(nodes.c.node).where(mine), nodes.c.node, contents))
+            rows = [{"its": node, "content": contents[node]} for (node,) in sorted(last)]
+            if rows:
+                known = update(nodes).where(mine, nodes.c.node == bindparam("its"))
+                scope.connection.execute(known.values(content=bindparam("content")), rows)
+            before = self._changed_before(scope, tick, {node for (node,) in last} & set(unchanged))
+            rows = [{"its": node, "changed": changed} for node, changed in sorted(before.items())]
+            for table in (nodes, builds):
+                if rows:
+                    scope.connection.execute(
+                        update(table)
+                        .where(table.c.scope_id == scope.id, table.c.node == bindparam("its"), table.c.tick == tick)
+                        .values(changed_tick=bindparam("changed")),
+                        rows,
+                    )
+
+    def forget_contents(self, node_ids: Iterable[str]) -> None:
+        """Forget what the last good builds of these nodes left in the warehouse: a build sets about them.
+
+        Should it not come to a good end, what it leaves is not known, nor what was read of it meanwhile.
+
+        Args:
+            node_ids: unique_ids of models, snapshots and seeds.
+        """
+        names = _list_of(node_ids)
+        if names:
+            with self._write() as scope:
+                for some in _some(names):
+                    scope.connection.execute(
+                        update(nodes).where(nodes.c.scope_id == scope.id, nodes.c.node.in_(some)).values(content=None)
+                    )
+
+    def _changed_before(self, scope: _Scope, tick: int, names: Collection[str]) -> dict[str, int]:
+        """Return the tick of the last change of these nodes before a run, where a good build of before is kept."""
+        query = (
+            select(builds.c.node, func.max(builds.c.changed_tick).label("changed_tick"))
+            .where(builds.c.scope_id == scope.id, builds.c.tick < tick)
+            .group_by(builds.c.node)
+        )
+        return {row.node: row.changed_tick for row in scope.chunks(query, builds.c.node, names)}
+
     def begin_nodes(self, tick: int, node_ids: Iterable[str], *, run_id: str | None = None) -> None:
         """Note, before a run sets about these nodes, that they are due until it or a later run built them well.
 
@@ -799,7 +853,9 @@ class Ledger:
                     wrong,
                 )
             )
-            self._upsert(scope, nodes, [dict(row._mapping) for row in before], "tick", *_BUILD_COLUMNS)
+            # What the build that is taken back left in the warehouse is none of theirs.
+            rows = [{**row._mapping, "content": None} for row in before]
+            self._upsert(scope, nodes, rows, *_NODE_COLUMNS)
             for node in wrong:
                 self._add_debts(scope, [node], found[node], "what was built did not hold")
             for table in (failures, untested):
@@ -1217,7 +1273,14 @@ def _snapshot(scope: _Scope, history_of: HistoryOf, run_id: str | None) -> Ledge
     ).all()
     facts = ask(
         select(
-            nodes.c.node, nodes.c.tick, nodes.c.built_at, nodes.c.checksum, nodes.c.changed_tick, nodes.c.identity
+            nodes.c.node,
+            nodes.c.tick,
+            nodes.c.built_at,
+            nodes.c.checksum,
+            nodes.c.changed_tick,
+            nodes.c.identity,
+            nodes.c.content,
+            nodes.c.seconds,
         ).where(nodes.c.scope_id == scope.id)
     ).all()
     of_sources = select(updates.c.source, updates.c.tick, updates.c.loaded_at).where(~updates.c.unchanged)
@@ -1239,8 +1302,8 @@ def _snapshot(scope: _Scope, history_of: HistoryOf, run_id: str | None) -> Ledge
         tick=scope.tick,
         sources={source: tick for source, tick, _, _ in newest if _is_source(source)},
         nodes={
-            node: NodeFact(tick, built_at, checksum, None if changed == tick else changed, identity)
-            for node, tick, built_at, checksum, changed, identity in facts
+            node: NodeFact(tick, built_at, checksum, None if changed == tick else changed, *rest)
+            for node, tick, built_at, checksum, changed, *rest in facts
         },
         producers=frozenset(each for each in declared if _is_source(each)),
         source_history=source_history,

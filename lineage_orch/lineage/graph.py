@@ -19,7 +19,7 @@ from lineage_orch.lineage.identity import (
     read_identities,
     read_test_macros,
 )
-from lineage_orch.lineage.manifest import Manifest, collector_off, read_manifest
+from lineage_orch.lineage.manifest import Manifest, Meta, collector_off, read_manifest
 from lineage_orch.lineage.records import (
     PASTED_TYPES,
     TEST_TYPES,
@@ -64,7 +64,6 @@ class Lineage:
         self._index = resources.numbers
         self._source_count = resources.source_count
         self._children = resources.children
-        self._digests: dict[str, str] = {}
 
     @classmethod
     def from_manifest(
@@ -110,6 +109,16 @@ class Lineage:
             config = records[unique_id].config
             if config is not None and (config.freshness is not None or config.state is not None):
                 yield unique_id, config.freshness, config.state
+
+    def meta_blocks(self) -> Iterable[tuple[str, Any]]:
+        """Yield ``(unique_id, meta.lineage_orch)``, as dbt wrote it, of the nodes that have it."""
+        records = self._manifest.nodes
+        for unique_id in self.nodes:
+            record = records[unique_id]
+            for meta in (record.config and record.config.meta, record.meta):
+                if isinstance(meta, Meta) and meta.lineage_orch is not None:
+                    yield unique_id, meta.lineage_orch
+                    break
 
     @cached_property
     def graph(self) -> networkx.DiGraph[str]:
@@ -385,9 +394,12 @@ class Lineage:
             KeyError: no node with this unique_id.
             ManifestError: the file cannot be read any more, or is of other code by now.
         """
-        if node_id not in self._digests:
-            self._digests[node_id] = digest(self._identities[node_id].parts)
-        return self._digests[node_id]
+        return self.digests[node_id]
+
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """The identity of each node, by unique_id; raises ManifestError as :meth:`identity`."""
+        return {node: digest(each.parts) for node, each in self._identities.items()}
 
     def identity_parts(self, node_id: str) -> dict[str, str]:
         """Return the parts of a node's identity by name, each a fingerprint or a plain value.

@@ -36,6 +36,16 @@ class DependsOn(Record):
     nodes: tuple[str, ...] | None = None
 
 
+class Meta(Record):
+    """What a ``meta`` says to this library; the rest of it is for others."""
+
+    lineage_orch: Any = None
+
+
+# dbt takes a mapping alone; a manifest of another tool may hold anything there, which means nothing.
+AnyMeta = Meta | list[Any] | str | float | int | bool | None
+
+
 class Config(Record):
     """The resolved config of a resource; ``freshness`` and ``state`` are kept as plain values."""
 
@@ -43,6 +53,7 @@ class Config(Record):
     materialized: Any = None
     freshness: Any = None
     state: Any = None
+    meta: AnyMeta = None
     # Of tests alone.
     severity: Any = None
     error_if: Any = None
@@ -68,6 +79,8 @@ class Node(Record):
     checksum: Checksum | None = None
     config: Config | None = None
     depends_on: DependsOn | None = None
+    # Where dbt before 1.10 also writes it.
+    meta: AnyMeta = None
 
 
 class SourceConfig(Record):

@@ -1,8 +1,8 @@
-"""When a stale node may build: dbt's own freshness configs.
+"""When a stale node may build, by dbt's own freshness configs, and whether its content is compared, by its meta.
 
 Read from the places where dbt reads them: ``config.freshness.build_after`` (dbt docs, "freshness") and
 ``config.state`` (dbt docs, "lag_tolerance" and "require_fresh_data_from"). Where both name the same thing,
-``state``, the newer block, wins.
+``state``, the newer block, wins. What dbt has no config for is in ``config.meta.lineage_orch``.
 """
 
 from __future__ import annotations
@@ -48,6 +48,21 @@ class Policy:
 
 DEFAULT_POLICY = Policy()
 
+# The materializations whose relation keeps, from the end of its build to the next, what the build left in it. What a
+# view or a materialized view shows may change in between; of one that is none of dbt's own nothing is known.
+KEEPS_CONTENT = frozenset({"table", "incremental", "snapshot", "seed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Cutoff:
+    """Whether the content of a node is compared with that of the build before.
+
+    ``takes_part``: so its meta says. ``ignore``: the columns that do not count, in lower case, sorted.
+    """
+
+    takes_part: bool
+    ignore: tuple[str, ...] = ()
+
 
 def read_policy(node_id: str, freshness: object, state: object) -> Policy:
     """Read the policy of a node from its ``config.freshness`` and ``config.state``.
@@ -71,6 +86,27 @@ def read_policy(node_id: str, freshness: object, state: object) -> Policy:
     lag = state_block.get("lag_tolerance")
     lag_tolerance = None if lag is None else _duration(node_id, "state.lag_tolerance", lag)
     return Policy(updates_on, build_after, lag_tolerance)
+
+
+def read_cutoff(node_id: str, block: object) -> Cutoff | None:
+    """Read ``cutoff`` of a node from its ``meta.lineage_orch``; None where that says nothing of it.
+
+    Raises:
+        PolicyError: a value cannot be read, or a key is not known; the message names the node, the key and the value.
+    """
+    key = "meta.lineage_orch"
+    keys = _block(node_id, key, block)
+    if unknown := sorted(map(str, keys.keys() - {"cutoff"})):
+        raise _unreadable(node_id, f"{key}.{unknown[0]}", keys.get(unknown[0]), "left out: the one key is `cutoff`")
+    value = keys.get("cutoff")
+    if value is None or isinstance(value, bool):
+        return None if value is None else Cutoff(value)
+    if not isinstance(value, Mapping) or set(value) != {"ignore"}:
+        raise _unreadable(node_id, f"{key}.cutoff", value, "true, false or {ignore: [column, ...]}")
+    ignore = value["ignore"]
+    if not isinstance(ignore, list | tuple) or not all(isinstance(each, str) for each in ignore):
+        raise _unreadable(node_id, f"{key}.cutoff.ignore", ignore, "a list of columns")
+    return Cutoff(True, tuple(sorted({each.lower() for each in ignore})))
 
 
 def _block(node_id: str, key: str, value: object) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from lineage_orch.errors import PolicyError
 from lineage_orch.lineage import Lineage
-from lineage_orch.lineage.policy import Policy, read_policy
+from lineage_orch.lineage.policy import KEEPS_CONTENT, Cutoff, Policy, read_cutoff, read_policy
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,9 @@ class PlanGraph:
         policies: of the nodes that have one of their own.
         bad_configs: of the nodes whose policy cannot be read: what is wrong with it.
         views: the nodes that are views.
+        keeps_content: the nodes whose relation keeps its content from one build to the next.
+        cutoffs: of the nodes whose meta says whether their content is compared.
+        bad_cutoffs: of the nodes of which that cannot be read: what is wrong with it.
     """
 
     ids: tuple[str, ...]
@@ -35,6 +38,22 @@ class PlanGraph:
     policies: Mapping[int, Policy]
     bad_configs: Mapping[int, str]
     views: frozenset[int]
+    keeps_content: frozenset[int]
+    cutoffs: Mapping[int, Cutoff]
+    bad_cutoffs: Mapping[int, str]
+
+    @cached_property
+    def marked(self) -> Mapping[int, tuple[str, ...]]:
+        """The nodes whose content is compared since their meta says so -> the columns that do not count.
+
+        A view keeps no content of its own, so it passes on what its parents are; and of what no node reads, nothing
+        is to be known.
+        """
+        return {
+            number: cutoff.ignore
+            for number, cutoff in self.cutoffs.items()
+            if cutoff.takes_part and number in self.keeps_content and self.children[number]
+        }
 
     @cached_property
     def above_a_lag(self) -> frozenset[int]:
@@ -96,6 +115,14 @@ class PlanGraph:
                 policies[built.index[unique_id]] = read_policy(unique_id, freshness, state)
             except PolicyError as error:
                 bad_configs[built.index[unique_id]] = str(error)
+        cutoffs: dict[int, Cutoff] = {}
+        bad_cutoffs: dict[int, str] = {}
+        for unique_id, block in lineage.meta_blocks():
+            try:
+                if (cutoff := read_cutoff(unique_id, block)) is not None:
+                    cutoffs[built.index[unique_id]] = cutoff
+            except PolicyError as error:
+                bad_cutoffs[built.index[unique_id]] = str(error)
         in_order = [nodes[unique_id] for unique_id in built.ids[built.source_count :]]
         return cls(
             built.ids,
@@ -108,6 +135,11 @@ class PlanGraph:
             frozenset(
                 number for number, node in enumerate(in_order, built.source_count) if node.materialized == "view"
             ),
+            frozenset(
+                number for number, node in enumerate(in_order, built.source_count) if node.materialized in KEEPS_CONTENT
+            ),
+            cutoffs,
+            bad_cutoffs,
         )
 
 

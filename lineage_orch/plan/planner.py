@@ -7,6 +7,8 @@ clock, no Prefect. The rule (``docs/how-it-decides.md``):
   definition changed since; when its relation is gone; when someone asked for it; and when a node in the plan
   reads it and it is not there.
 - What is stale is in the plan, unless something holds it: its policy, a failure, a source that was never loaded.
+- Of the plan, what is stale only through nodes that may come out as they were waits, perhaps for nothing: it is
+  planned again when these are built.
 
 The plan is the least set that this describes, whatever the order in which it is found: to put a node into the plan
 never takes another out of it. What could (a failure, a first load) is known before the first node is put in.
@@ -26,6 +28,7 @@ from typing import Literal, TypeVar
 from lineage_orch.ledger import Failure, LedgerSnapshot, Moment
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import selection
+from lineage_orch.plan.cutoff import CutoffMode, first_stage, ignored_columns
 from lineage_orch.plan.failures import failure_digest, wait_after
 from lineage_orch.plan.graph import plan_graph
 from lineage_orch.plan.loading import nodes_below, timed_nodes
@@ -74,21 +77,29 @@ class BuildPlan:
     """What to build now, what is held, and why.
 
     Attributes:
-        build: unique_ids, parents before children.
+        build: what to build now: unique_ids, parents before children.
+        perhaps: what to plan again when ``build`` is done: stale only through nodes of it that may come out as they
+            were, or below such a node; parents before children.
         held: the stale nodes that do not build now, and those below what fails.
         tests_only: the nodes of which only the tests run: an earlier run built them from what they still read, and
             their tests did not pass. When they do, what is below them builds in the same run.
         failures: the nodes of the project that failed since their last good build, held now or not.
         because: for each node of ``build``, ``tests_only`` and ``passed_through``, the sources whose updates reach it;
             none for one that builds for other reasons alone.
-        reasons: for each node that builds, is only tested, is passed through or held, each way in which it is stale.
+        reasons: for each node that builds, perhaps builds, is only tested, is passed through or held, each way in which
+            it is stale.
         next_due: the earliest time (UTC) until which a node is held, or None.
         passed_through: the views through which new data flows without a build (``views="pass_through"``).
         not_built: the stale nodes that dbt will not build, as it is called here.
+        compared: the nodes of ``build`` whose content is to be compared with that of their build before -> the columns
+            that do not count.
+        maybe_same: those of them that may come out as they were: their content was known, nothing else changed.
+        notes: what people should know of configs that could not be read and hold nothing.
         select: what to hand to dbt.
     """
 
     build: tuple[str, ...]
+    perhaps: tuple[str, ...]
     held: Mapping[str, Held]
     because: Mapping[str, frozenset[str]]
     reasons: Mapping[str, tuple[Reason, ...]]
@@ -97,6 +108,9 @@ class BuildPlan:
     not_built: tuple[str, ...]
     tests_only: tuple[str, ...]
     failures: Mapping[str, Failure]
+    compared: Mapping[str, tuple[str, ...]]
+    maybe_same: frozenset[str]
+    notes: tuple[str, ...]
     _lineage: Lineage = field(repr=False, compare=False)
     _absent: Collection[str] = field(default=(), repr=False, compare=False)
     _left: Collection[str] = field(default=(), repr=False, compare=False)
@@ -145,7 +159,7 @@ class BuildPlan:
         soon as what they read is there.
         """
         build = frozenset((*self.build, *self.tests_only))
-        stale = self.held.keys() | frozenset(self.not_built) | frozenset(self._left)
+        stale = self.held.keys() | frozenset((*self.not_built, *self.perhaps, *self._left))
 
         def is_old(unique_id: str) -> bool:
             return unique_id in stale or (unique_id in self._absent and unique_id not in build)
@@ -192,6 +206,7 @@ def plan_builds(
     forced: Collection[str] = (),
     loading: Collection[str] = (),
     patience: timedelta = timedelta(0),
+    cutoff: CutoffMode = "marked",
 ) -> BuildPlan:
     """Return what to build now.
 
@@ -211,6 +226,8 @@ def plan_builds(
         forced: nodes to build whether they are stale or not, and whatever holds them.
         loading: unique_ids of the sources that are being loaded now, or are about to be.
         patience: how long what is below them waits for that, since its data began to wait.
+        cutoff: which nodes end a stage where they may come out as they were: ``marked`` in their meta; ``auto``, also
+            where what is below them takes longer; or none, ``off``.
 
     Raises:
         LineageError: the manifest has a cycle.
@@ -229,6 +246,7 @@ def plan_builds(
         failed,
         only,
         forced,
+        cutoff,
     )
     planner.wait_for(loading, patience)
     return planner.plan()
@@ -249,14 +267,18 @@ class _Planner:
         failed: Collection[str],
         only: Collection[str] | None,
         forced: Collection[str],
+        cutoff: CutoffMode,
     ) -> None:
         self._lineage = lineage
         self._graph = graph = plan_graph(lineage)
         self._snapshot = snapshot
         self._now = now
+        self._cutoff: CutoffMode = cutoff
         self._built = [0] * len(graph.ids)
         self._changed = [0] * len(graph.ids)
         self._differs: set[int] = set()
+        # Whether a node was built since it changed last.
+        self._some_unchanged = False
         self._read_sources()
         self._read_facts(rebuild_changed_code)
         self._reach = list(self._changed)
@@ -320,15 +342,23 @@ class _Planner:
 
     def _read_facts(self, rebuild_changed_code: bool) -> None:
         find, checksums, start = self._graph.index.get, self._graph.checksums, self._graph.source_count
-        built, changed, differs, identity_of = self._built, self._changed, self._differs, self._lineage.identity
-        for unique_id, (tick, _, checksum, changed_at, identity) in self._snapshot.nodes.items():
+        built, changed, differs = self._built, self._changed, self._differs
+        facts = self._snapshot.nodes
+        knows_identities = any(fact.identity for fact in facts.values())
+        # Of all nodes at once: a ledger of now has one for each.
+        identities = self._lineage.digests if rebuild_changed_code and knows_identities else {}
+        for unique_id, (tick, _, checksum, changed_at, identity, _, _) in facts.items():
             number = find(unique_id)
             if number is None or number < start:
                 continue
             built[number] = tick
-            changed[number] = tick if changed_at is None else changed_at
+            if changed_at is None:
+                changed[number] = tick
+            else:
+                changed[number] = changed_at
+                self._some_unchanged = True
             if identity is not None:
-                if rebuild_changed_code and identity != identity_of(unique_id):
+                if rebuild_changed_code and identity != identities[unique_id]:
                     differs.add(number)
             # A row of before identities were kept. The checksum of a file is a part of its identity.
             elif checksum != checksums[number] and checksum and checksums[number] and rebuild_changed_code:
@@ -522,9 +552,21 @@ class _Planner:
         held_numbers = sorted(waiting if self._only is None else waiting & self._only)
         held = {ids[number]: self._held(number) for number in held_numbers}
         times = [each.until for each in held.values() if each.until is not None]
-        tested = self._tests_only(planned) if self._untested else []
-        passed = self._passed_through(tested) if self._pass_views else []
-        build = sorted(set(planned) - set(passed) - set(tested)) if passed or tested else planned
+        now: list[int] = planned
+        perhaps: list[int] = []
+        maybe_same: frozenset[int] = frozenset()
+        if self._compares:
+            now, perhaps, maybe_same = first_stage(
+                graph,
+                planned,
+                built=self._built,
+                changed=self._changed,
+                due_by_itself=self._free | self._pulled,
+                may_be_same=self._may_be_same,
+            )
+        tested = self._tests_only(now) if self._untested else []
+        passed = self._passed_through(now, tested) if self._pass_views else []
+        build = sorted(set(now) - set(passed) - set(tested)) if passed or tested else now
         world = PlannedGraph(
             graph,
             self._built,
@@ -538,14 +580,18 @@ class _Planner:
         )
         return BuildPlan(
             build=tuple(map(ids.__getitem__, build)),
+            perhaps=tuple(map(ids.__getitem__, perhaps)),
             held=held,
-            because=Because(world, planned),
+            because=Because(world, now),
             reasons=Reasons(world, sorted({*planned, *held_numbers}) if held_numbers else planned),
             next_due=min(times, default=None),
             passed_through=tuple(map(ids.__getitem__, passed)),
             not_built=tuple(ids[number] for number in sorted(self._left_out)),
             tests_only=tuple(map(ids.__getitem__, tested)),
             failures={ids[number]: each for number, each in sorted(self._by_number(self._snapshot.failures).items())},
+            compared=self._compared(build) if self._compares else {},
+            maybe_same=frozenset(map(ids.__getitem__, maybe_same)),
+            notes=tuple(graph.bad_cutoffs.values()) if self._cutoff != "off" else (),
             _lineage=self._lineage,
             _absent=frozenset(map(ids.__getitem__, self._absent | self._unloaded)),
             _left=frozenset() if self._only is None else frozenset(map(ids.__getitem__, self._left())),
@@ -574,7 +620,33 @@ class _Planner:
                 found[number] = tick
         return list(found)
 
-    def _passed_through(self, tested: Collection[int]) -> list[int]:
+    def _seconds(self, number: int) -> float:
+        fact = self._snapshot.nodes.get(self._graph.ids[number])
+        return (fact.seconds if fact is not None else None) or 0.0
+
+    @property
+    def _compares(self) -> bool:
+        """Whether the content of any node is compared."""
+        return self._cutoff == "auto" or (self._cutoff == "marked" and bool(self._graph.marked))
+
+    def _compared(self, build: Sequence[int]) -> dict[str, tuple[str, ...]]:
+        ids, marked = self._graph.ids, self._graph.marked
+        if self._cutoff == "marked":
+            return {ids[number]: marked[number] for number in build if number in marked}
+        found = ((number, ignored_columns(self._graph, number, self._cutoff, self._seconds)) for number in build)
+        return {ids[number]: ignored for number, ignored in found if ignored is not None}
+
+    def _may_be_same(self, number: int) -> bool:
+        """Whether a planned node may come out as it was; any doubt, such as another identity, is a change."""
+        if ignored_columns(self._graph, number, self._cutoff, self._seconds) is None:
+            return False
+        unique_id = self._graph.ids[number]
+        fact = self._snapshot.nodes.get(unique_id)
+        if fact is None or fact.content is None or number in self._free:
+            return False
+        return fact.identity == self._lineage.identity(unique_id)
+
+    def _passed_through(self, planned: Sequence[int], tested: Collection[int]) -> list[int]:
         """The views in the plan that need no build: they exist, and above them is only new data.
 
         A warehouse may keep the columns that a view had when it was made. So a view is built when a definition above
@@ -583,7 +655,7 @@ class _Planner:
         built, changed = self._built, self._changed
         reshaped: set[int] = set()
         passed: list[int] = []
-        for number in self._planned:
+        for number in planned:
             if (
                 number in self._free
                 or number in tested
@@ -641,13 +713,34 @@ class _Planner:
         return latest if latest is not None and _until_of(latest) > self._now else None
 
     def _old_parents(self, number: int) -> list[int]:
-        """The parents that move and have nothing new; what is not there is new when it is built first."""
+        """The parents that move and have nothing new; what is not there is new when it is built first.
+
+        A parent that took in a load, and came out as it was, is as new as it can be.
+        """
         tick = self._built[number]
         return [
             parent
             for parent in self._graph.parents[number]
-            if self._reach[parent] <= tick and parent in self._moving and parent not in self._absent
+            if self._reach[parent] <= tick
+            and self._settled[parent] <= tick
+            and parent in self._moving
+            and parent not in self._absent
         ]
+
+    @cached_property
+    def _settled(self) -> Sequence[int]:
+        """The tick up to which each node has taken in what came; of a source, its newest update.
+
+        Later than its last build, where what it reads was built since and came out as it was.
+        """
+        if not self._some_unchanged:
+            return self._changed
+        settled = [max(pair) for pair in zip(self._built, self._changed, strict=True)]
+        for number in range(self._graph.source_count, len(settled)):
+            tick, parents = self._built[number], self._graph.parents[number]
+            if tick and number not in self._free and all(self._changed[parent] <= tick for parent in parents):
+                settled[number] = max((tick, *(settled[parent] for parent in parents)))
+        return settled
 
     @cached_property
     def _moving(self) -> set[int]:

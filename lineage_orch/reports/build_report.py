@@ -12,7 +12,7 @@ from lineage_orch.text import count, few, roughly
 
 if TYPE_CHECKING:
     from lineage_orch.ledger import Failure
-    from lineage_orch.plan import Estimate, Held
+    from lineage_orch.plan import BuildPlan, Estimate, Held
 
 
 @dataclass
@@ -22,6 +22,9 @@ class BuildReport:
     Attributes:
         built: the nodes that were built well, in the order in which they finished.
         tested: the nodes that an earlier call built, and whose tests passed only now; they were not built again.
+        unchanged: those of ``built`` whose content came out as it was, so that nothing builds for it.
+        unchanged_upstream: the nodes below these that are up to date without a build: what they read is as it was.
+        waiting: the nodes of which the last plan could not say yet which of both they are.
         failed: each node or test that failed, with dbt's message.
         retried: each node that failed for a reason that passes and was tried again in this call, with the message of
             then; it is in ``built`` or ``failed`` too.
@@ -45,6 +48,9 @@ class BuildReport:
 
     built: list[str] = field(default_factory=list)
     tested: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    unchanged_upstream: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     retried: dict[str, str] = field(default_factory=dict)
     blocked: list[str] = field(default_factory=list)
@@ -75,6 +81,13 @@ class BuildReport:
             return None
         return f"dbt took {roughly(self.seconds)}; about {roughly(self.expected)} was expected, by the builds before."
 
+    def take_plan(self, plan: BuildPlan) -> None:
+        """Note what the next plan of the call makes of the nodes that waited for this one."""
+        due = {*plan.build, *plan.perhaps, *plan.tests_only, *plan.passed_through, *plan.held, *plan.not_built}
+        waited = dict.fromkeys((*self.unchanged_upstream, *self.waiting))
+        self.unchanged_upstream = [node for node in waited if node not in due]
+        self.waiting = list(plan.perhaps)
+
     @property
     def ok(self) -> bool:
         """Whether nothing failed."""
@@ -97,6 +110,8 @@ class BuildReport:
             parts.append(f"built {count(self.built, 'node')}" if self.built else "nothing was due")
         if self.tested:
             parts.append(f"{len(self.tested)} now passed {'its' if len(self.tested) == 1 else 'their'} tests")
+        if self.unchanged_upstream:
+            parts.append(f"{len(self.unchanged_upstream)} not built: unchanged upstream")
         if self.failed:
             parts.append(f"{len(self.failed)} failed ({few(map(last_name, self.failed))})")
         if self.retried:
@@ -140,6 +155,9 @@ class BuildReport:
         return {
             "built": self.built,
             "tested": self.tested,
+            "unchanged": self.unchanged,
+            "unchanged_upstream": self.unchanged_upstream,
+            "waiting": self.waiting,
             "failed": self.failed,
             "retried": self.retried,
             "blocked": self.blocked,

@@ -74,6 +74,7 @@ class _Explainer:
         self._short = short
         self._graph = plan_graph(lineage)
         self._due = frozenset((*plan.build, *plan.tests_only, *plan.passed_through))
+        self._planned = self._due | frozenset(plan.perhaps)
         self._above = self._ancestors([node])
 
     def explain(self) -> Explanation:
@@ -84,7 +85,8 @@ class _Explainer:
         policy = graph.policies.get(graph.index[node], DEFAULT_POLICY)
         held_above = self._held_above() if verdict == "up_to_date" else {}
         parents = tuple(map(self._parent, sorted(self._parents(node))))
-        sources = self._sources(verdict, held, held_above)
+        unchanged_above = self._unchanged_above() if verdict == "up_to_date" else ()
+        sources = self._sources(verdict, held, held_above, bool(unchanged_above))
         changed_above = self._changed_above() if node in self._due else ()
         code_changed = self._is_changed(node)
         reasons = plan.reasons.get(node, ())
@@ -111,6 +113,7 @@ class _Explainer:
             sources=sources,
             changed_above=changed_above,
             held_above=held_above,
+            unchanged_above=unchanged_above,
             builds_when=self._when(verdict, held, policy, parents, held_above),
             ticks={each: self._built(each) or self._changed(each) for each in mentioned if each in graph.index},
             names={each: short.get(each) or each.split(".", 2)[-1] for each in mentioned},
@@ -123,6 +126,8 @@ class _Explainer:
             return "tests_only"
         if self._node in self._due:
             return "build"
+        if self._node in self._planned:
+            return "perhaps"
         if held is not None:
             return "held"
         return "not_built" if self._node in self._plan.not_built else "up_to_date"
@@ -185,12 +190,14 @@ class _Explainer:
     def _parent(self, parent: str) -> ParentView:
         tick = self._changed(parent)
         state: ParentState
-        if parent in self._due:
+        if parent in self._planned:
             state = "in_plan"
         elif tick > self._built(self._node):
             state = "fresh"
         elif parent in self._plan.held:
             state = "held"
+        elif self._built(parent) > self._built(self._node) > 0:
+            state = "unchanged"
         else:
             state = "not_newer" if self._is_moving(parent) else "not_moving"
         fact = self._snapshot.nodes.get(parent)
@@ -215,9 +222,17 @@ class _Explainer:
         held = sorted(self._above & self._plan.held.keys(), key=self._graph.index.__getitem__)
         return {each: self._plan.held[each] for each in held}
 
+    def _unchanged_above(self) -> tuple[str, ...]:
+        """The nodes above that were built since the node was, and came out as they were, parents before children."""
+        tick = self._built(self._node)
+        found = (each for each in self._above if self._built(each) > tick >= self._changed(each))
+        return tuple(sorted(found, key=self._graph.index.__getitem__)) if tick else ()
+
     # Sources and paths ------------------------------------------------------------------------------------
 
-    def _sources(self, verdict: Verdict, held: Held | None, held_above: Mapping[str, Held]) -> tuple[SourceView, ...]:
+    def _sources(
+        self, verdict: Verdict, held: Held | None, held_above: Mapping[str, Held], unchanged: bool
+    ) -> tuple[SourceView, ...]:
         sources = sorted(self._above & self._lineage.sources.keys())
         because = self._plan.because[self._node] if self._node in self._due else frozenset()
         newer = self._newer()
@@ -229,19 +244,30 @@ class _Explainer:
         def state(source: str) -> SourceState:
             if source in because:
                 return "triggering"
-            if source in newer and verdict in ("held", "up_to_date"):
-                return "pending"
+            if source in newer and verdict in ("held", "up_to_date", "perhaps"):
+                return "unchanged" if unchanged and not self._waits_at(source, held_above) else "pending"
             if source in awaited:
                 return "awaited"
             return "not_newer" if self._changed(source) else "never_loaded"
 
         paths = self._paths(sources)
-        order: Sequence[SourceState] = ("triggering", "pending", "awaited", "not_newer", "never_loaded")
+        order: Sequence[SourceState] = (
+            "triggering",
+            "pending",
+            "awaited",
+            "unchanged",
+            "not_newer",
+            "never_loaded",
+        )
         views = [
             SourceView(each, self._changed(each), loaded_at(self._snapshot, each), state(each), paths[each])
             for each in sources
         ]
         return tuple(sorted(views, key=lambda view: (order.index(view.state), -view.tick, view.unique_id)))
+
+    def _waits_at(self, source: str, held: Iterable[str]) -> bool:
+        """Whether a source's newest update waits at one of the held nodes."""
+        return any(self._changed(source) > self._built(each) and source in self._ancestors([each]) for each in held)
 
     def _newer(self) -> set[str]:
         """The sources that were loaded after the node's last good build, or after that of what takes them in."""
@@ -262,7 +288,7 @@ class _Explainer:
             return {}
         graph = self._lineage.graph
         above = graph.subgraph({self._node, *networkx.ancestors(graph, self._node)})
-        out_of_date = self._due | self._plan.held.keys()
+        out_of_date = self._planned | self._plan.held.keys()
         solid = self._graph.index
 
         def carries(parent: str, child: str) -> bool:
@@ -287,6 +313,9 @@ class _Explainer:
     ) -> BuildsWhen:
         if verdict in ("build", "tests_only", "passed_through"):
             return BuildsWhen("next_build")
+        if verdict == "perhaps":
+            above = (each for each in self._plan.build if each in self._plan.maybe_same and each in self._above)
+            return BuildsWhen("upstream_changed", tuple(above))
         if verdict == "not_built":
             return BuildsWhen("built_elsewhere")
         not_before = self._not_before(policy)

@@ -12,11 +12,12 @@ from lineage_orch.lineage.policy import Policy
 from lineage_orch.plan import Held, Reason
 from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso
 
-Verdict = Literal["build", "tests_only", "passed_through", "held", "not_built", "up_to_date"]
-ParentState = Literal["fresh", "in_plan", "held", "not_newer", "not_moving"]
-SourceState = Literal["triggering", "pending", "awaited", "not_newer", "never_loaded"]
+Verdict = Literal["build", "perhaps", "tests_only", "passed_through", "held", "not_built", "up_to_date"]
+ParentState = Literal["fresh", "in_plan", "held", "unchanged", "not_newer", "not_moving"]
+SourceState = Literal["triggering", "pending", "awaited", "unchanged", "not_newer", "never_loaded"]
 WhenKind = Literal[
     "next_build",
+    "upstream_changed",
     "time",
     "all_new",
     "first_load",
@@ -46,7 +47,8 @@ class ParentView:
         unique_id: of a source or node.
         tick: of its newest update or changed content; 0: there was none.
         at: when it was last loaded or built (UTC).
-        state: ``fresh`` (newer than the node), ``in_plan`` (built in the same plan), ``held``, ``not_newer``, or
+        state: ``fresh`` (newer than the node), ``in_plan`` (built in the same plan), ``held``, ``unchanged`` (built
+            since the node, and its content came out the same), ``not_newer``, or
             ``not_moving`` (nothing above it has a producer or an update of its own, so ``updates_on: all`` does not
             wait for it).
     """
@@ -66,7 +68,8 @@ class SourceView:
         tick: of its newest update; 0: it was never loaded.
         loaded_at: when that was loaded (UTC).
         state: ``triggering`` (its update is why the node is in the plan), ``pending`` (its update waits at a held
-            node, or for this one), ``awaited`` (a held node waits for its next load), ``not_newer``, or
+            node, or for this one), ``awaited`` (a held node waits for its next load), ``unchanged`` (what read its
+            update came out the same), ``not_newer``, or
             ``never_loaded``.
         path: unique_ids from the source to the node, ephemeral models included: the shortest way.
     """
@@ -83,7 +86,8 @@ class BuildsWhen:
     """What would make the node build.
 
     Attributes:
-        kind: ``next_build``; ``time`` (at ``not_before``); ``all_new`` (new data in all of ``waiting_for``);
+        kind: ``next_build``; ``upstream_changed`` (the nodes ``waiting_for`` build in it, and come out changed);
+            ``time`` (at ``not_before``); ``all_new`` (new data in all of ``waiting_for``);
             ``first_load`` (of the sources ``waiting_for``); ``upstream_fixed`` (the nodes ``waiting_for`` build
             well); ``upstream_released`` (the held nodes ``waiting_for`` build); ``config_fixed`` (of the nodes
             ``waiting_for``); ``built_elsewhere`` (dbt, as it is called here, does not build it); ``any_load`` (of the
@@ -122,6 +126,7 @@ class Explanation:
         sources: every source above it, those that matter first.
         changed_above: the nodes of the plan whose changed definition reaches it.
         held_above: the held nodes at which updates for it wait.
+        unchanged_above: the nodes above that were built since, and whose content came out the same.
         builds_when: what would make it build.
         ticks: the tick of each node and source that is named here.
         names: what people call what is named here.
@@ -145,6 +150,7 @@ class Explanation:
     sources: tuple[SourceView, ...]
     changed_above: tuple[str, ...]
     held_above: Mapping[str, Held]
+    unchanged_above: tuple[str, ...]
     builds_when: BuildsWhen
     ticks: Mapping[str, int]
     names: Mapping[str, str]
@@ -189,6 +195,7 @@ class Explanation:
             ],
             "changed_above": list(self.changed_above),
             "held_above": {node: held_to_dict(each) for node, each in self.held_above.items()},
+            "unchanged_above": list(self.unchanged_above),
             "builds_when": {
                 "kind": when.kind,
                 "waiting_for": list(when.waiting_for),

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from lineage_orch.lineage import Lineage
     from lineage_orch.plan import BuildPlan, Held
 
-NodeState = Literal["due", "tests_only", "passed_through", "held", "failing", "not_built", "up_to_date", "never_built"]
+NodeState = Literal[
+    "due", "perhaps", "tests_only", "passed_through", "held", "failing", "not_built", "up_to_date", "never_built"
+]
 
 STALE: frozenset[NodeState] = frozenset({"due", "tests_only", "passed_through", "held", "failing", "not_built"})
 """The states of what is stale."""
@@ -51,10 +53,11 @@ class NodeStatus:
     Attributes:
         unique_id: its unique_id.
         name: what people call it.
-        state: ``due`` (the next build builds it), ``tests_only`` (it only runs its tests again), ``passed_through`` (a
-            view through which new data flows without a build), ``held`` (stale, and ``held`` says why it waits),
-            ``failing`` (held since it failed itself), ``not_built`` (stale, and dbt, as it is called here, does not
-            build it), ``up_to_date``, or ``never_built`` (and nothing that builds needs it).
+        state: ``due`` (the next build builds it), ``perhaps`` (it does if what is due above it comes out changed),
+            ``tests_only`` (it only runs its tests again), ``passed_through`` (a view through which new data flows
+            without a build), ``held`` (stale, and ``held`` says why it waits), ``failing`` (held since it failed
+            itself), ``not_built`` (stale, and dbt, as it is called here, does not build it), ``up_to_date``, or
+            ``never_built`` (and nothing that builds needs it).
         tick: of its last good build; 0: never built.
         built_at: when that was (UTC).
         held: why it is held.
@@ -167,7 +170,8 @@ def status(lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, holder: 
         )
         for source in sorted(lineage.sources, key=short.__getitem__)
     )
-    due, tested, passed, not_built = map(frozenset, (plan.build, plan.tests_only, plan.passed_through, plan.not_built))
+    due, perhaps, tested = map(frozenset, (plan.build, plan.perhaps, plan.tests_only))
+    passed, not_built = map(frozenset, (plan.passed_through, plan.not_built))
 
     def row(node: str) -> NodeStatus:
         fact = snapshot.nodes.get(node)
@@ -177,6 +181,8 @@ def status(lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, holder: 
             state = "due"
         elif node in tested:
             state = "tests_only"
+        elif node in perhaps:
+            state = "perhaps"
         elif node in passed:
             state = "passed_through"
         elif held is not None:

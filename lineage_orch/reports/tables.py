@@ -54,7 +54,7 @@ def plan_to_dict(
     whole = _plan_to_dict(plan, expected)
     if only is None:
         return whole
-    for key in ("build", "tests_only", "passed_through", "not_built", "changed_code"):
+    for key in ("build", "perhaps", "tests_only", "passed_through", "not_built", "changed_code"):
         whole[key] = [each for each in whole[key] if each in only]
     for key in ("failures", "held", "reasons", "because"):
         whole[key] = {node: each for node, each in whole[key].items() if node in only}
@@ -65,6 +65,7 @@ def _plan_to_dict(plan: BuildPlan, expected: Estimate | None) -> dict[str, Any]:
     return {
         "build": list(plan.build),
         "tests_only": list(plan.tests_only),
+        "perhaps": list(plan.perhaps),
         "passed_through": list(plan.passed_through),
         "failures": {node: failure_to_dict(each) for node, each in plan.failures.items()},
         "held": {node: held_to_dict(each) for node, each in plan.held.items()},
@@ -114,8 +115,16 @@ def plan_parts(
             f"{count(expected.nodes, 'node')}{guess} about {roughly(expected.seconds)} on "
             f"{count(expected.threads, 'thread')}."
         )
+    perhaps = [each for each in plan.perhaps if only is None or each in only]
+    if perhaps:
+        table = Table(f"Perhaps after that: {count(len(perhaps), 'node')}", ["node", "if this comes out changed"])
+        for node in perhaps:
+            above = (each for reason in plan.reasons[node] for each in reason.subjects)
+            table.rows.append([short_name(node, names), listed(short_name(each, names) for each in above)])
+        parts.append(table)
     parts += _failed_parts(_of(plan.failures, only), plan.held, names, now)
     parts += _held_parts(_of(plan.held, only), names, now)
+    parts += plan.notes
     if not_built := [each for each in plan.not_built if only is None or each in only]:
         stale = listed(short_name(each, names) for each in not_built)
         parts.append(f"Stale, and not built by dbt {command} as it is called here: {stale}.")
@@ -167,6 +176,11 @@ def report_parts(report: BuildReport, names: Names, now: datetime) -> Parts:
         parts.append("Built: " + ", ".join(short_name(each, names) for each in report.built))
     if report.timing:
         parts.append(report.timing)
+    if report.unchanged:
+        parts.append("Came out as before: " + ", ".join(short_name(each, names) for each in report.unchanged))
+    if report.unchanged_upstream:
+        same = listed((short_name(each, names) for each in report.unchanged_upstream), most=8)
+        parts.append(f"Not built, unchanged upstream: {same}.")
     if report.failed:
         failed = Table("Failed", ["node or test", "dbt says"])
         for node, message in report.failed.items():

@@ -24,9 +24,11 @@ STATES = {
     "held": "held",
     "not_newer": "not newer",
     "not_moving": "not moving",
+    "unchanged": "rebuilt, same content",
     "up_to_date": "up to date",
     "never_built": "never built",
     "due": "due",
+    "perhaps": "perhaps due",
     "passed_through": "passed through",
     "failing": "failing",
     "tests_only": "only to be tested",
@@ -115,6 +117,10 @@ def explanation_lines(why: Explanation, now: datetime | None = None) -> list[str
         first = f"{name} will build: {_why_due(why)}."
     elif why.verdict == "tests_only":
         first = f"{name} will be tested, and not built: {_why_only_tested(why)}."
+    elif why.verdict == "perhaps":
+        above = why.builds_when.waiting_for
+        builds = listed(why.names[each] for each in above)
+        first = f"{name} perhaps builds: {builds} {_s(above, 'build')} first, and it if that comes out changed."
     elif why.verdict == "not_built":
         first = f"{name} is stale, and dbt does not build it as it is called here: {_why_due(why)}."
     elif why.verdict == "passed_through":
@@ -284,6 +290,14 @@ def _why_not(why: Explanation, now: datetime) -> str:
         return f"{start}, and no source above it was ever loaded; {_will_build(why)}"
     if not why.tick:
         return f"{start}, and nothing that was loaded has reached it; {_will_build(why)}"
+    if same := [each for each in why.sources if each.state == "unchanged"]:
+        above = why.unchanged_above
+        parents = {each.unique_id for each in why.parents}
+        kind = "parent" if parents.issuperset(above) else "node"
+        rebuilt = (
+            f"{listed(names[each] for each in above)} ({kind}{'s' if len(above) > 1 else ''} rebuilt, same content)"
+        )
+        return f"is up to date: {_loads(same, names)}, and reached {rebuilt}; {_will_build(why)}"
     return f"is up to date: nothing above it was loaded since its {_last_build(why)}; {_will_build(why)}"
 
 

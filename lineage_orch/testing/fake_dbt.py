@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from lineage_orch.dbt.engine import DbtEngine, OnResult, Outcome, Result
@@ -25,6 +25,7 @@ class FakeDbt(DbtEngine):
         failing: unique_ids of nodes and tests that fail; change it between builds.
         missing: unique_ids of nodes whose relation is not in the warehouse, until they are built.
 
+    ``contents_of`` holds what is in the tables, node -> fingerprint; what is not in it cannot be compared.
     ``commands`` holds the selectors of each build so far, ``built`` the nodes of each, in order; ``messages`` what is
     said of those that fail, ``seconds`` how long nodes and tests are said to have taken. ``loaded`` holds when sources
     were loaded (aware; None: they have no rows), for who observes them at ``now()``, and ``unreadable`` why they cannot
@@ -44,6 +45,7 @@ class FakeDbt(DbtEngine):
         self.loaded: dict[str, datetime | None] = {}
         self.unreadable: dict[str, str] = {}
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self.contents_of: dict[str, str] = {}
         self.commands: list[tuple[str, ...]] = []
         self.built: list[list[str]] = []
         self.parses = 0
@@ -85,6 +87,10 @@ class FakeDbt(DbtEngine):
             {each: Seen(self.loaded[each], now) for each in sources if each in self.loaded},
             {each: self.unreadable[each] for each in sources if each in self.unreadable},
         )
+
+    def contents(self, lineage: Lineage, nodes: Mapping[str, Collection[str]]) -> dict[str, str]:
+        """Return what is known of the contents of these nodes."""
+        return {node: self.contents_of[node] for node in nodes if node in self.contents_of}
 
     def build(
         self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult, flags: Sequence[str] = ()

@@ -228,7 +228,7 @@ def short(*unique_ids: str) -> str:
 
 
 def due(plan: Any) -> str:
-    return short(*plan.build, *plan.passed_through, *plan.held)
+    return short(*plan.build, *plan.perhaps, *plan.passed_through, *plan.held)
 
 
 def why(held: Any) -> str:

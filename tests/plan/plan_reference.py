@@ -242,7 +242,7 @@ class Reference:
         if not self.is_free(name) and not is_view_that_exists:
             if (state.get("require_fresh_data_from") or after.get("updates_on") or "any") == "all":
                 fresh = self.fresh(name) | self.missing_parents(name)
-                old = {each for each in self.parents(name) if self.moves(each) and each not in fresh}
+                old = {each for each in self.parents(name) - fresh if self.moves(each) and self.is_old(each, name)}
                 if old:
                     return Verdict("updates_on_all", frozenset(old))
             if after.get("count") is not None and name in self.snapshot.nodes:
@@ -258,6 +258,18 @@ class Reference:
         if latest is None or latest <= self.now:
             return Verdict("build")
         return Verdict(next(kind for until, kind in limits if until == latest), frozenset(), latest)
+
+    def is_old(self, parent: str, name: str) -> bool:
+        """Whether a parent has taken in nothing since, not even a load after which all came out as it was."""
+        return self.settled(parent) <= self.built(name)
+
+    def settled(self, name: str) -> int:
+        if self.is_source(name):
+            return self.changed(name)
+        built = self.built(name)
+        if not built or self.is_free(name) or any(self.changed(each) > built for each in self.parents(name)):
+            return built
+        return max([built, *map(self.settled, self.parents(name))])
 
     def pending_since(self, name: str) -> datetime | None:
         """The earliest, over the fresh parents, of the times that the design lists; what is to come counts as now."""

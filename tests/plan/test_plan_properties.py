@@ -204,6 +204,7 @@ HELD = {"updates_on_all", "build_after", "lag_tolerance", "first_load", "failing
 
 def assert_as_the_reference(plan: BuildPlan, reference: Reference) -> None:
     verdicts = {each: reference.verdict(each) for each in reference.nodes()}
+    assert not plan.perhaps  # no node of these worlds is marked
     assert set(plan.build) == {each for each, verdict in verdicts.items() if verdict.kind == "build"}
     assert set(plan.tests_only) == {each for each, verdict in verdicts.items() if verdict.kind == "tests"}
     assert set(plan.passed_through) == {each for each, verdict in verdicts.items() if verdict.kind == "passed"}
