@@ -295,6 +295,41 @@ def test_table_that_was_dropped_is_built_again(shop: Shop) -> None:
 
 
 @knows_relations
+def test_what_came_out_same_stops_there(shop: Shop) -> None:
+    meta = "{{ config(meta={'lineage_orch': {'cutoff': {'ignore': ['loaded_at']}}}) }}\n"
+    shop.write("models/stg_orders.sql", meta + FILES["models/stg_orders.sql"].replace("o.*", "o.*, now() as loaded_at"))
+    first = shop.build("raw.orders")
+    assert (names(first.unchanged), first.runs) == (set(), 1)
+    with duckdb.connect(str(shop.folder / "shop.duckdb")) as connection:
+        # The same rows in another order.
+        connection.execute("create or replace table raw.orders as from raw.orders order by order_id desc")
+    same = shop.build("raw.orders")
+    assert names(same.built) == names(same.unchanged) == {"stg_orders"}
+    assert names(same.unchanged_upstream) == {"revenue", "v_orders", "snap"}
+    assert same.runs == 1
+    with duckdb.connect(str(shop.folder / "shop.duckdb")) as connection:
+        # Two rows swap a value: their number is the same, and so is the sum of each column.
+        connection.execute("update raw.orders set amount = 12 - amount")
+    other = shop.build("raw.orders")
+    assert names(other.built) == {"stg_orders", "revenue", "v_orders", "snap"}
+    assert (names(other.unchanged), other.runs) == (set(), 2)
+    if shop.dbt is not None:
+        assert not list((shop.folder / "target").rglob("*inline*"))
+
+
+@knows_relations
+def test_content_that_cannot_be_asked_for_counts_as_changed(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.build("raw.customers")
+    with shop.orchestrator() as orchestrator:
+        lineage = orchestrator.lineage
+        monkeypatch.setenv("SHOP_WAREHOUSE", str(shop.folder / "nowhere" / "shop.duckdb"))
+        assert orchestrator._dbt.contents(lineage, {"model.shop.stg_customers": ()}) == {}
+    assert "What is in model.shop.stg_customers could not be compared" in caplog.text
+
+
+@knows_relations
 def test_missing_relations_are_unknown_where_warehouse_is_not_reached(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
