@@ -79,6 +79,8 @@ class Demo:
         for name, each in sorted(held.items()):
             waits = _list([_short(source) for source in each.waiting_for])
             self.console.print(f"   held         {name}: waits for the first load of {waits}", style="yellow")
+        if same := [name for name in below if name in after and name not in {*built, *held}]:
+            self.console.print(f"   unchanged    {_list(same)}: what they read came out the same", style="green")
         others = [name for name in after if name not in below]
         self.console.print(f"   not affected {_list(others, most=2)}", style="dim")
         self.console.print(f"   took         {time.monotonic() - started:.1f} s", style="dim")
@@ -150,6 +152,7 @@ def main() -> None:
             export_products,
             products,
         )
+        demo.load(5, "The same products once more: nothing below the staging model is built", export_products, products)
         demo.query(
             "mart_product_sales, joined from two loads",
             "select product_id, title, category, units_sold, net_sales from mart_product_sales "
