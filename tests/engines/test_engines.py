@@ -30,6 +30,7 @@ from lineage_orch.dbt.cloud_api import CloudApi
 from lineage_orch.errors import DbtError, LineageOrchError
 from lineage_orch.reports.build_report import BuildReport
 from tests.dbt.cloud_server import ACCOUNT, TOKEN, Cloud, RealDbt
+from tests.integration.real_prefect import RealPrefect, end
 
 pytestmark = pytest.mark.integration
 
@@ -280,6 +281,34 @@ def test_whatever_ends_us_ends_dbt_and_keeps_what_finished(shop: Shop, how: sign
     wait_until(lambda: not dbts(shop.folder))
     assert "stg_orders" in shop.built()
     assert "slow" not in shop.built()
+
+
+@needs_process
+def test_cancel_from_prefect_ends_dbt_and_keeps_what_finished(shop: Shop) -> None:
+    shop.write("models/slow.sql", SLOW)
+    with shop.orchestrator() as orchestrator:
+        orchestrator.record(["raw.orders"])
+    real = RealPrefect.on_a_free_port(shop.folder / "prefect")
+    try:
+        real.start()
+        server = real.serve(
+            "build-affected/shop",
+            TEST_SHOP=str(shop.folder),
+            LINEAGE_ORCH_DBT=str(shop.dbt),
+            SHOP_WAREHOUSE=os.environ["SHOP_WAREHOUSE"],
+        )
+        run = real.launch("build-affected/shop", {"updates": []})
+        wait_until(lambda: "stg_orders" in shop.built(), seconds=180)
+        assert dbts(shop.folder)
+        real.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+        assert real.ended(run)["state_type"] == "CANCELLED"
+        wait_until(lambda: not dbts(shop.folder))
+        end(server)
+    finally:
+        real.stop()
+    assert "stg_orders" in shop.built()
+    with shop.orchestrator() as orchestrator:
+        assert "model.shop.slow" not in orchestrator.ledger.snapshot().failures
 
 
 @knows_relations
