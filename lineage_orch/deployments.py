@@ -15,19 +15,22 @@ from pydantic import ValidationError
 
 from lineage_orch.errors import SettingsError, did_you_mean
 from lineage_orch.flows import build_affected
+from lineage_orch.lineage.policy import read_duration
 from lineage_orch.loads.tags import ALLOWS, BUILDS
 from lineage_orch.settings import LineageOrchSettings, to_json
 from lineage_orch.text import one_line
 
 RESYNC = "17 * * * *"
 """Each hour, away from the full one, when loads come: a cron."""
+When = str | timedelta | Literal[False] | None
 _ANCHOR = datetime(2026, 1, 1, 0, 17, tzinfo=UTC)
 
 
 def dbt_deployment(
     name: str = "dbt",
     *,
-    resync: str | timedelta | Literal[False] | None = RESYNC,
+    resync: When = RESYNC,
+    observe: When = None,
     allow: Iterable[str] = (),
     tags: Iterable[str] = (),
     description: str | None = None,
@@ -46,7 +49,9 @@ def dbt_deployment(
 
     Args:
         name: of the deployment; loads name it in the setting ``deployment``, as ``build-affected/<name>``.
-        resync: when to look for what was lost, as a cron or an interval; None or False: never.
+        resync: when to look for what was lost, as a cron or an interval (``"6h"``); None or False: never.
+        observe: when to look at the sources for loads that nothing reports, as a cron or an interval (``"15m"``), and
+            then build; None or False: never.
         allow: the settings that whoever starts a run may replace among its parameters, such as ``dbt_flags``; all
             others are those of the deployment. Whoever may start runs may then run what these name.
         tags: more tags for its runs.
@@ -58,8 +63,8 @@ def dbt_deployment(
             They are stored with the deployment, for all to read: the ledger's url and tokens are none of them.
 
     Raises:
-        SettingsError: a setting is unknown or cannot be read, or is the ledger's url or a token; or ``resync`` or
-            ``allow`` cannot be read.
+        SettingsError: a setting is unknown or cannot be read, or is the ledger's url or a token; or ``resync``,
+            ``observe`` or ``allow`` cannot be read.
     """
     if "/" in name:
         raise SettingsError(f"the deployment's name {name!r} holds a slash; leave out its flow's name, build-affected/")
@@ -84,7 +89,7 @@ def dbt_deployment(
     given = to_json({name: getattr(read, name) for name in settings})
     deployment = build_affected.to_deployment(
         name,
-        schedules=_schedules(resync),
+        schedules=_schedules("resync", resync) + _schedules("observe", observe, observe=True),
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
         parameters={"settings": given} if given else {},
         tags=[BUILDS, *(f"{ALLOWS}{each}" for each in allow), *tags],
@@ -100,16 +105,22 @@ def dbt_deployment(
     return deployment
 
 
-def _schedules(resync: str | timedelta | Literal[False] | None) -> list[Schedule]:
-    if resync is None or resync is False:
+def _schedules(name: str, when: When, **parameters: Any) -> list[Schedule]:
+    """Return the schedule of this name; ``parameters``: what its runs are given beside those of the deployment."""
+    if when is None or when is False:
         return []
     try:
+        length = when if isinstance(when, timedelta) else read_duration(when)
+        if length is None:
+            return [Cron(str(when), parameters=parameters, slug=name)]
+        if length <= timedelta(0):
+            raise ValueError("it is no time at all")
         # Counted from a fixed time: else each start of `serve` would put the next run off by an interval.
-        return [Interval(resync, anchor_date=_ANCHOR) if isinstance(resync, timedelta) else Cron(resync)]
-    except ValueError as error:
+        return [Interval(length, anchor_date=_ANCHOR, parameters=parameters, slug=name)]
+    except (ValueError, OverflowError) as error:
         reason = one_line(error.errors()[0]["msg"] if isinstance(error, ValidationError) else error)
         raise SettingsError(
-            f"resync {resync!r} cannot be read ({reason}); write a cron such as {RESYNC!r}, an interval such as "
+            f"{name} {when!r} cannot be read ({reason}); write a cron such as {RESYNC!r}, an interval such as '15m' or "
             "timedelta(hours=1), or None for no schedule"
         ) from None
 

@@ -18,6 +18,7 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_logger
 from prefect.states import Completed, Failed
 
+from lineage_orch.deployed.observe import look
 from lineage_orch.errors import LineageError, LineageOrchError, SettingsError
 from lineage_orch.loads.completion import Logger
 from lineage_orch.orchestrator import Orchestrator
@@ -32,6 +33,7 @@ def build_affected(
     updates: list[dict[str, Any]] | None = None,
     producers: list[str] | None = None,
     settings: dict[str, Any] | None = None,
+    observe: bool = False,
 ) -> State[BuildReport] | BuildReport:
     """Record these updates, and build all that is stale.
 
@@ -45,10 +47,11 @@ def build_affected(
         producers: the sources, templates and wildcards that a producer is known to load, updated now or not.
         settings: single settings that replace those of the environment and pyproject.toml. In a deployment: as it
             stores them, but for those that it allows to be replaced.
+        observe: first look when sources were loaded that no producer reports, and record what is new.
 
     Raises:
         BuildFailedError: dbt ran, and some nodes or tests failed; they are named.
-        DbtError: dbt could not be run.
+        DbtError: dbt could not be run; if it could not be asked for the sources, all else was built first.
         LedgerError: the ledger cannot be reached.
         SettingsError: a setting cannot be read, or may not be replaced by a run of this deployment.
         UnknownSourceError: an update names no source of the manifest; all else was built first.
@@ -56,7 +59,7 @@ def build_affected(
     logger = get_run_logger()
     try:
         with _node_failures_in_one_line():
-            report = _record_and_build(updates or [], producers or [], settings, logger)
+            report = _record_and_build(updates or [], producers or [], settings, logger, observe=observe)
     except LineageOrchError as error:
         # As a state, and not raised: Prefect logs what a flow raises with its traceback, forty lines before the one
         # that says what is wrong. Whoever calls this flow gets the error raised all the same.
@@ -129,7 +132,12 @@ def _trusted(settings: dict[str, Any], flow_run: FlowRun, deployment_id: UUID, l
 
 
 def _record_and_build(
-    updates: Iterable[Mapping[str, Any]], producers: Iterable[str], settings: dict[str, Any] | None, logger: Logger
+    updates: Iterable[Mapping[str, Any]],
+    producers: Iterable[str],
+    settings: dict[str, Any] | None,
+    logger: Logger,
+    *,
+    observe: bool,
 ) -> BuildReport:
     context = FlowRunContext.get()
     flow_run = context.flow_run if context else None
@@ -152,6 +160,7 @@ def _record_and_build(
         except LineageError as error:
             # Not this load's own, perhaps; that one says so when it completes.
             logger.warning("A producer declares a source that is not in the manifest: %s", error)
+        not_looked = look(orchestrator, logger) if observe else None
         if flow_run is not None and flow_run.deployment_id is not None:
             from lineage_orch.deployed.build import DeployedBuild
 
@@ -169,6 +178,7 @@ def _record_and_build(
                 for source in orchestrator.without_nodes([load.source]):
                     logger.info("No model is downstream of %s: nothing is built for it.", source)
     report.raise_for_failures()
-    if unknown is not None:
-        raise unknown
+    for failure in (unknown, not_looked):
+        if failure is not None:
+            raise failure
     return report

@@ -27,8 +27,15 @@ def serve(
     *,
     name: Annotated[str, Parameter(help="The deployment's name; loads trigger build-affected/NAME.")] = "dbt",
     resync: Annotated[
-        str, Parameter(help="When to look for what was lost, and build what is stale: a cron, or `off`.")
+        str, Parameter(help="When to look for what was lost, and build what is stale: a cron, an interval, or `off`.")
     ] = "17 * * * *",
+    observe: Annotated[
+        str | None,
+        Parameter(
+            help="When to look at the sources for loads that nothing reports, as the command `observe` does, and then "
+            "build: an interval such as 15m, or a cron. Default: never."
+        ),
+    ] = None,
     allow: Annotated[
         list[str] | None,
         Parameter(
@@ -52,5 +59,5 @@ def serve(
     }
     if common.ledger is not None:
         progress("--ledger is not handed on to the runs, whose parameters are for all to read; set LINEAGE_ORCH_LEDGER")
-    serve_dbt(name, resync=None if resync == "off" else resync, allow=allow or (), **given)
+    serve_dbt(name, resync=None if resync == "off" else resync, observe=observe, allow=allow or (), **given)
     return DONE

@@ -47,12 +47,16 @@ class Observation:
     tick: int | None = None
 
     def lines(self, names: Mapping[str, str]) -> list[str]:
-        """Return what was found, in lines for people; ``names``: what they call the sources, by unique_id."""
+        """Return all of it, in lines for people; ``names``: what they call the sources, by unique_id."""
+        return self.findings(names) + self.complaints(names)
+
+    def findings(self, names: Mapping[str, str]) -> list[str]:
+        """Return what was found, in lines for people."""
         lines = [f"{names[each]} was loaded at {at:%Y-%m-%d %H:%M:%S} UTC." for each, at in self.recorded.items()]
         lines += [_left(names[each], age) for each, age in self.young.items()]
         if not lines:
             lines.append(f"Nothing new in {count(len(self.asked) - len(self.errors) - len(self.unseen), 'source')}.")
-        return lines + self.complaints(names)
+        return lines
 
     def complaints(self, names: Mapping[str, str]) -> list[str]:
         """Return what could not be looked at, and what to do, in lines for people."""

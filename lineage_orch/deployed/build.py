@@ -20,6 +20,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTag
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectException
 
+from lineage_orch.deployed.observe import look
 from lineage_orch.deployed.queue import (
     WaitingRun,
     WaitingRuns,
@@ -138,6 +139,8 @@ class DeployedBuild:
                 count(runs, "waiting run"),
                 f" ({', '.join(sources)})" if sources else "",
             )
+        if any(run.observe for run in runs):
+            look(orchestrator, self._logger)
         return runs
 
     def _dismiss(self, runs: list[WaitingRun], report: BuildReport) -> None:

@@ -53,6 +53,7 @@ class WaitingRun:
         tags: of the run.
         updates: what it was to record.
         producers: the sources, templates and wildcards of which it says that a producer loads them.
+        observe: whether it was to look when sources were loaded.
     """
 
     id: UUID
@@ -61,6 +62,7 @@ class WaitingRun:
     tags: frozenset[str]
     updates: tuple[SourceUpdate, ...]
     producers: tuple[str, ...]
+    observe: bool = False
 
     @property
     def is_wake_up(self) -> bool:
@@ -126,7 +128,7 @@ class WaitingRuns:
     def _understood(self, run: FlowRun) -> WaitingRun | None:
         parameters = dict(run.parameters or {})
         updates, producers = parameters.pop("updates", None), parameters.pop("producers", None)
-        settings = parameters.pop("settings", None)
+        settings, observe = parameters.pop("settings", None), parameters.pop("observe", False)
         try:
             if parameters:
                 raise ValueError(f"it has parameters of its own: {', '.join(parameters)}")
@@ -139,6 +141,7 @@ class WaitingRuns:
                 frozenset(run.tags),
                 tuple(SourceUpdate.from_dict(each) for each in updates or ()),
                 tuple(str(each) for each in producers or ()),
+                bool(observe),
             )
         except (ValueError, TypeError, AttributeError) as error:
             if run.id not in self._unreadable:

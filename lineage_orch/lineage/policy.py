@@ -29,6 +29,7 @@ _UNITS = {
     )
     for unit in units
 }
+_NOT_SO_LONG = "a time of less than a million years"
 _DURATION = re.compile(r"\s*(\d+)\s*([a-z]+)\s*")
 
 
@@ -138,18 +139,31 @@ def _any_or_all(node_id: str, key: str, value: object, default: UpdatesOn) -> Up
     raise _unreadable(node_id, key, value, "any or all")
 
 
+def read_duration(text: str) -> timedelta | None:
+    """Return a time such as ``15m``, ``4h`` or ``7 days``; None if the text is none.
+
+    Raises:
+        OverflowError: it is longer than a million years.
+    """
+    match = _DURATION.fullmatch(text.lower())
+    return int(match[1]) * _UNITS[match[2]] if match is not None and match[2] in _UNITS else None
+
+
 def _duration(node_id: str, key: str, value: object) -> timedelta:
-    match = _DURATION.fullmatch(value.lower()) if isinstance(value, str) else None
-    if match is None or match[2] not in _UNITS:
+    try:
+        length = read_duration(value) if isinstance(value, str) else None
+    except OverflowError:
+        raise _unreadable(node_id, key, value, _NOT_SO_LONG) from None
+    if length is None:
         raise _unreadable(node_id, key, value, "a duration such as '45m', '4h' or '7d'")
-    return _times(node_id, key, int(match[1]), _UNITS[match[2]])
+    return length
 
 
 def _times(node_id: str, key: str, count: int, unit: timedelta) -> timedelta:
     try:
         return count * unit
     except OverflowError:
-        raise _unreadable(node_id, key, count, "a time of less than a million years") from None
+        raise _unreadable(node_id, key, count, _NOT_SO_LONG) from None
 
 
 def _unreadable(node_id: str, key: str, value: object, expected: str) -> PolicyError:

@@ -133,7 +133,8 @@ def main(*names: str) -> None:
         short = name.removeprefix("build-affected/")
         seconds = float(os.environ.get("TEST_RESYNC", "0"))
         resync = timedelta(seconds=seconds) if seconds else None
-        return dbt_deployment(short, project_dir=os.environ[f"TEST_{short.upper()}"], resync=resync)
+        observe = os.environ.get("TEST_OBSERVE")
+        return dbt_deployment(short, project_dir=os.environ[f"TEST_{short.upper()}"], resync=resync, observe=observe)
 
     serve(*map(deployment, names), limit=10)
 

@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slowest]
 SHOP = "build-affected/shop"
 HELD = "build-affected/held"
 NET = "build-affected/net"
+SEEN = "build-affected/seen"
 # Loads by tasks, with what their processes end with.
 TASKS = {"task": 0, "tasks-without-hooks": 0, "killed-in-a-task": -signal.SIGKILL}
 DEBOUNCE = 4  # seconds; the default, 15, makes a burst share more
@@ -36,7 +37,7 @@ LAG = 20  # seconds that the held project lets a mart wait
 @pytest.fixture(scope="module")
 def projects(tmp_path_factory: pytest.TempPathFactory, parsed_shop: Path) -> Path:
     folder = tmp_path_factory.mktemp("deployment")
-    for name in ("shop", "held", "net"):
+    for name in ("shop", "held", "net", "seen"):
         shutil.copytree(parsed_shop, folder / name)
     Shop(folder / "held").edit(
         "dbt_project.yml",
@@ -53,6 +54,7 @@ def server(real_prefect: RealPrefect, projects: Path) -> Iterator[RealPrefect]:
         TEST_SHOP=str(projects / "shop"),
         TEST_HELD=str(projects / "held"),
         TEST_NET=str(projects / "net"),
+        TEST_SEEN=str(projects / "seen"),
         TEST_KILL=str(projects / "kill"),
         LINEAGE_ORCH_HOLD_UNTIL_FIRST_LOAD="true",
         SHOP_SLOW="2",
@@ -406,3 +408,35 @@ def test_schedule_makes_good_what_dead_holder_left(server: RealPrefect, projects
     found = server.deployment(NET)
     assert found is not None
     assert found["schedules"] == []
+
+
+def test_schedule_finds_load_that_nothing_reports(server: RealPrefect, projects: Path) -> None:
+    shop = Shop(projects / "seen")
+    when = "2026-01-02 03:04:05"
+    shop.edit(
+        "models/sources.yml",
+        "    config:\n      meta:",
+        "    config:\n      freshness: {warn_after: {count: 1, period: day}}\n"
+        f"      loaded_at_field: \"timestamp '{when}'\"\n      meta:",
+    )
+    serving = server.serve(SEEN, TEST_OBSERVE="5s", TEST_RESYNC="3600")
+    try:
+        with Orchestrator(project_dir=shop.folder) as orchestrator:
+            built = "model.shop.revenue"
+            wait_for("a look finds it, and it is built", lambda: built in orchestrator.ledger.snapshot().nodes, every=1)
+            wait_for("another look", lambda: sum(run["state_type"] == "COMPLETED" for run in server.runs(SEEN)) > 1)
+            updates = orchestrator.ledger.recent_updates()
+            assert sorted(update.source for _, update in updates) == [
+                "source.shop.crm.customers",
+                "source.shop.crm.orders",
+            ]
+            assert {update.update_id for _, update in updates} == {"observed:2026-01-02T03:04:05+00:00"}
+    finally:
+        end(serving)
+    # Deployed again, on the same two schedules.
+    again = server.serve(SEEN, TEST_OBSERVE="1h", TEST_RESYNC="3600")
+    end(again)
+    found = server.deployment(SEEN)
+    assert found is not None
+    given = {each["slug"]: each["parameters"] for each in found["schedules"]}
+    assert given == {"resync": {}, "observe": {"observe": True}}

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Scheduled
 
-from lineage_orch import SettingsError, SourceUpdate, TriggerError
+from lineage_orch import DbtError, SettingsError, SourceUpdate, TriggerError
 from lineage_orch.deployed import launch, reconcile
 from lineage_orch.deployed.build import MAX_ROUNDS, DeployedBuild
 from lineage_orch.deployed.queue import WaitingRuns, out_of_date, schedule_wake_up, to_take_over, wake_up_time
@@ -189,6 +189,24 @@ def test_which_runs_are_taken_over() -> None:
     assert out_of_date(read, NOW, later) == []
 
 
+def test_look_of_run_that_is_taken_over_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    looks: list[str] = []
+
+    def observe() -> Any:
+        looks.append("look")
+        raise DbtError("the warehouse is away")
+
+    orchestrator: Any = SimpleNamespace(record=lambda _: 1, register_producers=lambda _: None, observe=observe)
+    build = DeployedBuild(FakeApi([]), waiting(), uuid4(), None, LOGGER)  # type: ignore[arg-type]
+    plain, looking = queue(FakeApi([waiting(), waiting(observe=True)])).read()
+    assert build._record(orchestrator, [plain]) == [plain]
+    assert looks == []
+    # One that fails keeps nothing from being built.
+    assert build._record(orchestrator, [plain, looking]) == [plain, looking]
+    assert looks == ["look"]
+    assert "The sources could not be looked at: the warehouse is away" in caplog.text
+
+
 # --- wake-ups, reconcile, deployments
 
 
@@ -300,6 +318,13 @@ def test_dbt_deployment_is_one_at_time_and_holds_no_secret() -> None:
     assert hours.schedule.interval == timedelta(hours=6)
     with pytest.raises(SettingsError, match="resync 'hourly' cannot be read"):
         dbt_deployment(resync="hourly")
+    [_, looks] = dbt_deployment(observe="15m").schedules or ()
+    assert (looks.schedule.interval, looks.parameters) == (timedelta(minutes=15), {"observe": True})
+    [looks] = dbt_deployment(observe="*/5 * * * *", resync=None).schedules or ()
+    assert (looks.schedule.cron, looks.parameters) == ("*/5 * * * *", {"observe": True})
+    for unreadable in ("often", "0m", "99999999999d"):
+        with pytest.raises(SettingsError, match=f"observe '{unreadable}' cannot be read"):
+            dbt_deployment(observe=unreadable)
     assert dbt_deployment(allow=["dbt_flags"]).tags == [BUILDS, "lineage_orch:allows:dbt_flags"]
     with pytest.raises(SettingsError, match="allow names 'flags'"):
         dbt_deployment(allow=["flags"])
