@@ -13,18 +13,21 @@ import re
 import runpy
 import shlex
 import sys
+import threading
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from cyclopts import CycloptsError
 
-from lineage_orch import errors
+from lineage_orch import Orchestrator, SourceUpdate, errors
 from lineage_orch.errors import LineageOrchError
 from lineage_orch.lineage import Lineage
 from lineage_orch.settings import ENV_PREFIX, LineageOrchSettings
@@ -664,3 +667,67 @@ def test_messages_are_really_raised(quoted: str, tmp_path: Path) -> None:
     with pytest.raises(LineageOrchError) as raised:
         PRODUCED[quoted]()
     assert any(says(entry, str(raised.value)) for entry in entries), str(raised.value)
+
+
+# The recipe of the webhook ----------------------------------------------------------------------------------
+
+
+# As Fivetran and Airbyte document what they send.
+FIVETRAN = {
+    "event": "sync_end",
+    "created": "2026-03-02T06:00:34.386Z",
+    "connector_type": "salesforce",
+    "connector_id": "mystified_presenting",
+    "sync_id": "4d9ad4e0",
+    "destination_group_id": "deck_enjoy",
+    "data": {"status": "SUCCESSFUL"},
+}
+AIRBYTE = {
+    "data": {
+        "workspace": {"id": "b510e39b", "name": "Workspace1"},
+        "connection": {"id": "64d901a1-2520-4d91-93c8-9df438668ff0", "name": "Connection"},
+        "jobId": 9988,
+        "success": True,
+        "recordsCommitted": 89,
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("event", "loaded"),
+    [
+        (FIVETRAN, [("crm.*", "fivetran:4d9ad4e0")]),
+        (FIVETRAN | {"data": {"status": "FAILURE"}}, []),
+        (FIVETRAN | {"event": "sync_start", "data": {}}, []),
+        (AIRBYTE, [("crm.accounts", "airbyte:9988")]),
+        ({"data": AIRBYTE["data"] | {"success": False}}, []),
+    ],
+)
+def test_webhook_starts_build_of_what_a_sync_loaded(
+    event: dict[str, Any], loaded: list[tuple[str, str]], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = ROOT / "docs" / "other-loads.md"
+    namespace: dict[str, Any] = {"__name__": "syncs"}
+    (block,) = (block for block in blocks(page) if block.text.startswith("# syncs.py"))
+    run_python(page, block, namespace)
+    started: list[tuple[str, Any]] = []
+    namespace["run_deployment"] = lambda name, *, parameters, timeout: started.append((name, parameters["updates"]))
+    monkeypatch.setenv("SYNCS_SECRET", "s3cret")
+    with ThreadingHTTPServer(("127.0.0.1", 0), namespace["Syncs"]) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            address = f"http://127.0.0.1:{server.server_port}"
+            assert httpx.post(f"{address}/guess", json=event).status_code == 404
+            assert started == []
+            assert httpx.post(f"{address}/s3cret", json=event).status_code == 204
+        finally:
+            server.shutdown()
+            serving.join()
+    assert [(name, [(each["source"], each["update_id"]) for each in updates]) for name, updates in started] == (
+        [("build-affected/ints", loaded)] if loaded else []
+    )
+    for _, updates in started:
+        with Orchestrator() as orchestrator:
+            orchestrator.record(map(SourceUpdate.from_dict, updates))
+            assert orchestrator.plan().build == ("model.ints.stage_accounts",)
