@@ -366,6 +366,7 @@ def _calm() -> list[Outcome]:
     out = []
     for title, least, median, most, arguments in (
         ("patience 5 minutes: at most 1/1.7, 95 % within 22 min", 1.7, None, 22, (0.0, 0.0, 300.0)),
+        ("patience 15 minutes, as long as the shortest cadence", None, None, None, (0.0, 0.0, 900.0)),
         ("40 % of the loads change nothing, patience 5 minutes", None, None, None, (0.4, 0.0, 300.0)),
         ("40 % of the loads change nothing, half of the models with cutoff", None, None, None, (0.4, 0.5, 0.0)),
         (
