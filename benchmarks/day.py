@@ -214,7 +214,13 @@ def stepwise(unchanged: float, cutoff: float, patience: float) -> Callable[[], d
         ticks = dict.fromkeys(lineage.sources, 1)
         history: dict[str, list[Moment]] = {source: [] for source in lineage.sources}
         changes: dict[str, list[Moment]] = {node: [] for node in lineage.nodes}
-        facts = {node: NodeFact(1, _START - timedelta(hours=6), changed=1) for node in lineage.nodes}
+        facts = {
+            node: NodeFact(
+                1, _START - timedelta(hours=6), changed=1, identity=lineage.identity(node),
+                content="..." if node in compared else None,
+            )
+            for node in lineage.nodes
+        }  # fmt: skip
         content: dict[str, object] = dict.fromkeys(lineage.sources, 0)
         for node in lineage.nodes:
             content[node] = hash(tuple(content[each] for each in reads[node]))
@@ -240,7 +246,7 @@ def stepwise(unchanged: float, cutoff: float, patience: float) -> Callable[[], d
         while number < len(waiting) or held_until is not None:
             first = waiting[number][1] + timedelta(seconds=_DEBOUNCE) if number < len(waiting) else None
             now = max(min(each for each in (first, held_until) if each is not None), free_at)
-            before = stages
+            began = stages
             while True:
                 record(now)
                 tick += 1
@@ -267,13 +273,14 @@ def stepwise(unchanged: float, cutoff: float, patience: float) -> Callable[[], d
                     holds = hash(tuple(content[each] for each in reads[node]))
                     is_same = node in compared and holds == content[node]
                     content[node] = holds
-                    facts[node] = NodeFact(tick, done, changed=facts[node].changed if is_same else tick)
+                    before = facts[node]
+                    facts[node] = before._replace(tick=tick, built_at=done, changed=before.changed if is_same else tick)
                     if not is_same:
                         changes[node].append(Moment(tick, done))
                     lags += [(done - at).total_seconds() for at in stale[node]]
                     stale[node] = []
                 now += timedelta(seconds=spent)
-            runs += stages > before
+            runs += stages > began
             free_at = now
             for node in settled:  # nothing that it reads came out other than it was
                 lags += [(now - at).total_seconds() for at in stale[node]]
