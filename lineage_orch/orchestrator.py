@@ -57,11 +57,14 @@ from lineage_orch.updates import SourceUpdate
 
 if TYPE_CHECKING:
     from lineage_orch.ledger.lock import BuildLock
+    from lineage_orch.reports.activity import Activity
     from lineage_orch.reports.explanation import Explanation
     from lineage_orch.reports.page import Page
     from lineage_orch.reports.status import Status
 
 logger = logging.getLogger(__name__)
+
+_ALL = 10**9  # More than a ledger has of anything.
 
 Progress = Callable[[str], Any]
 
@@ -972,6 +975,14 @@ class Orchestrator:
         lineage = self.lineage
         snapshot = self._seen_with(lineage, self.ledger.snapshot(history_of=_with_history(lineage, self._loading)))
         return status(lineage, snapshot, self._plan(lineage, snapshot), self.ledger.holder())
+
+    def activity(self, since: datetime) -> Activity:
+        """Return what was loaded and built since a time (aware), and what one dbt command per load would have cost."""
+        from lineage_orch.reports.activity import activity
+
+        lineage = self.lineage
+        history = self.ledger.history(since, limit=_ALL)
+        return activity(lineage, history, self.ledger.median_seconds(lineage.nodes), since, self._clock())
 
     def seems_done(self) -> bool:
         """Whether nothing is due, as far as that can be said without dbt; False where it cannot."""

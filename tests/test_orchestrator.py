@@ -453,6 +453,34 @@ def test_load_that_is_running_is_waited_for(make: Make) -> None:
     assert set(orchestrator.build().built) == model("stg_a", "mart_ab", "top")
 
 
+def test_activity_is_beside_what_one_command_per_load_would_have_cost(make: Make) -> None:
+    clock = Clock()
+    orchestrator, dbt = make(clock=clock)
+    dbt.seconds = dict.fromkeys(model("stg_a", "stg_b", "mart_ab", "top"), 10.0)
+    start = clock.now
+
+    def load(update_id: str, *sources: str, fingerprint: str | None = None) -> None:
+        clock.now += timedelta(minutes=1)
+        orchestrator.record([SourceUpdate(each, update_id, clock.now, fingerprint=fingerprint) for each in sources])
+
+    load("1", "raw.a", "raw.b")
+    orchestrator.build()
+    load("2", "raw.a", fingerprint="etag")
+    load("3", "raw.b")
+    dbt.failing = {"model.shop.top"}
+    orchestrator.build()
+    load("4", "raw.a", fingerprint="etag")
+    load("5", "raw.b")
+    found = orchestrator.activity(start)
+    assert (found.loads, found.unchanged, found.coalesced, found.runs, found.failed) == (5, 1, 1, 2, 1)
+    assert (found.built, found.seconds, found.untimed) == (7, 70.0, 0)
+    # Both sources: 4 nodes. One: 3 nodes, four times.
+    assert (found.builds_by_load, found.seconds_by_load) == (16, 160.0)
+    assert found.not_affected == 1
+    assert found.to_dict()["method"].startswith("For comparison: one `dbt build -s source:x+` per load")
+    assert orchestrator.activity(clock.now + timedelta(minutes=1)).loads == 0
+
+
 def test_wrong_name_is_error_and_others_are_recorded(make: Make) -> None:
     orchestrator, _ = make()
     with pytest.raises(UnknownSourceError, match=r"no source 'raw\.aa'.*did you mean 'raw\.a'"):

@@ -43,6 +43,7 @@ for command in (
     questions.status,
     questions.explain,
     questions.sources,
+    questions.report,
     questions.page,
     builds.record,
     builds.observe,

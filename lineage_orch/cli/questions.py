@@ -1,4 +1,4 @@
-"""``lineage-orch plan``, ``status``, ``explain``, ``sources`` and ``page``: questions, which change nothing."""
+"""The commands that ask: ``plan``, ``status``, ``explain``, ``sources``, ``report``, ``page``. They change nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,7 @@ from lineage_orch.cli.common import (
     progress,
 )
 from lineage_orch.errors import ManifestError, SettingsError, UnknownNodeError, UnknownSourceError
+from lineage_orch.text import count
 
 if TYPE_CHECKING:
     from lineage_orch.dbt.project import DbtProject
@@ -170,6 +172,29 @@ def sources(*name: Named, limit: Limit = None, producers: Producers = None, comm
     return DONE
 
 
+def report(
+    *,
+    since: Annotated[
+        str, Parameter(help="From when: so many days, hours or minutes ago, as in 7d, 12h, 30m.", show_default=True)
+    ] = "7d",
+    common: Common = DEFAULTS,
+) -> int:
+    """Show what was loaded and built in the last days, and what one dbt command per load would have cost."""
+    from lineage_orch.reports import tables
+
+    unit = {"d": "days", "h": "hours", "m": "minutes"}.get(since[-1:])
+    if unit is None or not since[:-1].isdecimal() or not 0 < int(since[:-1]) < 100_000:
+        raise SettingsError(f"--since {since!r} is no time ago; write it as 7d, 12h or 30m")
+    with common.orchestrator() as orchestrator:
+        found = orchestrator.activity(now() - timedelta(**{unit: int(since[:-1])}))
+        if (kept := orchestrator.settings.keep_days) < (found.until - found.since).days:
+            progress(
+                f"The ledger keeps {count(kept, 'day')} of history (setting keep_days); what is older is not counted."
+            )
+    print_result(common, found.to_dict(), tables.activity_parts(found))
+    return DONE
+
+
 def page(
     *,
     output: Annotated[
@@ -184,8 +209,6 @@ def page(
     One file that needs no network and opens from the disk. It shows names, states and the ledger's history to whoever
     can read it.
     """
-    from lineage_orch.text import count
-
     if (ending := output.suffix.lower()) not in (".html", ".htm", ".svg"):
         raise SettingsError(f"--output {output} is neither .html nor .svg; name a file that ends in one of these")
     if days < 1:

@@ -94,6 +94,7 @@ class Load(NamedTuple):
         producer: Who loaded it; ``None``: not known.
         baseline: Whether it only declared what stood in the warehouse.
         unchanged: Whether it brought nothing new, by its fingerprint.
+        update_id: Of the load, which may be of several sources.
     """
 
     tick: int
@@ -102,6 +103,7 @@ class Load(NamedTuple):
     producer: str | None
     baseline: bool
     unchanged: bool = False
+    update_id: str = ""
 
 
 class Built(NamedTuple):

@@ -413,6 +413,7 @@ class Ledger:
                     updates.c.producer,
                     updates.c.baseline,
                     updates.c.unchanged,
+                    updates.c.update_id,
                 )
                 .where(updates.c.scope_id == scope.id, updates.c.loaded_at >= start, updates.c.resolved_tick.is_(None))
                 .order_by(updates.c.tick.desc())

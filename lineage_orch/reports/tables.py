@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
+from lineage_orch.reports.activity import METHOD
 from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso
 from lineage_orch.reports.explanation import reason_to_dict
 from lineage_orch.reports.status import NodeState
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from lineage_orch.ledger import Failure
     from lineage_orch.plan import BuildPlan, Estimate, Held
+    from lineage_orch.reports.activity import Activity
     from lineage_orch.reports.build_report import BuildReport
     from lineage_orch.reports.status import Status
 
@@ -224,6 +226,28 @@ def limited(parts: Parts, limit: int | None) -> Parts:
         else:
             out.append(part)
     return out
+
+
+def activity_parts(found: Activity) -> Parts:
+    """Return what happened in some days, for people."""
+    loads = Table(f"Since {found.since:%Y-%m-%d %H:%M} UTC", ["what", "how many"])
+    for what, number in (
+        ("loads", found.loads),
+        ("loads that brought nothing new", found.unchanged),
+        ("loads that shared a build with an earlier one (coalesced)", found.coalesced),
+        ("build runs", found.runs),
+        ("nodes built", found.built),
+        ("nodes built that came out as before (cut off)", found.cut_off),
+        ("nodes downstream of no load (not affected)", found.not_affected),
+        ("nodes that failed", found.failed),
+    ):
+        loads.rows.append([what, str(number)])
+    cost = Table("Compared", ["how", "nodes built", "time in dbt"])
+    cost.rows.append(["as it was", str(found.built), roughly(found.seconds) if found.seconds else "not known"])
+    by_load = roughly(found.seconds_by_load) if found.seconds_by_load else "not known"
+    cost.rows.append(["one dbt command per load", str(found.builds_by_load), by_load])
+    untimed = [f"Of {count(found.untimed, 'build')} it is not known how long it took."] if found.untimed else []
+    return [loads, cost, *untimed, METHOD]
 
 
 def sources_parts(rows: Sequence[Mapping[str, Any]], names: Names, *, most: int = 5) -> Parts:

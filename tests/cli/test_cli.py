@@ -213,6 +213,15 @@ def test_load_that_nothing_reports_is_observed_and_built(
     assert "setting settle -1.0" in error(run(*looked, "--settle", "-1"))
 
 
+def test_report_of_last_days(run: Run) -> None:
+    good(run("record", "raw.orders", "--build"))
+    out = good(run("report"))
+    assert "nodes built " in out
+    assert "one dbt command per load" in out
+    assert data(run("report", "--since", "12h", "--json"))["loads"] == 1
+    assert "--since 'week' is no time ago" in error(run("report", "--since", "week"))
+
+
 def test_failed_build_is_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeDbt, "broken", frozenset({"model.shop.stg_orders"}))
     good(run("record", "raw.orders"))
