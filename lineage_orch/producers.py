@@ -84,8 +84,9 @@ def mark_updated(*sources: str, fingerprint: str | None = None) -> None:
     Args:
         sources: Names, of those that the producer declares.
         fingerprint: Of what now stands in these tables: an ETag, a version, what :func:`fingerprint_of` returns. If it
-            is that of the last load of a source, nothing is built for it. None, or empty: the load counts as new. A
-            source that is marked several times in a run was loaded in parts, in this order.
+            is that of the last load of a source, nothing is built for it. None, or empty: the load counts as new, and
+            so does one during which something was built, which may have read the half of it. A source that is marked
+            several times in a run was loaded in parts, in this order.
 
     Raises:
         ProducerError: outside a run of a producer, or for a source that it does not declare; or a fingerprint that is

@@ -20,9 +20,10 @@ class SourceUpdate:
         producer: the name of the flow or task that loaded it.
         fingerprint: of what was loaded. The same as that of the source's last load: nothing new. None, or empty: not
             known, which counts as new.
+        began_at: when the load began (aware), if that is known: from then on what is in the table is in doubt.
 
     Raises:
-        ValueError: an empty name or id, or a ``loaded_at`` without a time zone.
+        ValueError: an empty name or id, or a time without a time zone.
     """
 
     source: str
@@ -31,17 +32,18 @@ class SourceUpdate:
     flow_run_id: str | None = None
     producer: str | None = None
     fingerprint: str | None = None
+    began_at: datetime | None = None
 
     def __post_init__(self) -> None:
         if not self.source or not self.update_id:
             raise ValueError(
                 f"an update needs a source and an update_id, got source={self.source!r}, update_id={self.update_id!r}"
             )
-        if self.loaded_at.tzinfo is None:
-            raise ValueError(
-                f"loaded_at of the update of {self.source!r} has no time zone: {self.loaded_at!r}; "
-                "use datetime.now(UTC)"
-            )
+        for name, time in (("loaded_at", self.loaded_at), ("began_at", self.began_at)):
+            if time is not None and time.tzinfo is None:
+                raise ValueError(
+                    f"{name} of the update of {self.source!r} has no time zone: {time!r}; use datetime.now(UTC)"
+                )
         if self.fingerprint == "":
             object.__setattr__(self, "fingerprint", None)
 
@@ -58,6 +60,8 @@ class SourceUpdate:
             out["producer"] = self.producer
         if self.fingerprint is not None:
             out["fingerprint"] = self.fingerprint
+        if self.began_at is not None:
+            out["began_at"] = self.began_at.astimezone(UTC).isoformat()
         return out
 
     @classmethod
@@ -68,16 +72,15 @@ class SourceUpdate:
         Raises ``ValueError`` that names the missing or unreadable key.
         """
         try:
-            loaded_at = data["loaded_at"]
-            if not isinstance(loaded_at, datetime):
-                loaded_at = datetime.fromisoformat(str(loaded_at))
+            began_at = data.get("began_at")
             return cls(
                 source=str(data["source"]),
                 update_id=str(data["update_id"]),
-                loaded_at=loaded_at,
+                loaded_at=_time(data["loaded_at"]),
                 flow_run_id=_optional(data.get("flow_run_id")),
                 producer=_optional(data.get("producer")),
                 fingerprint=_optional(data.get("fingerprint")),
+                began_at=None if began_at is None else _time(began_at),
             )
         except KeyError as missing:
             raise ValueError(f"the update {dict(data)!r} has no {missing.args[0]!r}") from None
@@ -87,24 +90,29 @@ class LastLoad(NamedTuple):
     """What is kept of the loads of a source, to know whether the next one brings anything new.
 
     Attributes:
-        loaded_at: the latest time of any of its loads.
+        loaded_at: the latest time of any of its loads; long ago: there was none.
         fingerprint: of what stands in its table since then; None: not known.
     """
 
-    loaded_at: datetime
-    fingerprint: str | None
+    loaded_at: datetime = datetime.min.replace(tzinfo=UTC)
+    fingerprint: str | None = None
 
-    def is_repeated_by(self, loaded_at: datetime, fingerprint: str | None) -> bool:
+    def is_repeated_by(self, loaded_at: datetime, fingerprint: str | None, began_at: datetime | None = None) -> bool:
         """Whether a load brought what is there already. Any doubt means that it did not."""
-        return fingerprint is not None and fingerprint == self.fingerprint and loaded_at >= self.loaded_at
+        in_order = min(began_at or loaded_at, loaded_at) >= self.loaded_at
+        return fingerprint is not None and fingerprint == self.fingerprint and in_order
 
-    def then(self, loaded_at: datetime, fingerprint: str | None) -> LastLoad:
-        """Return this with one more load, which may have been reported after a later one.
+    def then(self, loaded_at: datetime, fingerprint: str | None, began_at: datetime | None = None) -> LastLoad:
+        """Return this with one more load, which may have been reported after a later one, or begun before its end.
 
         Which of the two stands in the table is not known then.
         """
-        in_order = loaded_at >= self.loaded_at
+        in_order = min(began_at or loaded_at, loaded_at) >= self.loaded_at
         return LastLoad(max(loaded_at, self.loaded_at), fingerprint if in_order else None)
+
+
+def _time(value: object) -> datetime:
+    return value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
 
 
 def _optional(value: object) -> str | None:

@@ -98,6 +98,8 @@ updates = _table(
     Column("fingerprint", Text),
     # It brought what was there already, by its fingerprint: its tick makes nothing stale.
     Column("unchanged", Boolean, nullable=False, server_default=false()),
+    # When the load began, if that is known.
+    Column("began_at", Instant),
     Column("window_start", Instant),
     Column("window_end", Instant),
     # In this order, so that it also finds update_ids of whatever source.

@@ -192,7 +192,8 @@ class Ledger:
 
         A load with the fingerprint of the source's last load is recorded, and moves its source to no new tick: nothing
         is stale for it. It counts as new where that is in doubt: one of the two has no fingerprint, or a load is
-        reported after a later one.
+        reported after a later one, or begun before its end; or something was built while the table may have been half
+        written, between the load's begin and its end.
 
         Args:
             given: The loads.
@@ -221,6 +222,7 @@ class Ledger:
                 "producer": each.producer,
                 # A run that loaded it in two parts, under two of its names: neither is the fingerprint of the table.
                 "fingerprint": each.fingerprint if len(told[each.source, each.update_id]) == 1 else None,
+                "began_at": None if each.began_at is None else _utc(each.began_at, f"began_at of {each.source!r}"),
                 "given": None if _is_source(each.source) else each.source,
                 "baseline": baseline,
             }
@@ -252,14 +254,14 @@ class Ledger:
             )
         }
         for row in rows:
-            source, at, fingerprint = row["source"], row["loaded_at"], row["fingerprint"]
+            source, load = row["source"], (row["loaded_at"], row["fingerprint"], row["began_at"])
             if (key := (row["update_id"], source)) not in known:
                 known[key] = scope.next_tick()
-                of_source = newest.get(source) or {"source": source, "baseline": True, "loaded_at": at}
-                before = LastLoad(of_source["loaded_at"], of_source.get("fingerprint"))
-                unchanged = before.is_repeated_by(at, fingerprint)
+                of_source = newest.get(source) or {"source": source, "baseline": True, **LastLoad()._asdict()}
+                before = LastLoad(of_source["loaded_at"], of_source["fingerprint"])
+                unchanged = before.is_repeated_by(*load) and not self._is_built_within(scope, load[2], load[0])
                 added.append({"scope_id": scope.id, "tick": known[key], **row, "unchanged": unchanged})
-                newest[source] = of_source | before.then(at, fingerprint)._asdict() | {"scope_id": scope.id}
+                newest[source] = of_source | before.then(*load)._asdict() | {"scope_id": scope.id}
                 if not unchanged:
                     # A baseline does not make a source rest that moved before.
                     newest[source] |= {"tick": known[key], "baseline": of_source["baseline"] and row["baseline"]}
@@ -269,6 +271,22 @@ class Ledger:
             changed = [newest[source] for source in {row["source"]: None for row in added}]
             self._upsert(scope, sources, changed, "tick", "loaded_at", "baseline", "fingerprint")
         return last
+
+    def _is_built_within(self, scope: _Scope, began_at: datetime | None, ended_at: datetime) -> bool:
+        """Whether some last good build of a node may have read what a load had half written; or one may that runs now.
+
+        Its run began before the load ended, and it was done after the load began.
+        """
+        at_work = holders.c.scope_id == scope.id, holders.c.since < ended_at
+        read_within = (
+            nodes.c.scope_id == scope.id,
+            nodes.c.built_at > min(began_at or ended_at, ended_at),
+            runs.c.scope_id == scope.id,
+            runs.c.tick == nodes.c.tick,
+            runs.c.begun_at < ended_at,
+        )
+        query = select(exists().where(*at_work) | exists().where(*read_within))
+        return bool(scope.connection.execute(query).scalar())
 
     def resolve_names(self, meanings: Mapping[str, Sequence[str]], *, now: datetime | None = None) -> None:
         """Say which sources a name means under which updates were recorded: they become updates of these.

@@ -63,10 +63,11 @@ class Triggered:
         for completions, tell in ((self._cleared, {}), (self.completions, found)):
             for update in (update for completion in completions for update in completion.updates):
                 for source in self._resolve_source(update):
-                    before = last.get(source, LastLoad(update.loaded_at, None))
-                    if not before.is_repeated_by(update.loaded_at, update.fingerprint):
+                    before = last.get(source, LastLoad())
+                    load = (update.loaded_at, update.fingerprint, update.began_at)
+                    if not before.is_repeated_by(*load):
                         tell[source] = None
-                    last[source] = before.then(update.loaded_at, update.fingerprint)
+                    last[source] = before.then(*load)
         return tuple(found)
 
     def _resolve_source(self, update: SourceUpdate) -> tuple[str, ...]:

@@ -71,6 +71,7 @@ class ProducerHook:
         updated = dict.fromkeys(declared) if marked is None else marked
         flow_run_id = run.id if isinstance(producer, Flow) else getattr(run, "flow_run_id", None)
         loaded_at = state.timestamp or datetime.now(UTC)
+        began_at = _began_at(run)
         updates = tuple(
             SourceUpdate(
                 source,
@@ -80,6 +81,7 @@ class ProducerHook:
                 flow_run_id=None if flow_run_id is None else str(flow_run_id),
                 producer=producer.name,
                 fingerprint=fingerprint,
+                began_at=began_at,
             )
             for source, fingerprint in updated.items()
         )
@@ -219,6 +221,15 @@ def with_defaults(producer: Flow[Any, Any] | Task[Any, Any], parameters: Mapping
         if each.default is not inspect.Parameter.empty
     }
     return {**defaults, **parameters}
+
+
+def _began_at(run: FlowRun | TaskRun) -> datetime | None:
+    """Return when a run began to run; of a flow run its context says so, for the run was read before that."""
+    if run.start_time is not None:
+        return run.start_time
+    context = FlowRunContext.get()
+    is_its = context is not None and context.flow_run is not None and context.flow_run.id == run.id
+    return context.start_time if context is not None and is_its else None
 
 
 def _counts(state: State[Any]) -> bool:

@@ -134,7 +134,7 @@ def test_new_content_is_never_passed_over(made: list[tuple[str, bool, int, bool]
 
     A build that something else set off may read the table meanwhile; what a report makes stale is built at once.
     """
-    last: LastLoad | None = None
+    last = LastLoad()
     table = built = ""
     for number in range(len(made) + 6):
         if number < len(made):
@@ -143,8 +143,54 @@ def test_new_content_is_never_passed_over(made: list[tuple[str, bool, int, bool]
         for load_number, (content, known, late, _) in enumerate(made):
             if load_number + late == number:
                 at, fingerprint = NOW + timedelta(minutes=load_number), content if known else None
-                before = last or LastLoad(at, None)
-                if not before.is_repeated_by(at, fingerprint):
+                if not last.is_repeated_by(at, fingerprint):
                     built = table
-                last = before.then(at, fingerprint)
+                last = last.then(at, fingerprint)
     assert built == table
+
+
+def during(update_id: str, fingerprint: str, began: int, ended: int) -> SourceUpdate:
+    at = NOW + timedelta(minutes=ended)
+    return SourceUpdate(ORDERS, update_id, at, fingerprint=fingerprint, began_at=NOW + timedelta(minutes=began))
+
+
+@pytest.mark.parametrize(
+    ("begun", "done", "counts"),
+    [(5, 9, False), (5, 11, True), (12, 13, True), (12, 25, True), (21, 22, False)],
+    ids=["before it", "as it began", "within it", "as it ended", "after it"],
+)
+def test_load_counts_if_something_was_built_while_it_was_at_work(
+    ledger: Ledger, begun: int, done: int, counts: bool
+) -> None:
+    # It empties the table and fills it again: a build meanwhile may have read the half of it.
+    ledger.record_updates([during("1", "a", 0, 1)])
+    tick, _ = ledger.begin_build(now=NOW + timedelta(minutes=begun))
+    ledger.record_built(tick, ["model.shop.orders"], built_at=NOW + timedelta(minutes=done))
+    assert counted(ledger, during("2", "a", 10, 20)) == (["2"] if counts else [])
+
+
+def test_load_that_began_before_the_end_of_the_last_counts_and_so_does_next(ledger: Ledger) -> None:
+    # Which of the two wrote last is not known: the table may hold a, and the last report be of b.
+    given = [during("1", "a", 0, 1), during("2", "a", 5, 9), during("3", "b", 5, 10), during("4", "b", 20, 21)]
+    assert counted(ledger, *given) == ["1", "3", "4"]
+    given = [during("5", "b", 30, 40), during("6", "a", 31, 39), during("7", "a", 50, 51), during("8", "a", 60, 61)]
+    assert counted(ledger, *given) == ["6", "7"]
+    given = [during("9", "a", 70, 80), during("10", "c", 75, 85), during("11", "c", 90, 91)]
+    assert counted(ledger, *given) == ["10", "11"]
+
+
+def test_load_counts_while_a_build_is_at_work(ledger: Ledger) -> None:
+    ledger.record_updates([load(ORDERS, "1", "a")])
+    with ledger.build_lock("another"):
+        later = datetime.now(UTC) + timedelta(minutes=1)
+        ledger.record_updates([SourceUpdate(ORDERS, "2", later, fingerprint="a")])
+    assert ledger.unchanged_by("2") == ()
+
+
+def test_begin_of_load_travels_and_is_kept(ledger: Ledger) -> None:
+    update = during("1", "a", 0, 1)
+    assert SourceUpdate.from_dict(update.to_dict()) == update
+    ledger.record_updates([update])
+    assert ledger.recent_updates() == [(1, update)]
+    with pytest.raises(ValueError, match=r"began_at of the update of .* has no time zone"):
+        SourceUpdate(ORDERS, "2", NOW, began_at=NOW.replace(tzinfo=None))
