@@ -1072,7 +1072,7 @@ class Orchestrator:
         For a warehouse that was built before lineage_orch came. What is never loaded counts as loaded, which makes no
         source move (``updates_on: all`` does not wait for it); nodes count as built with their code of now. A node
         whose last build failed, or whose relation is not in the warehouse, stays as it is. Loads recorded meanwhile
-        stay news. Takes the build lock.
+        stay news. Takes the build lock; if others left their build to its holder meanwhile, that is built then.
 
         Args:
             select: names of sources (with all that is downstream of them) or of nodes, or selectors of dbt's
@@ -1087,6 +1087,7 @@ class Orchestrator:
 
         lineage = self.lineage
         forgiven = {lineage.resolve_node(each) for each in forgive_failed}
+        left = self.ledger.mark(LEFT_TO_HOLDER)
         with self.ledger.build_lock(who=f"adopt, process {os.getpid()}") as held:
             if not held:
                 holder = self.ledger.holder()
@@ -1116,6 +1117,11 @@ class Orchestrator:
             self.ledger.record_built(
                 tick, nodes, built_at=now, identities={node: lineage.identity_parts(node) for node in nodes}
             )
+        if self.ledger.mark(LEFT_TO_HOLDER) != left:
+            try:
+                logger.info("Others left their build to this: %s", self.build(who="adopt", rounds=None).summary())
+            except DbtError as error:  # what was adopted is adopted
+                logger.warning("Others left their build to this, and dbt could not be run: %s", error)
         return replace(
             found, nodes=nodes, failed=tuple(each for each in found.failed if each not in forgiven), tick=tick
         )

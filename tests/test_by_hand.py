@@ -19,6 +19,7 @@ from lineage_orch.ledger import Ledger
 from lineage_orch.lineage import Lineage
 from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.testing import FakeDbt
+from lineage_orch.triggers.in_process import others_go_on
 from tests.manifests import manifest, node, source
 
 DAILY = {
@@ -312,6 +313,31 @@ def test_load_that_found_the_lock_taken_is_built_after_the_selection(shop: Shop)
     assert any("left their build to this call" in each for each in shop.said)
     assert shop.due == []
     assert [set(each) for each in shop.dbt.built[-2:]] == [set(model("top")), set(model("stg_c", "daily", "report"))]
+
+
+def test_what_a_load_hands_over_is_built_by_whoever_builds_by_hand(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It took the lock while the load that hands over gave others the time to, and is to build its selection alone.
+    began, may_end = threading.Event(), threading.Event()
+
+    def build_until_let() -> None:
+        began.set()
+        assert may_end.wait(10)
+
+    shop.load("raw.a", "raw.c")
+    shop.dbt.before_build = build_until_let
+    by_hand = threading.Thread(target=shop.build, args=("stg_c",))
+
+    def meanwhile(_: float) -> None:
+        by_hand.start()
+        assert began.wait(10)
+
+    monkeypatch.setattr("lineage_orch.triggers.in_process.time.sleep", meanwhile)
+    goes_on = others_go_on(shop.orchestrator.settings)
+    monkeypatch.undo()
+    may_end.set()
+    by_hand.join()
+    assert goes_on
+    assert not shop.due
 
 
 def test_load_that_left_is_built_although_the_selection_could_not_run(shop: Shop) -> None:

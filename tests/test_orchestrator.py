@@ -568,6 +568,23 @@ def test_load_that_lands_while_adopt_runs_is_still_news(make: Make) -> None:
     assert set(orchestrator.plan().build) == model("stg_a", "mart_ab", "top")
 
 
+def test_adopt_builds_what_others_left_to_it(make: Make) -> None:
+    orchestrator, _ = make()
+    other, dbt = make()
+    real = orchestrator.adoption
+
+    def slow(select: Any = ()) -> Any:
+        found = real(select)
+        other.record(["raw.c"])
+        assert other.build().busy, "it found the lock taken, and left"
+        return found
+
+    orchestrator.adoption = slow  # type: ignore[method-assign]
+    orchestrator.adopt()
+    assert not dbt.built
+    assert orchestrator.plan().is_empty
+
+
 def test_changed_code_is_built_after_first_build_is_known(make: Make, project: Path) -> None:
     orchestrator, _ = make()
     assert orchestrator.plan().is_empty

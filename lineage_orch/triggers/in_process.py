@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -286,16 +287,23 @@ def _submit_beside(request: _Request) -> None:
 def others_go_on(settings: LineageOrchSettings) -> bool:
     """Wait a little; returns whether others have built what is due meanwhile, or are at it: they plan again when done.
 
+    Who builds by hand does so only if something was left to it.
+
     Raises:
         LineageOrchError: the ledger cannot be read.
     """
+    from lineage_orch.dbt.by_hand import LEFT_TO_HOLDER
     from lineage_orch.orchestrator import Orchestrator
 
     since = datetime.now(UTC)
     time.sleep(OTHERS_FIRST)
     with Orchestrator(settings) as orchestrator:
-        holder = orchestrator.ledger.holder()
-        return (holder is not None and holder.since >= since) or orchestrator.seems_done()
+        ledger = orchestrator.ledger
+        while (holder := ledger.holder()) is not None and holder.since >= since:
+            ledger.set_mark(LEFT_TO_HOLDER, uuid.uuid4().hex)
+            if ledger.holder() == holder:  # so it had not let go, and has yet to look at the mark
+                return True
+        return orchestrator.seems_done()
 
 
 def _build_beside(batch: list[_Request]) -> None:
