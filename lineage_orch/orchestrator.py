@@ -707,7 +707,7 @@ class Orchestrator:
         for number in range(graph.source_count, len(graph.ids)):
             if not below.isdisjoint(graph.parents[number]):
                 below.add(number)
-        stale = {*plan.build, *plan.perhaps, *plan.passed_through, *plan.held}
+        stale = {*plan.build, *plan.perhaps, *plan.tests_only, *plan.passed_through, *plan.held}
         return [each for number in sorted(below - built) if (each := graph.ids[number]) in stale]
 
     def _build_once(
@@ -758,7 +758,7 @@ class Orchestrator:
             return self._gone_at_end(lineage, snapshot, tried, report) if missing is None else (missing, False)
         gone_by_now = missing or frozenset()
         if not bound.lets(snapshot, lambda then: self._plan(lineage, then, tried, gone_by_now)):
-            report.more = list(plan.build)
+            report.more = [*plan.build, *plan.tests_only, *plan.passed_through]
             return missing, False
         # Before dbt runs, which writes the manifest anew: it is read again for them.
         identities = {node: lineage.identity_parts(node) for node in (*plan.build, *plan.passed_through)}
@@ -1191,7 +1191,7 @@ class _Wait:
         below = lineage.downstream(*chain.from_iterable(_resolved(lineage, self._sources).values()))
         failed = {each: fact for each, fact in snapshot.failures.items() if fact.tick > first.tick}
         plan = it._plan(lineage, _as_loaded_then(snapshot, first), failed)
-        if not below.isdisjoint((*plan.build, *plan.perhaps)):
+        if not below.isdisjoint((*plan.build, *plan.perhaps, *plan.tests_only, *plan.passed_through)):
             return False
         self._report.answered = True
         self._report.failing = {node: fact.message for node, fact in failed.items() if node in below}

@@ -242,6 +242,29 @@ def test_call_ends_though_loads_keep_coming(make: Make) -> None:
     assert orchestrator.build(rounds=None).more == []
 
 
+def test_call_ends_though_all_that_is_left_is_a_view_that_new_data_passes_through(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orchestrator, _ = make(source("raw.c"), node("seen_c", "raw.c", materialized="view"), views="pass_through")
+    orchestrator.record(["raw.c"])
+    orchestrator.build()
+    ledger = orchestrator.ledger
+    record_built, begin_build, begun = ledger.record_built, ledger.begin_build, iter(range(9))
+
+    def and_load(*given: Any, **more: Any) -> None:
+        record_built(*given, **more)
+        orchestrator.record(["raw.c"])
+
+    def begin(**given: Any) -> Any:
+        next(begun)  # raises StopIteration where it goes on for ever
+        return begin_build(**given)
+
+    monkeypatch.setattr(ledger, "record_built", and_load)
+    monkeypatch.setattr(ledger, "begin_build", begin)
+    orchestrator.record(["raw.c"])
+    assert set(orchestrator.build(rounds=0).more) == model("seen_c")
+
+
 def test_what_was_stale_at_the_call_is_built_however_few_the_rounds(make: Make) -> None:
     orchestrator, dbt = make()
     dbt.missing = {"model.shop.stg_b"}

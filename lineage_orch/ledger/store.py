@@ -26,6 +26,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -273,20 +274,22 @@ class Ledger:
         return last
 
     def _is_built_within(self, scope: _Scope, began_at: datetime | None, ended_at: datetime) -> bool:
-        """Whether some last good build of a node may have read what a load had half written; or one may that runs now.
+        """Whether some last build of a node may have read what a load had half written; or one may that runs now.
 
         Its run began before the load ended, and it was done after the load began.
         """
         at_work = holders.c.scope_id == scope.id, holders.c.since < ended_at
-        read_within = (
-            nodes.c.scope_id == scope.id,
-            nodes.c.built_at > min(began_at or ended_at, ended_at),
-            runs.c.scope_id == scope.id,
-            runs.c.tick == nodes.c.tick,
-            runs.c.begun_at < ended_at,
-        )
-        query = select(exists().where(*at_work) | exists().where(*read_within))
-        return bool(scope.connection.execute(query).scalar())
+        conditions = [exists().where(*at_work)]
+        for table in (nodes, untested):
+            read_within = (
+                table.c.scope_id == scope.id,
+                table.c.built_at > min(began_at or ended_at, ended_at),
+                runs.c.scope_id == scope.id,
+                runs.c.tick == table.c.tick,
+                runs.c.begun_at < ended_at,
+            )
+            conditions.append(exists().where(*read_within))
+        return bool(scope.connection.execute(select(or_(*conditions))).scalar())
 
     def resolve_names(self, meanings: Mapping[str, Sequence[str]], *, now: datetime | None = None) -> None:
         """Say which sources a name means under which updates were recorded: they become updates of these.

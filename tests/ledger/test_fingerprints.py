@@ -194,3 +194,10 @@ def test_begin_of_load_travels_and_is_kept(ledger: Ledger) -> None:
     assert ledger.recent_updates() == [(1, update)]
     with pytest.raises(ValueError, match=r"began_at of the update of .* has no time zone"):
         SourceUpdate(ORDERS, "2", NOW, began_at=NOW.replace(tzinfo=None))
+
+
+def test_load_counts_if_what_was_built_meanwhile_is_yet_to_be_tested(ledger: Ledger) -> None:
+    ledger.record_updates([during("1", "a", 0, 1)])
+    tick, _ = ledger.begin_build(now=NOW + timedelta(minutes=12))
+    ledger.record_untested(tick, ["model.shop.orders"], built_at=NOW + timedelta(minutes=13))
+    assert counted(ledger, during("2", "a", 10, 20)) == ["2"]
