@@ -375,4 +375,6 @@ def test_plan_cut_off_anywhere_is_taken_up_again(data: st.DataObject, manifest: 
     for node in plan.build[:done]:
         ledger.build(ledger.tick, node)
     again = plan_builds(lineage, ledger.snapshot(), now=ledger.now)
-    assert set(plan.build[done:]) == set(again.build)
+    left = set(plan.build[done:])
+    # What was built before an untested parent was tested is due for that test alone, and is not once it has passed.
+    assert set(again.build) <= left if plan.tests_only else set(again.build) == left
