@@ -134,7 +134,8 @@ def main(*names: str) -> None:
         seconds = float(os.environ.get("TEST_RESYNC", "0"))
         resync = timedelta(seconds=seconds) if seconds else None
         observe = os.environ.get("TEST_OBSERVE")
-        return dbt_deployment(short, project_dir=os.environ[f"TEST_{short.upper()}"], resync=resync, observe=observe)
+        project = os.environ[f"TEST_{short.upper()}"]
+        return dbt_deployment(short, project_dir=project, resync=resync, observe=observe, allow=["patience"])
 
     serve(*map(deployment, names), limit=10)
 

@@ -275,12 +275,18 @@ def a_plan(project: Project, build: Iterable[str]) -> BuildPlan:
     chosen = set(build)
     return BuildPlan(
         build=tuple(each for each in project.lineage.nodes if each in chosen),
+        perhaps=(),
         held={},
         because={each: frozenset() for each in chosen},
         reasons=dict.fromkeys(chosen, ()),
         next_due=None,
         passed_through=(),
         not_built=(),
+        tests_only=(),
+        failures={},
+        compared={},
+        maybe_same=frozenset(),
+        notes=(),
         _lineage=project.lineage,
     )
 

@@ -353,7 +353,11 @@ def test_failed_build_of_changed_code_is_built_again(make: Make, how: str) -> No
     assert not tiny.build().ok
     assert tiny.held()["stage"] == "failing"
     tiny.write(models__stage_sql=STAGE, models__tests_yml=values.replace("X", "a"))
-    assert "stage" in built(tiny.build())
+    report = tiny.build()
+    assert report.ok
+    # What was built as it should be, and failed its test alone, is tested again.
+    assert ("stage" in built(report)) == (how == "failed")
+    assert report.tested == ([] if how == "failed" else ["model.tiny.stage"])
     assert tiny.query("select status from stage") == [("a",)]
     assert not tiny.due()
 
@@ -370,7 +374,9 @@ def test_test_whose_macro_is_put_right_is_tried_at_once(make: Make) -> None:
     assert not tiny.build().ok
     assert tiny.held() == {"stage": "failing"}
     tiny.write(macros__wrong_sql="{% macro wrong() %}id % 2 = 7{% endmacro %}")
-    assert built(tiny.build()) == {"stage"}
+    report = tiny.build()
+    assert (report.built, report.tested) == ([], ["model.tiny.stage"])
+    assert not tiny.due()
 
 
 # What is there ----------------------------------------------------------------------------------------------
