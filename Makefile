@@ -15,7 +15,7 @@ FAST := -m 'not integration and not drill'
 PYTEST := $(BIN)/python -m pytest -p no:randomly
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-server check test test-dbt2 test-dbt112 drill soak lint format coverage generate docs dist bench bench-peers clean
+.PHONY: help demo demo-server check test test-engines test-dbt2 test-dbt112 drill soak lint format coverage generate docs dist bench bench-peers clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,12 +29,15 @@ demo-server: $(VENV)/.example  ## The same on a real Prefect server, with schedu
 check: lint  ## What to run before each commit: lint and the fast tests (under a minute).
 	@$(PYTEST) -q -n 2 $(FAST)
 
-test: $(VENV)/.dev  ## Run all tests but the drills (8 minutes on two cores).
+test: $(VENV)/.dev  ## Run all tests but the drills and some of the slower engines (10 minutes on two cores).
 	@# In two runs, as in two projects: a fixture of a session has one dbt project. In a fixed order, so that a
 	@# failure is seen again; `pytest` alone shuffles. Two processes, each with whole files: real servers and dbt
 	@# take the time. Coverage is that of the fast tests (see tests/conftest.py), with a floor.
 	@$(PYTEST) example_project/tests
 	@$(PYTEST) -n 2 --dist loadfile --cov --cov-report= --cov-fail-under=$(COVERAGE_FLOOR)
+
+test-engines: $(VENV)/.dev  ## Run all tests of the engines: dbt 1 in process and as a process, and dbt Cloud's stand-in.
+	@$(PYTEST) -n 2 -m 'not drill' tests/engines
 
 test-dbt2: $(VENV)/.dev  ## Run the tests of the engines and the demo over dbt 2, which it sets up in .dbt2 (Linux, npm).
 	@# Where it cannot be had, this says so and fails: a run without dbt 2 must not look like one with it.
