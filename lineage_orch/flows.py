@@ -177,7 +177,9 @@ def _record_and_build(
             with suppress(LineageError):  # said above, or by the build
                 for source in orchestrator.without_nodes([load.source]):
                     logger.info("No model is downstream of %s: nothing is built for it.", source)
-    report.raise_for_failures()
+    report.raise_for_failures(carried=orchestrator.settings.fail_on_carried)
+    if (carried := report.carried()) is not None:
+        logger.warning("%s", carried)
     for failure in (unknown, not_looked):
         if failure is not None:
             raise failure

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from lineage_orch.ledger.lock import BuildLock
     from lineage_orch.reports.activity import Activity
     from lineage_orch.reports.explanation import Explanation
+    from lineage_orch.reports.history import Event
     from lineage_orch.reports.page import Page
     from lineage_orch.reports.status import Status
 
@@ -946,6 +947,22 @@ class Orchestrator:
         return {node: plan.tests_on(node) for node in nodes}
 
     # Questions --------------------------------------------------------------------------------------------
+
+    def history(self, names: Iterable[str] = (), *, since: datetime, limit: int = 20_000) -> list[Event]:
+        """Return what was loaded, built and failed since a time, and by whom, the newest first.
+
+        Args:
+            names: of sources and nodes, as for :meth:`named`; none means all of the project.
+            since: from when (aware).
+            limit: how many of the newest loads, builds and failures are read at most, of each.
+
+        Raises:
+            UnknownNodeError: nothing goes by a name.
+        """
+        from lineage_orch.reports.history import events
+
+        wanted = list(names)
+        return events(self.ledger.history(since, limit=limit), self.named(wanted) if wanted else None)
 
     def named(self, names: Iterable[str]) -> frozenset[str]:
         """Return the unique_ids of the sources and nodes that are meant by names, patterns, or dbt's selectors.

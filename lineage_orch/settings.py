@@ -158,6 +158,11 @@ class LineageOrchSettings(BaseSettings):
         description="With `observe`: how many seconds a load takes at most, from the time that it writes into its rows "
         "to the last of them. A source whose newest row is younger is left to the next look.",
     )
+    fail_on_carried: bool = Field(
+        False,
+        description="Whether a build fails that failed on nothing new, and only passes over nodes that failed in "
+        "builds before and are not tried again yet.",
+    )
     keep_days: Annotated[int, BeforeValidator(_number)] = Field(
         90, ge=1, description="How many days of history the ledger keeps; a longer `lag_tolerance` keeps more."
     )

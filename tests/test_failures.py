@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,10 +14,11 @@ import pytest
 
 from lineage_orch.dbt import retries
 from lineage_orch.dbt.engine import OnResult, Outcome, Result
-from lineage_orch.errors import DbtError, SettingsError
+from lineage_orch.errors import BuildFailedError, DbtError, SettingsError
 from lineage_orch.lineage import Lineage
 from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.testing import FakeDbt
+from lineage_orch.updates import SourceUpdate
 from tests.manifests import manifest, node, source
 
 # raw.a -> stg_a -> mart -> top      raw.b -> stg_b
@@ -191,6 +193,45 @@ def test_dbt_that_could_not_start_is_started_again(make: MakeShop, slept: list[f
     with pytest.raises(DbtError, match="there is no dbt"):
         shop.orchestrator.build()
     assert slept == [10]
+
+
+# Failures that are carried along, and the history -----------------------------------------------------------
+
+
+def test_build_that_only_carries_old_failures_is_red_where_that_is_asked_for(make: MakeShop) -> None:
+    shop = make()
+    shop.dbt.failing = set(model("mart"))
+    shop.orchestrator.record(["raw.a"])
+    shop.orchestrator.build()
+    report = shop.orchestrator.build()
+    assert report.ok
+    said = "1 node failed in builds before, and is not tried again yet: model.shop.mart (it was told to)"
+    assert report.carried() == said
+    report.raise_for_failures()
+    with pytest.raises(BuildFailedError, match=re.escape(said)):
+        report.raise_for_failures(carried=True)
+
+
+def test_history_tells_what_happened_and_by_whom(make: MakeShop) -> None:
+    shop = make()
+    shop.dbt.failing = set(model("mart"))
+    start = shop.clock.now
+    shop.orchestrator.record([SourceUpdate("raw.a", "1", start, producer="export")])
+    shop.orchestrator.build(who="nightly")
+    shop.dbt.failing.clear()
+    shop.later()
+    shop.orchestrator.build(who="by hand")
+    found = shop.orchestrator.history(since=start)
+    assert [(each.kind, each.unique_id.rpartition(".")[2], (each.by or "").split(",")[0]) for each in found] == [
+        ("built", "top", "by hand"),
+        ("built", "mart", "by hand"),
+        ("built", "stg_a", "nightly"),
+        ("failed", "mart", "nightly"),
+        ("loaded", "a", "export"),
+    ]
+    assert [each.kind for each in shop.orchestrator.history(["mart"], since=start)] == ["built", "failed"]
+    assert [each.message for each in shop.orchestrator.history(["mart"], since=start)] == [None, "it was told to"]
+    assert shop.orchestrator.history(since=shop.clock.now + timedelta(hours=1)) == []
 
 
 # Tests alone ------------------------------------------------------------------------------------------------

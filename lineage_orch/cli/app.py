@@ -42,6 +42,7 @@ for command in (
     builds.build,
     questions.status,
     questions.explain,
+    questions.history,
     questions.sources,
     questions.report,
     questions.page,

@@ -77,7 +77,7 @@ def build(
         _hand_over(report, orchestrator)
         names = {} if report.busy else names_in(orchestrator)
     print_result(common, report.to_dict(), tables.report_parts(report, names, now()))
-    return _outcome(report)
+    return _outcome(report, orchestrator.settings.fail_on_carried)
 
 
 def record(
@@ -140,7 +140,7 @@ def record(
         "build": report.to_dict() if report else None,
     }
     print_result(common, data, parts)
-    return DONE if report is None else _outcome(report)
+    return DONE if report is None else _outcome(report, orchestrator.settings.fail_on_carried)
 
 
 def observe(
@@ -186,7 +186,7 @@ def observe(
     print_result(common, seen.to_dict() | {"build": report.to_dict() if report else None}, parts)
     if seen.errors or (source and seen.unseen):
         return FAILED
-    return DONE if report is None else _outcome(report)
+    return DONE if report is None else _outcome(report, orchestrator.settings.fail_on_carried)
 
 
 def adopt(
@@ -346,8 +346,8 @@ def _hand_over(report: BuildReport, orchestrator: Orchestrator) -> None:
         progress(f"Run {run.name!r} of {orchestrator.settings.deployment} builds what was loaded meanwhile.")
 
 
-def _outcome(report: BuildReport) -> int:
-    return DONE if report.ok else FAILED
+def _outcome(report: BuildReport, fail_on_carried: bool) -> int:
+    return FAILED if report.failed or (fail_on_carried and report.failing) else DONE
 
 
 def _moment(text: str | None) -> datetime:

@@ -1,4 +1,4 @@
-"""The commands that ask: ``plan``, ``status``, ``explain``, ``sources``, ``report``, ``page``. They change nothing."""
+"""The commands that ask, and change nothing: ``plan``, ``status``, ``explain``, ``history``, ``report`` and others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -193,6 +193,37 @@ def report(
             )
     print_result(common, found.to_dict(), tables.activity_parts(found))
     return DONE
+
+
+def history(
+    *name: Selected,
+    since: Annotated[
+        str, Parameter(help="From when: a span up to now, such as 12h or 7d, or an ISO 8601 time with its zone.")
+    ] = "7d",
+    limit: Limit = None,
+    common: Common = DEFAULTS,
+) -> int:
+    """Show what was loaded, built and failed of late, when and by which run, the newest first."""
+    from lineage_orch.reports import tables
+
+    start = _since(since)
+    with common.orchestrator() as orchestrator:
+        events = orchestrator.history(name, since=start)
+        names = names_in(orchestrator)
+    parts = [] if common.json else tables.history_parts(events, names)
+    print_result(common, {"events": [each.to_dict() for each in events]}, tables.limited(parts, limit))
+    return DONE
+
+
+def _since(text: str) -> datetime:
+    from lineage_orch.lineage.policy import read_duration
+
+    with suppress(ValueError, OverflowError):
+        span = read_duration(text)
+        moment = now() - span if span is not None else datetime.fromisoformat(text)
+        if moment.tzinfo is not None:
+            return moment
+    raise SettingsError(f"--since {text!r} is no span such as 12h or 7d, nor a time such as 2026-10-16T09:30:00Z")
 
 
 def page(

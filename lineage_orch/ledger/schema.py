@@ -190,6 +190,7 @@ failed = _table(
     _key("node"),
     Column("tick", BigInteger, primary_key=True, autoincrement=False),
     Column("failed_at", Instant, nullable=False),
+    Column("times", Integer, nullable=False),
     Column("message", Text, nullable=False),
 )
 """The history of failures, which ``prune`` shortens."""

@@ -125,7 +125,7 @@ class Built(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The last failure of a node: the tick of the run, when (UTC), how many in a row, and what dbt said."""
+    """One failure of a node: the tick of the run, when (UTC), how many in a row by then, and what dbt said."""
 
     tick: int
     node: str
@@ -142,13 +142,15 @@ class History:
         loads: The updates of sources.
         begun: When each run of builds began (UTC), by its tick.
         built: The good builds of nodes.
-        failed: The last failure of each node, also of those that were built well since.
+        failed: The failures of nodes, also of those that were built well since.
+        who: Who each run of builds was, in words for people, by its tick, where that is known.
     """
 
     loads: Sequence[Load] = ()
     begun: Mapping[int, datetime] = field(default_factory=dict)
     built: Sequence[Built] = ()
     failed: Sequence[Failed] = ()
+    who: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -420,7 +420,7 @@ class Ledger:
 
         Args:
             since: From when (aware).
-            limit: How many of the newest loads, and of the newest builds of nodes, at most.
+            limit: How many of the newest loads, of the newest builds of nodes, and of their failures, at most.
         """
         start = _utc(since, "since")
 
@@ -446,12 +446,13 @@ class Ledger:
                 .order_by(builds.c.tick.desc(), builds.c.built_at.desc(), builds.c.node)
                 .limit(limit)
             ).all()
-            begun = ask(select(runs.c.tick, runs.c.begun_at).where(runs.c.scope_id == scope.id))
-            failed = ask(
-                select(failures.c.tick, failures.c.node, failures.c.last_at, failures.c.times, failures.c.message)
-                .where(failures.c.scope_id == scope.id, failures.c.last_at >= start)
-                .order_by(failures.c.tick, failures.c.node)
-            )
+            begun = ask(select(runs.c.tick, runs.c.begun_at, runs.c.who).where(runs.c.scope_id == scope.id)).all()
+            bad = ask(
+                select(failed.c.tick, failed.c.node, failed.c.failed_at, failed.c.times, failed.c.message)
+                .where(failed.c.scope_id == scope.id, failed.c.failed_at >= start)
+                .order_by(failed.c.tick.desc(), failed.c.node.desc())
+                .limit(limit)
+            ).all()
             return History(
                 [Load(*row) for row in reversed(loads)],
                 {row.tick: row.begun_at for row in begun},
@@ -459,7 +460,8 @@ class Ledger:
                     Built(row.tick, row.node, row.built_at, row.seconds, row.changed_tick == row.tick)
                     for row in reversed(built)
                 ],
-                [Failed(*row) for row in failed],
+                [Failed(*row) for row in reversed(bad)],
+                {row.tick: row.who for row in begun if row.who is not None},
             )
 
         return self._read(question)
@@ -505,7 +507,7 @@ class Ledger:
         Args:
             now: When it begins (aware). Default: the clock on the wall.
             history_of: See :meth:`snapshot`.
-            who: Names the run for people.
+            who: Names the run for people. Default: who holds the build lock.
             keep: At least so much history is kept, beside ``keep_days``.
 
         Returns:
@@ -519,6 +521,8 @@ class Ledger:
                 self._prune(scope, moment, keep)
             _bring_back(scope, moment)
             tick = scope.next_tick()
+            if who is None:
+                who = scope.connection.execute(select(holders.c.who).where(holders.c.scope_id == scope.id)).scalar()
             row = {"scope_id": scope.id, "tick": tick, "run_id": run_id, "begun_at": moment, "who": who}
             scope.connection.execute(insert(runs), [row])
             snapshot = _snapshot(scope, history_of, run_id)
@@ -943,11 +947,19 @@ class Ledger:
                 rows.append(row)
             changing = ("times", "since", "last_at", "tick", "identity", "message", "cleared_tick")
             self._upsert(scope, failures, rows, *changing)
+            times = {row["node"]: row["times"] for row in rows}
             history = [
-                {"scope_id": scope.id, "node": node, "tick": tick, "failed_at": at, "message": message[:_MESSAGE]}
+                {
+                    "scope_id": scope.id,
+                    "node": node,
+                    "tick": tick,
+                    "failed_at": at,
+                    "times": times.get(node, 1),
+                    "message": message[:_MESSAGE],
+                }
                 for node, message in sorted(messages.items())
             ]
-            self._upsert(scope, failed, history, "failed_at", "message")
+            self._upsert(scope, failed, history, "failed_at", "times", "message")
 
     def take_identities(self, parts: Mapping[str, Mapping[str, str]]) -> None:
         """Give the last good builds of 0.1.0, which knew no identities, theirs: nothing is built for it.

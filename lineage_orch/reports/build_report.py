@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from lineage_orch.errors import BuildFailedError
-from lineage_orch.text import count, few, roughly
+from lineage_orch.text import count, few, one_line, roughly
 
 if TYPE_CHECKING:
     from lineage_orch.ledger import Failure
@@ -135,8 +135,20 @@ class BuildReport:
         text = ", ".join(parts)
         return text[0].upper() + text[1:] + "."
 
-    def raise_for_failures(self) -> None:
-        """Raise BuildFailedError, which names each node and test that failed, if any did."""
+    def carried(self) -> str | None:
+        """Return one line that names the nodes that failed in builds before and still wait; None if there are none."""
+        if not self.failing:
+            return None
+        said = few(f"{node} ({one_line(why, most=200)})" for node, why in self.failing.items())
+        nodes = count(self.failing, "node")
+        return f"{nodes} failed in builds before, and {_are(self.failing)} not tried again yet: {said}"
+
+    def raise_for_failures(self, *, carried: bool = False) -> None:
+        """Raise BuildFailedError, which names each node and test that failed, if any did.
+
+        Args:
+            carried: also if nodes wait that failed in builds before (setting ``fail_on_carried``).
+        """
         if self.failed:
             lines = [f"  {node}: {message}" for node, message in self.failed.items()]
             lines += [
@@ -149,6 +161,8 @@ class BuildReport:
             )
             error.more = tuple(self.more)
             raise error
+        if carried and (said := self.carried()) is not None:
+            raise BuildFailedError(said)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready values."""
@@ -178,7 +192,7 @@ class BuildReport:
         }
 
 
-def _are(things: list[str]) -> str:
+def _are(things: Collection[str]) -> str:
     return "is" if len(things) == 1 else "are"
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lineage_orch.plan import BuildPlan, Estimate, Held
     from lineage_orch.reports.activity import Activity
     from lineage_orch.reports.build_report import BuildReport
+    from lineage_orch.reports.history import Event
     from lineage_orch.reports.status import Status
 
 
@@ -248,6 +249,18 @@ def activity_parts(found: Activity) -> Parts:
     cost.rows.append(["one dbt command per load", str(found.builds_by_load), by_load])
     untimed = [f"Of {count(found.untimed, 'build')} it is not known how long it took."] if found.untimed else []
     return [loads, cost, *untimed, METHOD]
+
+
+def history_parts(events: Sequence[Event], names: Names) -> Parts:
+    """Return what was loaded, built and failed, for people."""
+    if not events:
+        return ["Nothing was loaded, built or failed in that time."]
+    table = Table("History", ["when", "tick", "what", "source or node", "by", "dbt says"])
+    for each in events:
+        said = one_line(each.message or "", most=_SAID)
+        name = short_name(each.unique_id, names)
+        table.rows.append([when(each.at), str(each.tick), each.kind, name, each.by or "-", said])
+    return [table]
 
 
 def sources_parts(rows: Sequence[Mapping[str, Any]], names: Names, *, most: int = 5) -> Parts:

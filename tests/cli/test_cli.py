@@ -166,6 +166,25 @@ def test_held_nodes_are_shown_with_reason_and_time(run: Run) -> None:
     assert "held: until" in good(run("status"))
 
 
+def test_history_and_carried_failures(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeDbt, "broken", frozenset({"model.shop.mart"}))
+    good(run("record", "raw.*", "--producer", "export"))
+    assert run("build")[0] == 1
+    out = good(run("history", "mart", "--since", "1h"))
+    assert "failed" in out
+    assert "stg_orders" not in out
+    events = data(run("history", "--json"))["events"]
+    assert {each["kind"] for each in events} == {"loaded", "built", "failed"}
+    assert {each["by"] for each in events if each["kind"] == "loaded"} == {"export"}
+    code, _, err = run("history", "--since", "lately")
+    assert code == 2
+    assert "--since 'lately' is no span such as 12h or 7d" in err
+
+    good(run("build"))
+    monkeypatch.setenv("LINEAGE_ORCH_FAIL_ON_CARRIED", "true")
+    assert run("build")[0] == 1
+
+
 def test_build_prints_json_and_nothing_else(run: Run) -> None:
     good(run("record", "raw.*"))
     report = data(run("build", "--json"))
