@@ -478,7 +478,8 @@ def test_run_that_is_cancelled_in_dbt_cloud_is_no_failure_of_its_nodes(shop: Sho
     def cancel() -> None:
         def is_at_work() -> bool:
             with contextlib.suppress(DbtError):  # there is no run 2 yet
-                return "OK created sql table model main.stg_orders" in str(api.run(2)["run_steps"])
+                # It reads stg_orders, so it starts when that is built and tested.
+                return "START sql table model main.slow" in str(api.run(2)["run_steps"])
             return False
 
         wait_until(is_at_work)

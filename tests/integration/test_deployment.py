@@ -118,7 +118,7 @@ def test_load_sets_off_exactly_its_models(server: RealPrefect, shop: Shop) -> No
 
     states = [server.run(each)["state_name"] for each in (by_a_person, unreadable, of_another_build, useless_wake_up)]
     assert states == ["Scheduled", "Scheduled", "Scheduled", "Coalesced"]
-    assert "is left to itself: the update {'sauce': 'x'} has no 'loaded_at'" in server.logs(build["id"])
+    assert "is left to itself: the update {'sauce': 'x'} has no 'source'" in server.logs(build["id"])
     for each in (by_a_person, unreadable, of_another_build):
         server.post(f"/flow_runs/{each}/set_state", {"state": {"type": "CANCELLED"}})
 
