@@ -106,17 +106,20 @@ def dbt_deployment(
 
 
 def _schedules(name: str, when: When, **parameters: Any) -> list[Schedule]:
-    """Return the schedule of this name; ``parameters``: what its runs are given beside those of the deployment."""
+    """Return a schedule for the argument of this name; ``parameters``: what its runs are given of their own.
+
+    It has no slug: of schedules with slugs, Prefect's server keeps those that are not asked for any more.
+    """
     if when is None or when is False:
         return []
     try:
         length = when if isinstance(when, timedelta) else read_duration(when)
         if length is None:
-            return [Cron(str(when), parameters=parameters, slug=name)]
+            return [Cron(str(when), parameters=parameters)]
         if length <= timedelta(0):
             raise ValueError("it is no time at all")
         # Counted from a fixed time: else each start of `serve` would put the next run off by an interval.
-        return [Interval(length, anchor_date=_ANCHOR, parameters=parameters, slug=name)]
+        return [Interval(length, anchor_date=_ANCHOR, parameters=parameters)]
     except (ValueError, OverflowError) as error:
         reason = one_line(error.errors()[0]["msg"] if isinstance(error, ValidationError) else error)
         raise SettingsError(

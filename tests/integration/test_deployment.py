@@ -223,9 +223,10 @@ def test_tasks_whose_hooks_were_lost_are_reconciled_too(
     assert {what: load.wait(180) for what, load in loads.items()} == TASKS
 
     with temporary_settings({PREFECT_API_URL: server.url}), Orchestrator(project_dir=shop.folder) as orchestrator:
-        reconciliation = reconcile(orchestrator, deployment=missing)
-        found = reconciliation.found
+        found = reconcile(orchestrator, deployment=missing).found
         assert reconcile(orchestrator, deployment=missing).found == ()
+        # The server keeps heartbeats a few seconds before it can tell of them.
+        dead = wait_for("the dead run", lambda: reconcile(orchestrator, deployment=missing).dead, seconds=30)
     lost = sorted((each.run_name.rpartition("-")[0], *each.sources) for each in found)
     assert lost == [
         ("customers-task", "crm.customers"),  # its process was killed, and its flow is RUNNING by name
@@ -242,7 +243,7 @@ def test_tasks_whose_hooks_were_lost_are_reconciled_too(
         assert update.flow_run_id == task_run["flow_run_id"]
         assert update.loaded_at == datetime.fromisoformat(task_run["state"]["timestamp"])
         flow_runs.add(update.flow_run_id)
-    assert len(flow_runs & {run.run_id for run in reconciliation.dead}) == 1
+    assert len(flow_runs & {run.run_id for run in dead}) == 1
     server.ended(server.launch(SHOP))  # nothing is owed to the tests that follow
 
 
