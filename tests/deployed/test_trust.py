@@ -31,11 +31,11 @@ def test_settings_of_deployment_are_those_of_its_runs() -> None:
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        (STORED | {"project_dir": "/home/eve/dbt"}, "project_dir"),
+        (STORED | {"project_dir": "/elsewhere/dbt"}, "project_dir"),
         (STORED | {"dbt_flags": ["--full-refresh"]}, "dbt_flags"),
-        (STORED | {"dbt": "/home/eve/run_me"}, "dbt"),
-        (STORED | {"producers": ["/home/eve/module.py"]}, "producers"),
-        (STORED | {"ledger": "sqlite:////home/eve/l.db"}, "ledger"),
+        (STORED | {"dbt": "/elsewhere/run_me"}, "dbt"),
+        (STORED | {"producers": ["/elsewhere/module.py"]}, "producers"),
+        (STORED | {"ledger": "sqlite:////elsewhere/l.db"}, "ledger"),
         (STORED | {"vars": {"token": "0ther"}}, "vars"),
         ({"vars": STORED["vars"]}, "project_dir"),  # what the worker has around it would count
         ({}, "project_dir and vars"),
@@ -45,7 +45,7 @@ def test_person_may_not_replace_them(given: dict[str, Any], named: str) -> None:
     with pytest.raises(SettingsError, match=f"another {named} than") as raised:
         settled(given)
     assert "s3cret" not in str(raised.value)
-    assert "eve" not in str(raised.value)
+    assert "elsewhere" not in str(raised.value)
 
 
 def test_deployment_may_allow_some() -> None:
