@@ -67,7 +67,7 @@ format: $(VENV)/.dev  ## Correct style.
 coverage: $(VENV)/.dev  ## Show which lines the fast tests miss.
 	@$(PYTEST) -q -n 2 $(FAST) --cov --cov-report=term-missing --cov-fail-under=$(COVERAGE_FLOOR)
 
-generate: $(VENV)/.dev  ## Write docs/cli.md and docs/settings.md from the code.
+generate: $(VENV)/.dev  ## Write docs/cli.md, docs/settings.md and docs/lineage.svg from the code.
 	@$(BIN)/python docs/generate.py
 
 docs: $(VENV)/.docs  ## Build the documentation as a site, in site/; a warning is an error.

@@ -1,16 +1,20 @@
-"""Write the reference pages from the code: ``make generate``.
+"""Write the reference pages, and the picture of the example, from the code: ``make generate``.
 
-``docs/cli.md`` comes from the command line's own app, ``docs/settings.md`` from the fields of the settings. A test
-fails when they differ from what this writes.
+``docs/cli.md`` comes from the command line's own app, ``docs/settings.md`` from the fields of the settings,
+``docs/lineage.svg`` from the example project, which dbt parses for it. A test fails when they differ from what this
+writes.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+import shutil
+import tempfile
 import types
 import typing
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +139,38 @@ def _cell(text: str) -> str:
     return _sentences(text).replace("|", "\\|")
 
 
-PAGES: dict[str, Callable[[], str]] = {"cli.md": cli_page, "settings.md": settings_page}
+def example_picture() -> str:
+    """Return docs/lineage.svg: the example between two loads. The products are built, the carts only loaded."""
+    from lineage_orch import Orchestrator, SourceUpdate
+    from lineage_orch.reports.picture import picture
+    from lineage_orch.testing import FakeDbt
+
+    now = datetime(2026, 3, 2, 6, 0, tzinfo=UTC)
+    with tempfile.TemporaryDirectory() as folder:
+        dbt = Path(folder, "flows")
+        example = HERE.parent / "example_project" / "ints" / "dbt" / "flows"
+        shutil.copytree(example, dbt, ignore=shutil.ignore_patterns("target", "logs", ".lineage_orch"))
+        settings = LineageOrchSettings(project_dir=dbt, profiles_dir=dbt, target="dev", ledger="sqlite://")
+        with Orchestrator(settings) as parser:
+            lineage = parser.parse()
+        producers = {
+            lineage.resolve_source(f"external_sources.raw_{table}"): [f"dummyjson-{table}"]
+            for table in ("products", "carts", "users")
+        }
+        products, carts, _ = (SourceUpdate(source, name, now, producer=name) for source, (name,) in producers.items())
+        with Orchestrator(settings, dbt=FakeDbt(lambda: lineage), clock=lambda: now + timedelta(minutes=1)) as builder:
+            builder.register_producers(producers)
+            builder.record([products])
+            builder.build()
+            builder.record([carts])
+            return picture(builder.page(producers=producers))
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "cli.md": cli_page,
+    "settings.md": settings_page,
+    "lineage.svg": example_picture,
+}
 
 
 def main(names: Iterable[str] = PAGES) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from statistics import median
 from typing import Any
 
 from lineage_orch.ledger import History
+from lineage_orch.ledger.snapshot import Built, Load
 from lineage_orch.lineage import Lineage
 from lineage_orch.reports.build_report import iso
 
@@ -61,6 +62,32 @@ class Activity:
         return {**asdict(self), "since": iso(self.since), "until": iso(self.until), "method": METHOD}
 
 
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What happened in one day, in UTC; the attributes are those of :class:`Activity`."""
+
+    date: date
+    loads: int = 0
+    unchanged: int = 0
+    coalesced: int = 0
+    built: int = 0
+    cut_off: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    seconds_by_load: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """One load, of one source or several: when, what became of it, and what one dbt command for it would have cost."""
+
+    at: datetime
+    is_unchanged: bool
+    is_coalesced: bool
+    below: frozenset[str]
+    seconds: float
+
+
 def activity(
     lineage: Lineage, history: History, medians: Mapping[str, float], since: datetime, until: datetime
 ) -> Activity:
@@ -73,45 +100,102 @@ def activity(
         since: from when the history is.
         until: the time now.
     """
-    loads: dict[str, list[Any]] = {}
-    for load in history.loads:
-        if not load.baseline:
-            loads.setdefault(load.update_id, []).append(load)
-    runs = sorted({built.tick for built in history.built})
-    taken: list[int] = []
-    for of_load in loads.values():
-        ticks = [load.tick for load in of_load if not load.unchanged]
-        if ticks and (at := bisect_right(runs, max(ticks))) < len(runs):
-            taken.append(runs[at])
-    usual = median(medians.values()) if medians else 0.0
-    affected: set[str] = set()
-    builds_by_load, seconds_by_load = 0, 0.0
-    known: dict[frozenset[str], tuple[frozenset[str], float]] = {}
-    for of_load in loads.values():
-        sources = frozenset(load.source for load in of_load if load.source in lineage.sources)
-        if not sources:
-            continue
-        if sources not in known:
-            below = frozenset(lineage.downstream(*sources) & lineage.nodes.keys())
-            known[sources] = below, sum(medians.get(node, usual) for node in below)
-        below, seconds = known[sources]
-        affected |= below
-        builds_by_load += len(below)
-        seconds_by_load += seconds
-    took = [medians.get(built.node) if built.seconds is None else built.seconds for built in history.built]
+    loads = list(_loads(lineage, history, medians))
+    affected = frozenset(node for load in loads for node in load.below)
+    took = [_took(built, medians) for built in history.built]
     return Activity(
         since=since,
         until=until,
         loads=len(loads),
-        unchanged=sum(all(load.unchanged for load in of_load) for of_load in loads.values()),
-        coalesced=len(taken) - len(set(taken)),
-        runs=len(runs),
+        unchanged=sum(load.is_unchanged for load in loads),
+        coalesced=sum(load.is_coalesced for load in loads),
+        runs=len({built.tick for built in history.built}),
         built=len(history.built),
         cut_off=sum(not built.is_changed for built in history.built),
         not_affected=len(lineage.nodes.keys() - affected),
         failed=len({failed.node for failed in history.failed}),
         seconds=sum(each for each in took if each is not None),
         untimed=sum(each is None for each in took),
-        builds_by_load=builds_by_load,
-        seconds_by_load=seconds_by_load,
+        builds_by_load=sum(len(load.below) for load in loads),
+        seconds_by_load=sum(load.seconds for load in loads),
     )
+
+
+def daily(
+    lineage: Lineage, history: History, medians: Mapping[str, float], since: datetime, until: datetime
+) -> tuple[Day, ...]:
+    """Return the same day by day, each from midnight UTC, those without anything included; see :func:`activity`.
+
+    A load counts on the day on which it was loaded, a build on that on which it was done.
+    """
+    first, last = since.astimezone(UTC).date(), until.astimezone(UTC).date()
+    days = [first + timedelta(days=each) for each in range((last - first).days + 1)]
+    loads: dict[date, list[_Load]] = {day: [] for day in days}
+    for load in _loads(lineage, history, medians):
+        loads.get(_day(load.at), []).append(load)
+    built: dict[date, list[Built]] = {day: [] for day in days}
+    for each in history.built:
+        built.get(_day(each.at), []).append(each)
+    failed: dict[date, set[str]] = {day: set() for day in days}
+    for failure in history.failed:
+        failed.get(_day(failure.at), set()).add(failure.node)
+    return tuple(
+        Day(
+            day,
+            loads=len(loads[day]),
+            unchanged=sum(load.is_unchanged for load in loads[day]),
+            coalesced=sum(load.is_coalesced for load in loads[day]),
+            built=len(built[day]),
+            cut_off=sum(not each.is_changed for each in built[day]),
+            failed=len(failed[day]),
+            seconds=sum(_took(each, medians) or 0.0 for each in built[day]),
+            seconds_by_load=sum(load.seconds for load in loads[day]),
+        )
+        for day in days
+    )
+
+
+def shared_builds(history: History) -> dict[str, int]:
+    """Return the loads, by their ``update_id``, that shared a build with an earlier one, and the tick of that run."""
+    runs = sorted({built.tick for built in history.built})
+    ends: dict[str, int] = {}
+    for load in history.loads:
+        if not (load.baseline or load.unchanged):
+            ends[load.update_id] = max(load.tick, ends.get(load.update_id, 0))
+    shared: dict[str, int] = {}
+    seen: set[int] = set()
+    for update_id, tick in sorted(ends.items(), key=lambda each: each[1]):
+        if (at := bisect_right(runs, tick)) < len(runs):
+            if runs[at] in seen:
+                shared[update_id] = runs[at]
+            seen.add(runs[at])
+    return shared
+
+
+def _loads(lineage: Lineage, history: History, medians: Mapping[str, float]) -> Iterator[_Load]:
+    usual = median(medians.values()) if medians else 0.0
+    shared = shared_builds(history)
+    loads: dict[str, list[Load]] = {}
+    for load in history.loads:
+        if not load.baseline:
+            loads.setdefault(load.update_id, []).append(load)
+    known: dict[frozenset[str], tuple[frozenset[str], float]] = {}
+    for update_id, of_load in loads.items():
+        sources = frozenset(load.source for load in of_load if load.source in lineage.sources)
+        if sources not in known:
+            below = frozenset(lineage.downstream(*sources) & lineage.nodes.keys()) if sources else frozenset()
+            known[sources] = below, sum(medians.get(node, usual) for node in below)
+        yield _Load(
+            max(load.at for load in of_load),
+            all(load.unchanged for load in of_load),
+            update_id in shared,
+            *known[sources],
+        )
+
+
+def _took(built: Built, medians: Mapping[str, float]) -> float | None:
+    return medians.get(built.node) if built.seconds is None else built.seconds
+
+
+def _day(moment: datetime) -> date:
+    return moment.astimezone(UTC).date()

@@ -31,11 +31,12 @@
 
   // The drawing -------------------------------------------------------------------------------------------
   const place = () => scene.setAttribute("transform", `translate(${left} ${top}) scale(${scale})`);
-  const fit = () => {
+  // All of it; or, where it would be too small to read, the start of it.
+  const fit = (readable = true) => {
     const { width, height } = main.getBoundingClientRect();
     const w = Number(svg.dataset.w), h = Number(svg.dataset.h);
-    // Not so small that nothing can be read: then the start of it is shown.
-    scale = Math.min(1.25, Math.max(Math.min(width / w, height / h), Math.min(0.45, height / h * 4)));
+    const whole = Math.min(width / w, height / h, 1.25);
+    scale = readable && whole < 0.55 ? 0.8 : whole;
     left = Math.max((width - w * scale) / 2, 0);
     top = (height - h * scale) / 2;
     if (h * scale > height) {
@@ -279,7 +280,7 @@
   }
   el("in").addEventListener("click", () => middle(1.3));
   el("out").addEventListener("click", () => middle(1 / 1.3));
-  el("fit").addEventListener("click", fit);
+  el("fit").addEventListener("click", () => fit(false));
   el("clear").addEventListener("click", clear);
   el("open").firstElementChild.addEventListener("click", () => open(chosen.key));
   el("copy").addEventListener("click", async () => {

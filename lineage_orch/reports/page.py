@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from lineage_orch.errors import LineageError
+from lineage_orch.reports.activity import Day, daily, shared_builds
 from lineage_orch.reports.explain import StoredParts, explain
+from lineage_orch.reports.looks import LOOKS
 from lineage_orch.reports.status import short_names
-from lineage_orch.reports.wording import STATES, explanation_lines, until, when
+from lineage_orch.reports.wording import explanation_lines, until, when
 from lineage_orch.text import count, few, one_line
 
 if TYPE_CHECKING:
@@ -21,9 +24,6 @@ if TYPE_CHECKING:
     from lineage_orch.lineage import Lineage
     from lineage_orch.plan import BuildPlan
     from lineage_orch.reports.status import NodeStatus, SourceStatus, Status
-
-SOURCE_STATES = {"loaded": "loaded", "never_loaded": "never loaded", "no_producer": "no producer"}
-"""The states of sources, in words; those of nodes are ``status --json``'s, in words in ``wording.STATES``."""
 
 # What is drawn, and in which order where nothing else decides; tests and hooks are not.
 KINDS = (
@@ -44,7 +44,7 @@ class Item:
         key: its unique_id; of a producer, ``producer.`` and its name.
         name: what people call it.
         kind: one of :data:`KINDS`.
-        state: of a node as ``status --json`` says it, of a source one of :data:`SOURCE_STATES`; empty for the rest.
+        state: of a node as ``status --json`` says it, of a source one of ``looks.SOURCE_STATES``; empty for the rest.
         caption: its kind and state in a few words.
         folder: where it is, outermost first; of a node the package and folders of its file.
         tags: dbt's, of models, snapshots and seeds.
@@ -65,11 +65,20 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened: a load, a run of builds, or a failure, with when (UTC) and a line for people."""
+    """Something that happened: a load, a run of builds, or a failure.
+
+    Attributes:
+        kind: which of them.
+        at: when (UTC).
+        line: for people.
+        spared: which part of it, 0 to 1, led to no build: a load that shared an earlier one's build, or brought nothing
+            new; of the nodes that a run built, those that came out as they were.
+    """
 
     kind: Literal["load", "build", "failure"]
     at: datetime
     line: str
+    spared: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,7 @@ class Page:
         items: what is drawn, in the order in which it is drawn where nothing else decides.
         edges: parent and child, by the numbers of the items.
         events: in order of time.
+        days: what happened day by day, and what dbt took beside what one command per load would have; in order.
     """
 
     title: str
@@ -93,19 +103,13 @@ class Page:
     items: tuple[Item, ...]
     edges: tuple[tuple[int, int], ...]
     events: tuple[Event, ...]
+    days: tuple[Day, ...] = ()
 
     @property
     def states(self) -> dict[str, int]:
         """How many there are of each state, in the order of the legend."""
         counts = Counter(each.state for each in self.items)
-        return {state: counts[state] for state in (*STATE_WORDS,) if counts[state]}
-
-
-STATE_WORDS = {
-    state: STATES[state]
-    for state in ("failing", "held", "due", "tests_only", "passed_through", "not_built", "never_built", "up_to_date")
-} | SOURCE_STATES
-"""Every state in words, what needs a look first."""
+        return {state: counts[state] for state in LOOKS if counts[state]}
 
 
 def read_page(
@@ -120,6 +124,7 @@ def read_page(
     since: datetime,
     now: datetime,
     stored_parts: StoredParts = lambda _: None,
+    medians: Mapping[str, float] | None = None,
 ) -> Page:
     """Return what there is to show of a project.
 
@@ -134,6 +139,7 @@ def read_page(
         since: from when on events are shown (aware).
         now: when this is (aware).
         stored_parts: see :func:`~lineage_orch.reports.explain.explain`.
+        medians: unique_id -> how many seconds a build of the node takes; by default as the history says.
 
     Raises:
         ManifestError: the manifest is of other code by now.
@@ -169,7 +175,16 @@ def read_page(
     events = tuple(sorted(_events(history, short, since), key=lambda each: (each.at, each.kind, each.line)))
     # What is young shows its few hours, and not two weeks in which there was nothing.
     start = max(since, events[0].at - _BEFORE) if events else since
-    return Page(title, now, start, status.tick, tuple(items), tuple(sorted(edges)), events)
+    days = daily(lineage, history, _medians(history) if medians is None else medians, start, now)
+    return Page(title, now, start, status.tick, tuple(items), tuple(sorted(edges)), events, days)
+
+
+def _medians(history: History) -> dict[str, float]:
+    seconds: dict[str, list[float]] = {}
+    for built in history.built:
+        if built.seconds is not None:
+            seconds.setdefault(built.node, []).append(built.seconds)
+    return {node: median(of_node) for node, of_node in seconds.items()}
 
 
 def _source_item(lineage: Lineage, source: SourceStatus, producers: Sequence[str]) -> Item:
@@ -183,7 +198,7 @@ def _source_item(lineage: Lineage, source: SourceStatus, producers: Sequence[str
         source.name,
         "source",
         state,
-        f"source · {SOURCE_STATES[state]}",
+        f"source · {LOOKS[state].words}",
         (record.package, "sources", record.source_name),
         lines=tuple(filter(None, (loaded, by, below))),
         select=_selector(lineage.selectors.source, source.unique_id),
@@ -202,7 +217,7 @@ def _node_item(
     built = f"Last built {when(node.built_at)}" if node.tick else "Never built"
     took = f", in {seconds:.1f} s" if seconds is not None else ""
     due = node.held.until if node.held and node.state == "held" else None
-    state = f"held until {until(due, now)}" if due else STATES[node.state]
+    state = f"held until {until(due, now)}" if due else LOOKS[node.state].words
     return Item(
         node.unique_id,
         node.name,
@@ -252,11 +267,16 @@ def _producer_items(
 
 
 def _events(history: History, short: Mapping[str, str], since: datetime) -> Iterator[Event]:
+    shared = shared_builds(history)
     for load in history.loads:
         if not load.baseline:
             by = f" by {load.producer}" if load.producer else ""
             line = f"{short.get(load.source, load.source)} was loaded{by}, at tick {load.tick}"
-            yield Event("load", load.at, line + (", and brought nothing new" if load.unchanged else ""))
+            if load.unchanged:
+                line += ", and brought nothing new"
+            elif load.update_id in shared:
+                line += f", and shared the build at tick {shared[load.update_id]} with an earlier load"
+            yield Event("load", load.at, line, float(load.unchanged or load.update_id in shared))
     runs: dict[int, list[int]] = {}
     for number, built in enumerate(history.built):
         runs.setdefault(built.tick, []).append(number)
@@ -276,7 +296,7 @@ def _events(history: History, short: Mapping[str, str], since: datetime) -> Iter
         if same := sum(not each.is_changed for each in of_run):
             line += f"; {same} came out the same"
         before = tick
-        yield Event("build", max(begun or done, since), line)
+        yield Event("build", max(begun or done, since), line, same / len(of_run))
     for failure in history.failed:
         times = f" for the {failure.times}th time" if failure.times > 3 else ""
         message = one_line(failure.message, most=200)

@@ -14,12 +14,13 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from lineage_orch.reports.page import STATE_WORDS, Page
-from lineage_orch.reports.picture import LANES, Slot, View, folded, folders_of, mark, slots, timeline, whole
-from lineage_orch.text import count
+from lineage_orch.reports.looks import LOOKS, classes, mark
+from lineage_orch.reports.page import Page
+from lineage_orch.reports.picture import LANES, Slot, View, day_lines, folded, folders_of, slots, timeline, whole
+from lineage_orch.text import count, roughly
 
-# Up to here everything is drawn at once; from there on the page opens with one box for each folder.
-_MOST_AT_ONCE = 800
+# Up to here the page opens with everything, and up to there it is offered; else with one box for each folder.
+_MOST_AT_FIRST, _MOST_AT_ONCE = 300, 800
 # Below this, folders would show nothing that the whole does not.
 _WORTH_FOLDING = 40
 # What the list below the timeline shows, newest first.
@@ -28,11 +29,9 @@ _MOST_LISTED = 500
 
 def page_html(page: Page) -> str:
     """Return the page as one HTML file."""
-    views: list[View] = []
+    views: list[View] = list(folded(page)) if len(page.items) > _WORTH_FOLDING else []
     if len(page.items) <= _MOST_AT_ONCE:
-        views.append(whole(page))
-    if len(page.items) > _WORTH_FOLDING:
-        views += folded(page)
+        views.insert(0 if len(page.items) <= _MOST_AT_FIRST else 1, whole(page))
     of_item = folders_of(page)
     folders = sorted(set(of_item))
     found = slots(page)
@@ -55,9 +54,9 @@ def page_html(page: Page) -> str:
         folders="".join(_option(str(number), "/".join(each)) for number, each in enumerate(folders)),
         views="".join(_option(str(number), each.title) for number, each in enumerate(views)),
         legend="".join(
-            f'<button type="button" class="chip s-{state}" data-state="{state}" aria-pressed="true">'
+            f'<button type="button" class="chip {classes(state)}" data-state="{state}" aria-pressed="true">'
             f'<svg viewBox="-8 -8 16 16" aria-hidden="true">{mark(state)}</svg>'
-            f"{many} {escape(STATE_WORDS[state])}</button>"
+            f"{many} {escape(LOOKS[state].words)}</button>"
             for state, many in page.states.items()
         ),
         timeline=timeline(page, found),
@@ -65,6 +64,11 @@ def page_html(page: Page) -> str:
         events="".join(
             f"<tr><td>{each.at:%Y-%m-%d %H:%M} UTC</td><td>{LANES[each.kind]}</td><td>{escape(each.line)}</td></tr>"
             for each in reversed(page.events[-_MOST_LISTED:])
+        ),
+        saved=escape(_saved(page)),
+        days="".join(
+            f"<tr><td>{each.date}</td><td>{escape('; '.join(day_lines(each)))}</td></tr>"
+            for each in reversed(page.days)
         ),
         templates="".join(f'<template id="view-{number}">{each.svg}</template>' for number, each in enumerate(views)),
         data=_data(page, views, found, folders, of_item),
@@ -103,9 +107,18 @@ def _data(
                 *(f"{each.at:%H:%M}: {each.line}" for each in slot.events[:30]),
             ]
             for slot in found
-        ],
+        ]
+        + [[f"{day.date}", *day_lines(day)] for day in page.days],
     }
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_IN_SCRIPT)
+
+
+def _saved(page: Page) -> str:
+    """Return what dbt took in all these days, beside what one command per load would have."""
+    spent, by_load = sum(day.seconds for day in page.days), sum(day.seconds_by_load for day in page.days)
+    if not by_load:
+        return "Day by day"
+    return f"Day by day: {roughly(spent)} of dbt, where one dbt command per load would have taken {roughly(by_load)}"
 
 
 # Nothing in a block of data may end it, or begin a comment.

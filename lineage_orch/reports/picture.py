@@ -9,13 +9,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from html import escape
 from importlib.resources import files
 
+from lineage_orch.reports.activity import Day
 from lineage_orch.reports.layout import layered
-from lineage_orch.reports.page import STATE_WORDS, Event, Page
-from lineage_orch.text import count
+from lineage_orch.reports.looks import LOOKS, classes, mark
+from lineage_orch.reports.page import Event, Page
+from lineage_orch.text import count, few, roughly
 
 _HEIGHT, _GAP, _BEND, _BETWEEN, _MARGIN = 46.0, 12.0, 10.0, 64.0, 16.0
 _NARROW, _MOST_LETTERS = 120.0, 40
@@ -23,23 +25,6 @@ _NARROW, _MOST_LETTERS = 120.0, 40
 _LETTER, _SMALL_LETTER = 7.4, 6.2
 # No more folders than this: what is left is taken together by the folder above.
 _MOST_FOLDERS = 120
-
-# The mark of each state, around 0,0: what fills it, or what is stroked.
-_FILLED = {
-    "due": "M-4 -5L5 0L-4 5Z",
-    "held": "M-4 -5h3v10h-3zM1 -5h3v10h-3z",
-    "loaded": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0",
-}
-_STROKED = {
-    "up_to_date": "M-5 0L-1.5 4L5 -4",
-    "failing": "M-4.5 -4.5L4.5 4.5M4.5 -4.5L-4.5 4.5",
-    "tests_only": "M-4.5 -4.5H4.5V4.5H-4.5ZM-2 0L-0.5 2L2.5 -2",
-    "passed_through": "M-5 0H5M1 -4L5 0L1 4",
-    "not_built": "M-5 0H5",
-    "never_built": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0",
-    "never_loaded": "M0 -6V1M0 4V6",
-    "no_producer": "M0 -6L6 0L0 6L-6 0Z",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +123,8 @@ def _relabelled(box: Box, key: str) -> Box:
 
 def _folder_box(page: Page, key: str, name: Sequence[str], members: Sequence[int]) -> Box:
     states = Counter(page.items[each].state for each in members)
-    worst = next((state for state in STATE_WORDS if states[state]), "")
-    counts = [f"{states[state]} {word}" for state, word in STATE_WORDS.items() if states[state]]
+    worst = next((state for state in LOOKS if states[state]), "")
+    counts = [f"{states[state]} {look.words}" for state, look in LOOKS.items() if states[state]]
     caption = counts[0] if len(counts) == 1 else " · ".join([count(members, "item"), *counts[:2]])
     return Box(key, "/".join(name), caption, "folder", worst)
 
@@ -271,7 +256,7 @@ def _box(box: Box, x: float, y: float, width: float, title: bool) -> str:
     inside = 30 if box.state else 12
     label = _text(f"{box.name}, {box.caption}")
     parts = [
-        f'<g class="n k-{escape(box.kind)}{f" s-{escape(box.state)}" if box.state else ""}" '
+        f'<g class="{f"n k-{escape(box.kind)} {classes(box.state)}".rstrip()}" '
         f'data-k="{escape(box.key)}" transform="translate({x:.0f} {y:.1f})" role="button" aria-label="{label}">',
         f"<title>{label}</title>" if title else "",
         f'<rect width="{width:.0f}" height="{_HEIGHT:.0f}" rx="{round_ends}"/>',
@@ -282,16 +267,9 @@ def _box(box: Box, x: float, y: float, width: float, title: bool) -> str:
     return "".join(parts)
 
 
-def mark(state: str) -> str:
-    """Return the mark of a state, around 0,0, as SVG."""
-    if state in _FILLED:
-        return f'<path class="gf" d="{_FILLED[state]}"/>'
-    return f'<path class="gs" d="{_STROKED[state]}"/>'
-
-
 # What happened --------------------------------------------------------------------------------------------------------
 
-_WIDE, _LANE, _LABEL, _SLOT = 1180.0, 34.0, 70.0, 6.0
+_WIDE, _LANE, _LABEL, _SLOT = 1180.0, 34.0, 78.0, 6.0
 LANES = {"load": "loads", "build": "builds", "failure": "failures"}
 
 
@@ -306,12 +284,10 @@ class Slot:
 
 def slots(page: Page) -> list[Slot]:
     """Return the events by where they are on the timeline, oldest first, lane by lane."""
-    length = max((page.made_at - page.since).total_seconds(), 1.0)
     most = int((_WIDE - _LABEL) // _SLOT) - 1
     found: dict[tuple[str, int], list[Event]] = {}
     for event in page.events:
-        part = (event.at - page.since).total_seconds() / length
-        found.setdefault((event.kind, round(min(max(part, 0.0), 1.0) * most)), []).append(event)
+        found.setdefault((event.kind, round(_part(page, event.at) * most)), []).append(event)
     order = list(LANES)
     return [
         Slot(kind, at, tuple(events))
@@ -320,28 +296,77 @@ def slots(page: Page) -> list[Slot]:
 
 
 def timeline(page: Page, found: Sequence[Slot]) -> str:
-    """Return the timeline as SVG: a lane for loads, builds and failures, a bar where there were some."""
-    bottom = _LANE * len(LANES)
+    """Return the timeline as SVG: a lane for loads, builds and failures, and what dbt took day by day.
+
+    Of a bar, the hollow part is what led to no build (``Event.spared``); of a day, what one dbt command per load would
+    have taken. Their numbers, ``data-m``, are those of the slots, and behind them those of the days.
+    """
+    bottom = _LANE * (len(LANES) + 1)
     out = [f'<svg class="timeline" viewBox="0 0 {_WIDE:.0f} {bottom + 20:.0f}" role="group" aria-label="Timeline">']
     for moment, label in _marks(page.since, page.made_at):
-        x = _LABEL + (moment - page.since) / (page.made_at - page.since) * (_WIDE - _LABEL)
+        x = _x(page, moment)
         out.append(f'<path class="day" d="M{x:.1f} 0V{bottom:.0f}"/>')
         if x < _WIDE - 50:
             out.append(f'<text class="c" x="{x + 3:.1f}" y="{bottom + 14:.0f}">{label}</text>')
-    for lane, word in enumerate(LANES.values()):
+    for lane, word in enumerate([*LANES.values(), "dbt time"]):
         y = _LANE * (lane + 1)
         out.append(
             f'<path class="day" d="M0 {y:.0f}H{_WIDE:.0f}"/><text class="c" x="0" y="{y - 10:.0f}">{word}</text>'
         )
+    most = {kind: max((len(slot.events) for slot in found if slot.kind == kind), default=1) for kind in LANES}
     for number, slot in enumerate(found):
-        tall = min(8 + 4 * len(slot.events), _LANE - 4)
-        y = _LANE * (list(LANES).index(slot.kind) + 1) - tall
+        tall = 10 + (_LANE - 14) * len(slot.events) / max(most[slot.kind], 6)
         label = _text(f"{count(slot.events, 'event')}, {slot.events[0].at:%Y-%m-%d %H:%M} UTC: {slot.events[0].line}")
-        out.append(
-            f'<rect class="m m-{slot.kind}" data-m="{number}" role="img" aria-label="{label}" '
-            f'x="{_LABEL + slot.at * _SLOT:.0f}" y="{y:.0f}" width="{_SLOT - 1:.0f}" height="{tall:.0f}"/>'
-        )
+        out += _bar(
+            slot.kind, number, label, _LABEL + slot.at * _SLOT, _LANE * (list(LANES).index(slot.kind) + 1), _SLOT - 1,
+            tall, tall * sum(each.spared for each in slot.events) / len(slot.events),
+        )  # fmt: skip
+    longest = max((max(day.seconds, day.seconds_by_load) for day in page.days), default=0.0)
+    for number, day in enumerate(page.days, len(found)):
+        if not (day.seconds or day.seconds_by_load):
+            continue
+        start = datetime(day.date.year, day.date.month, day.date.day, tzinfo=UTC)
+        left, right = _x(page, start), _x(page, start + timedelta(days=1))
+        whole, spent = ((_LANE - 4) * each / longest for each in (max(day.seconds, day.seconds_by_load), day.seconds))
+        label = _text(f"{day.date}: {'. '.join(day_lines(day))}")
+        out += _bar("time", number, label, left + 1, bottom, max(right - left - 2, 2), max(whole, 2), whole - spent)
     return "".join([*out, "</svg>"])
+
+
+def day_lines(day: Day) -> list[str]:
+    """Return what happened in one day, in a few lines."""
+    none = (f"{day.unchanged} with nothing new" if day.unchanged else "",
+            f"{day.coalesced} that shared a build" if day.coalesced else "")  # fmt: skip
+    loads = few(filter(None, none))
+    lines = [count(day.loads, "load") + (f", {loads}" if loads else "")]
+    same = f", {day.cut_off} of them as before" if day.cut_off else ""
+    lines.append(f"{count(day.built, 'node')} built{same}" + (f"; {day.failed} failed" if day.failed else ""))
+    if day.seconds or day.seconds_by_load:
+        lines.append(f"{roughly(day.seconds)} of dbt; one command per load: {roughly(day.seconds_by_load)}")
+    return lines
+
+
+def _part(page: Page, moment: datetime) -> float:
+    length = max((page.made_at - page.since).total_seconds(), 1.0)
+    return min(max((moment - page.since).total_seconds() / length, 0.0), 1.0)
+
+
+def _x(page: Page, moment: datetime) -> float:
+    return _LABEL + _part(page, moment) * (_WIDE - _LABEL)
+
+
+def _bar(
+    kind: str, number: int, label: str, x: float, bottom: float, wide: float, tall: float, hollow: float
+) -> Iterator[str]:
+    yield (
+        f'<rect class="m m-{kind}" data-m="{number}" role="img" aria-label="{label}" '
+        f'x="{x:.1f}" y="{bottom - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}"/>'
+    )
+    if hollow > 0:
+        yield (
+            f'<rect class="h h-{kind}" x="{x + 0.5:.1f}" y="{bottom - tall + 0.5:.1f}" width="{wide - 1:.1f}" '
+            f'height="{max(hollow - 1, 1):.1f}"/>'
+        )
 
 
 def _marks(since: datetime, end: datetime) -> Iterator[tuple[datetime, str]]:

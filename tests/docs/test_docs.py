@@ -484,7 +484,7 @@ def test_readme_leads_to_every_page() -> None:
     assert set(DOCS) - {README} <= reached
 
 
-@pytest.mark.parametrize("page", ["cli.md", "settings.md"])
+@pytest.mark.parametrize("page", ["cli.md", "settings.md", pytest.param("lineage.svg", marks=pytest.mark.integration)])
 def test_references_are_those_of_code(page: str) -> None:
     spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
     assert spec is not None

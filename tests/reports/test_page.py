@@ -8,7 +8,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -16,10 +16,12 @@ from lineage_orch.ledger import Failure, History, LedgerSnapshot, NodeFact
 from lineage_orch.ledger.snapshot import Built, Failed, Load
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import plan_builds
+from lineage_orch.reports.activity import activity, daily
+from lineage_orch.reports.looks import LOOKS, SOURCE_STATES
 from lineage_orch.reports.page import KINDS, Page, read_page
 from lineage_orch.reports.page_file import page_html
 from lineage_orch.reports.picture import folded, folders_of, picture, slots, timeline
-from lineage_orch.reports.status import Status, status
+from lineage_orch.reports.status import NodeState, Status, status
 from tests.manifests import leaf, manifest, node, source
 
 NOW = datetime(2026, 10, 16, 13, 0, tzinfo=UTC)
@@ -60,11 +62,11 @@ SNAPSHOT = LedgerSnapshot(
 )
 HISTORY = History(
     loads=[
-        Load(1, "source.shop.raw.users", NOW - timedelta(days=3), None, True),
-        Load(5, "source.shop.raw.orders", NOW - timedelta(days=2), "load_orders", False),
-        Load(6, "source.shop.raw.orders", NOW - timedelta(hours=3), "load_orders", False),
-        Load(7, "source.shop.raw.users", NOW - timedelta(hours=2), "load_users", False, unchanged=True),
-        Load(8, "source.shop.raw.orders", NOW - timedelta(hours=1), "load_orders", False),
+        Load(1, "source.shop.raw.users", NOW - timedelta(days=3), None, True, update_id="a"),
+        Load(5, "source.shop.raw.orders", NOW - timedelta(days=2), "load_orders", False, update_id="b"),
+        Load(6, "source.shop.raw.orders", NOW - timedelta(hours=3), "load_orders", False, update_id="c"),
+        Load(7, "source.shop.raw.users", NOW - timedelta(hours=2), "load_users", False, unchanged=True, update_id="d"),
+        Load(8, "source.shop.raw.orders", NOW - timedelta(hours=1), "load_orders", False, update_id="e"),
     ],
     begun={4: NOW - timedelta(days=2, hours=1), 9: NOW - timedelta(minutes=30)},
     built=[
@@ -163,28 +165,55 @@ def test_folders_tags_kinds_and_selectors() -> None:
 
 
 def test_events_say_what_was_taken_in_and_what_came_out_the_same() -> None:
-    assert [(each.kind, each.line) for each in PAGE.events] == [
-        ("build", "1 node built at tick 4: hourly"),
-        ("load", "raw.orders was loaded by load_orders, at tick 5"),
-        ("load", "raw.orders was loaded by load_orders, at tick 6"),
-        ("load", "raw.users was loaded by load_users, at tick 7, and brought nothing new"),
-        ("load", "raw.orders was loaded by load_orders, at tick 8"),
-        (
-            "build",
-            "1 node built at tick 9 in 60 s, after 3 loads of raw.orders: stg_orders; 1 came out the same",
-        ),
-        ("failure", "broken failed: Binder Error: no column x"),
+    shared = "and shared the build at tick 9 with an earlier load"
+    assert [(each.kind, each.line, each.spared) for each in PAGE.events] == [
+        ("build", "1 node built at tick 4: hourly", 0),
+        ("load", "raw.orders was loaded by load_orders, at tick 5", 0),
+        ("load", f"raw.orders was loaded by load_orders, at tick 6, {shared}", 1),
+        ("load", "raw.users was loaded by load_users, at tick 7, and brought nothing new", 1),
+        ("load", f"raw.orders was loaded by load_orders, at tick 8, {shared}", 1),
+        ("build", "1 node built at tick 9 in 60 s, after 3 loads of raw.orders: stg_orders; 1 came out the same", 1),
+        ("failure", "broken failed: Binder Error: no column x", 0),
     ]
 
 
-def test_timeline_has_a_bar_for_what_is_near() -> None:
+def test_timeline_has_a_bar_for_what_is_near_hollow_where_it_led_to_no_build() -> None:
     found = slots(PAGE)
     assert [(each.kind, len(each.events)) for each in found] == [
         ("load", 1), ("load", 1), ("load", 1), ("load", 1), ("build", 1), ("build", 1), ("failure", 1),
     ]  # fmt: skip
     drawn = ET.fromstring(timeline(PAGE, found))
-    assert sum(each.get("class", "").startswith("m ") for each in drawn.iter("rect")) == 7
+    rects = [each.get("class", "") for each in drawn.iter("rect")]
+    assert sum(each.startswith("m ") for each in rects) == 7 + 2
+    assert [each for each in rects if each.startswith("h ")] == ["h h-load"] * 3 + ["h h-build"] + ["h h-time"] * 2
+    assert [int(each.get("data-m", "")) for each in drawn.iter("rect") if each.get("data-m")] == [*range(8), 9]
     assert "Oct 15" in [each.text for each in drawn.iter("text")]
+    assert data_of(page_html(PAGE))["slots"][9] == [
+        "2026-10-16",
+        "3 loads, 1 with nothing new, 2 that shared a build",
+        "1 node built, 1 of them as before; 1 failed",
+        "12 s of dbt; one command per load: 2 min",
+    ]
+
+
+def test_days_add_up_to_what_the_report_says() -> None:
+    since = NOW - timedelta(days=14)
+    medians = {"model.shop.stg_orders": 12.5, "model.shop.hourly": 4.0}
+    of_all = activity(LINEAGE, HISTORY, medians, since, NOW)
+    days = daily(LINEAGE, HISTORY, medians, since, NOW)
+    assert [each.date for each in days] == [(since + timedelta(days=each)).date() for each in range(15)]
+    for name in ("loads", "unchanged", "coalesced", "built", "cut_off", "failed", "seconds", "seconds_by_load"):
+        assert sum(getattr(each, name) for each in days) == getattr(of_all, name), name
+    assert (of_all.loads, of_all.unchanged, of_all.coalesced, of_all.cut_off) == (4, 1, 2, 1)
+
+
+def test_every_state_has_a_look_of_its_own() -> None:
+    states = {*get_args(NodeState), *SOURCE_STATES}
+    assert set(LOOKS) == states
+    shapes = [(each.mark, each.is_filled) for each in LOOKS.values()]
+    words = [each.words for each in LOOKS.values()]
+    assert len(set(shapes)) == len(shapes)
+    assert len(set(words)) == len(words)
 
 
 # Names are text -----------------------------------------------------------------------------------------------

@@ -140,8 +140,11 @@ def test_hover_says_why(opened: Open) -> None:
     tab = opened(PAGE)
     box(tab, "broken").hover()
     assert "2 times in a row since 13:00 UTC (Binder Error: no column x)" in (tab.locator("#card").text_content() or "")
-    tab.locator(".m").last.hover()
+    tab.locator(".m-failure").last.hover()
     assert "broken failed" in (tab.locator("#card").text_content() or "")
+    # The hollow part of a bar is no obstacle to the pointer.
+    tab.locator(".m-time").last.hover(position={"x": 30, "y": 4})
+    assert "12 s of dbt; one command per load: " in (tab.locator("#card").text_content() or "")
 
 
 def test_keyboard_reaches_all_of_it(opened: Open) -> None:
@@ -237,6 +240,23 @@ def test_names_that_are_markup_are_text(opened: Open) -> None:
     tab.locator(".m").first.hover()
     assert tab.locator("img").count() == 0
     assert tab.title() == f"Lineage of {page.title}"
+
+
+def test_what_is_too_large_to_read_opens_at_its_start_and_fits_on_demand(opened: Open) -> None:
+    scale = "Number(document.querySelector('main .all').getAttribute('transform').match(/scale.([\\d.]+)/)[1])"
+    tab = opened(many(12, 40))
+    assert tab.locator("#view option").all_text_contents()[:2] == ["Folders", "All"]
+    assert tab.locator("main .n.k-folder").count() == 14
+    assert tab.evaluate(scale) > 0.5
+    tab.select_option("#view", label="All")
+    assert tab.locator("main .n").count() == 483
+    assert tab.evaluate(scale) == 0.8
+    tab.click("#fit")
+    frame = tab.locator("main").bounding_box()
+    for each in (tab.locator("main .n").first, tab.locator("main .n").last):
+        shown = each.bounding_box()
+        assert frame["y"] - 1 <= shown["y"]
+        assert shown["y"] + shown["height"] <= frame["y"] + frame["height"] + 1
 
 
 def test_five_thousand_open_within_five_seconds_folded_by_folder(opened: Open) -> None:
