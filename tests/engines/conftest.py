@@ -6,7 +6,7 @@ import pytest
 
 # What each engine shows in `make test` too: the same tables and ledger, and that nothing is lost when it is killed.
 ALWAYS = ("same_tables_and_same_ledger", "kill_of_dbt", "is_cancelled_in_dbt_cloud")
-SLOW = ("dbt 1 as a process", "dbt Cloud")
+SLOW = ("dbt1-process", "dbt-cloud")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

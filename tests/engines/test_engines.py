@@ -1,8 +1,6 @@
 """The same project over each way to run dbt: the same tables, the same ledger.
 
-dbt 2 is run where ``LINEAGE_ORCH_TEST_DBT2`` names one (``make test-dbt2``), and a dbt 1 of another virtual environment
-where ``LINEAGE_ORCH_TEST_DBT1`` does (``make test-dbt112``). dbt Cloud is a stand-in on this machine, which runs dbt 1
-as its jobs' steps.
+dbt Cloud is a stand-in on this machine, which runs dbt 1 as its jobs' steps.
 """
 
 from __future__ import annotations
@@ -30,23 +28,12 @@ from lineage_orch.dbt.cloud_api import CloudApi
 from lineage_orch.errors import DbtError, LineageOrchError
 from lineage_orch.reports.build_report import BuildReport
 from tests.dbt.cloud_server import ACCOUNT, TOKEN, Cloud, RealDbt
+from tests.dbts import DBT_1, DBT_2, IN_PROCESS, PROCESSES, new_warehouse, setting_of
 from tests.integration.real_prefect import RealPrefect, end
 
 pytestmark = pytest.mark.integration
 
-DBT_1 = str(Path(sys.executable).parent / "dbt")
-DBT_2 = os.environ.get("LINEAGE_ORCH_TEST_DBT2")
-ENGINES = {
-    "dbt 1 in process": None,
-    "dbt 1 as a process": DBT_1,
-    "another dbt 1": os.environ.get("LINEAGE_ORCH_TEST_DBT1"),
-    "dbt 2": DBT_2,
-    "dbt Cloud": None,
-}
-TO_SET_UP = {
-    "another dbt 1": "LINEAGE_ORCH_TEST_DBT1 names no dbt 1; `make test-dbt112` sets one up",
-    "dbt 2": "LINEAGE_ORCH_TEST_DBT2 names no dbt 2; `make test-dbt2` sets one up",
-}
+CLOUD = "dbt-cloud"
 
 FILES = {
     "dbt_project.yml": "name: shop\nprofile: shop\nflags: {send_anonymous_usage_stats: false}\n"
@@ -121,19 +108,16 @@ class Shop:
         (self.folder / name).write_text(text, encoding="utf-8")
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=[IN_PROCESS, *PROCESSES, CLOUD])
 def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    dbt = ENGINES[request.param]
-    if request.param in TO_SET_UP and dbt is None:
-        pytest.skip(TO_SET_UP[request.param])
-    shop = Shop(tmp_path, dbt)
+    shop = Shop(tmp_path, setting_of(request.param))
     for name, text in FILES.items():
         shop.write(name, text)
     warehouse = tmp_path / "shop.duckdb"
     monkeypatch.setenv("SHOP_WAREHOUSE", str(warehouse))
-    with duckdb.connect() as connection:
-        # A file that the older DuckDB of dbt 2 can read.
-        connection.execute(f"attach '{warehouse}' as shop (storage_version 'v1.2.0'); use shop; create schema raw")
+    new_warehouse(warehouse)
+    with duckdb.connect(str(warehouse)) as connection:
+        connection.execute("create schema raw")
         connection.execute("create table raw.orders as select 1 as order_id, 5 as amount union all select 2, 7")
         connection.execute("create table raw.customers as select 'Ann' as name")
         connection.execute(
@@ -142,7 +126,7 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         )
     begin = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 2 * 86400))
     shop.write("models/events.sql", FILES["models/events.sql"].replace("2026-01-01", begin))
-    if request.param != "dbt Cloud":
+    if request.param != CLOUD:
         yield shop
         return
     # Its own checkout of the files; only there is a profile.
@@ -152,10 +136,9 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         yield shop
 
 
-PROCESSES = ["dbt 1 as a process", "another dbt 1", "dbt 2"]
 needs_process = pytest.mark.parametrize("shop", PROCESSES, indirect=True)
 # Of dbt Cloud it would cost a run of its own, before each build.
-knows_relations = pytest.mark.parametrize("shop", ["dbt 1 in process", *PROCESSES], indirect=True)
+knows_relations = pytest.mark.parametrize("shop", [IN_PROCESS, *PROCESSES], indirect=True)
 
 
 def names(ids: Any) -> set[str]:
@@ -470,7 +453,7 @@ def test_process_engine_needs_no_dbt_here(shop: Shop) -> None:
     assert "stg_customers" in ran.stdout, ran.stderr
 
 
-@pytest.mark.parametrize("shop", ["dbt Cloud"], indirect=True)
+@pytest.mark.parametrize("shop", [CLOUD], indirect=True)
 def test_run_that_is_cancelled_in_dbt_cloud_is_no_failure_of_its_nodes(shop: Shop) -> None:
     shop.write("models/slow.sql", SLOW)
     api = CloudApi(shop.settings["dbt_cloud_host"], ACCOUNT, TOKEN, backoff=0.1)

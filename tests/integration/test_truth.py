@@ -1,11 +1,13 @@
-"""What the ledger says is built is what stands in the warehouse: hard cases, each with real dbt on DuckDB."""
+"""What the ledger says is built is what stands in the warehouse: hard cases, each with real dbt on DuckDB.
+
+Over dbt in this process here; over each other dbt by ``make test-engines``, ``test-dbt112`` and ``test-dbt2``.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,6 +21,7 @@ import pytest
 from lineage_orch import Orchestrator, SettingsError
 from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.reports.wording import explanation_lines
+from tests.dbts import DBT_1, in_process_and, new_warehouse, setting_of
 
 pytestmark = pytest.mark.integration
 
@@ -107,14 +110,21 @@ class Tiny:
 Make = Callable[..., Tiny]
 
 
+@pytest.fixture(params=in_process_and())
+def engine(request: pytest.FixtureRequest) -> str:
+    """The dbt that a test runs over."""
+    return str(request.param)
+
+
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_other_producers: None) -> Make:
+def make(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_other_producers: None) -> Make:
     def make(**files: str) -> Tiny:
         folder = tmp_path / "tiny"
         folder.mkdir()
         warehouse = tmp_path / "warehouse.duckdb"
+        new_warehouse(warehouse)
         monkeypatch.setenv("TINY_WAREHOUSE", str(warehouse))
-        tiny = Tiny(folder, warehouse)
+        tiny = Tiny(folder, warehouse, {"dbt": setting_of(engine)})
         tiny.write(**{"dbt_project_yml": PROJECT, "profiles_yml": PROFILE, "models__sources_yml": SOURCES, **files})
         return tiny
 
@@ -502,7 +512,7 @@ def test_manifest_of_another_target_is_not_used(make: Make, tmp_path: Path) -> N
 
 def dbt(tiny: Tiny, *arguments: str) -> None:
     subprocess.run(
-        [Path(sys.executable).with_name("dbt"), *arguments],
+        [tiny.settings["dbt"] or DBT_1, *arguments],
         cwd=tiny.folder,
         env={**os.environ, "DBT_PROFILES_DIR": str(tiny.folder)},
         check=True,
