@@ -8,12 +8,13 @@ The rule, with what dbt 1.11 writes for each (a part is there only where the nod
     the whole file, in which other snapshots may stand. Of a seed above 1 MiB dbt knows the path alone, and says so
     with each parse: what changes in such a file is not seen.
 ``macro <unique_id>``
-    the code of each macro that it uses: those that dbt saw it call, those that its hooks call by name (dbt 2 does not
-    look into hooks), what its materialization and its incremental or snapshot strategy are made of, and all that
-    these call. dbt's own macros and the adapter's are left
-    out, for a release of dbt is no change of the project; but they are looked through, since they lead to what a
-    project puts in their place (``create_table_as``, ``default__current_timestamp``). What is called by a name that is
-    made while dbt runs (``context['a' ~ 'b']``) is nowhere in the manifest. Macros that name schemas and relations
+    the code of each macro that it uses: those that dbt saw it call, those that its code and its hooks call by name,
+    what its materialization and its incremental or snapshot strategy are made of, and all that these call. What dbt
+    saw is not enough: dbt 1 parses no branch that runs only as the node is built (``{% if execute %}``), and of dbt 2
+    `parse` writes no call of a macro by a macro, while `build` writes those that it came by. dbt's own macros and the
+    adapter's are left out, for a release of dbt is no change of the project; but they are looked through, since they
+    lead to what a project puts in their place (``create_table_as``, ``default__current_timestamp``). What is called
+    by a name that is made while dbt runs (``context['a' ~ 'b']``) is not seen. Macros that name schemas and relations
     show in ``relation``. Tests are no part of the node that they test.
 ``ephemeral <unique_id>``, ``function <unique_id>``
     the code and config of what dbt pastes into it, or what it calls, of any depth.
@@ -76,7 +77,10 @@ _OF_THE_RUN = re.compile(
 )
 _JINJA_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 _VARIABLE = re.compile(r"""\b(env_var|var(?:\.has_var)?)\s*\(\s*(?:name\s*=\s*)?(['"])([^'"\n]+)\2""")
-_CALL = re.compile(r"(\w+)\s*\(")
+_JINJA = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
+# Of code that is read backwards, which is 20 times faster: from each parenthesis on, not from each word.
+_CALL_BACKWARDS = re.compile(r"\(\s*(\w+)(?:\s*\.\s*(\w+))?")
+_DISPATCH = re.compile(r"""\bdispatch\s*\(\s*(?:macro_name\s*=\s*)?['"](\w+)['"]""")
 _SNAPSHOT_TAG = re.compile(r"\{%-?\s*(?:snapshot\s+\w+|endsnapshot)\s*-?%\}")
 _QUOTES = re.compile(r"[\"`\[\]]")
 _META = re.compile(r"""\bmeta_(?:get|require)\s*\(|\bget\(\s*['"]meta['"]|\b(?:config|model)\.meta\b""")
@@ -101,6 +105,9 @@ class _Reads(NamedTuple):
 
 
 _READS_NOTHING = _Reads()
+
+Call = tuple[str, str]
+"""What code calls by name: ``("dbt_utils", "star")``, ``("", "cents")``, ``("adapter.dispatch", "type_string")``."""
 
 
 def changed_parts(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, ...]:
@@ -166,7 +173,8 @@ class NodeFacts(NamedTuple):
         file: a fingerprint of its file, or None where dbt keeps no checksum.
         config: its config.
         parts: the parts of its own that are not of its config.
-        macros: the unique_ids of the macros that it calls.
+        macros: the unique_ids of the macros that dbt saw it call.
+        calls: what its code calls by name.
         reads: what its code asks for.
     """
 
@@ -175,6 +183,7 @@ class NodeFacts(NamedTuple):
     config: _Config = _Config({}, {}, _READS_NOTHING)
     parts: Mapping[str, str] = {}
     macros: tuple[str, ...] = ()
+    calls: frozenset[Call] = frozenset()
     reads: _Reads = _READS_NOTHING
 
 
@@ -204,7 +213,7 @@ class FactsReader:
         if place := str(relation):
             parts["relation"] = place
         macros = node.depends_on.macros if node.depends_on else None
-        return NodeFacts(relation, file, config, parts, macros or (), _reads(node.code))
+        return NodeFacts(relation, file, config, parts, macros or (), _calls(node.code), _reads(node.code))
 
 
 def _read_config(raw: bytes) -> _Config:
@@ -310,13 +319,13 @@ class _Reader:
             parts["parents"] = fingerprint(*parents)
 
         made_of = {unique_id: own}
-        macros = self._macros.used_by(own.macros, own.config.values)
+        macros = self._macros.used_by(self._called(unique_id, own), own.config.values)
         if blocks := [each for each in macros if each.startswith("snapshot.")]:
             macros -= {*blocks}
             parts["file"] = self._macros.snapshot_code(blocks[0])
         for each in self._seen_through(unique_id):
             made_of[each] = other = self.facts(each)
-            macros |= self._macros.used_by(other.macros, {})
+            macros |= self._macros.used_by(self._called(each, other), {})
             kind = "function" if each.startswith("function.") else "ephemeral"
             inner = (f"{key}={value}" for key, value in sorted(other.config.parts.items()))
             parts[f"{kind} {each}"] = fingerprint(other.file or "", *inner)
@@ -333,6 +342,11 @@ class _Reader:
             if (meta := own.config.values.get("meta")) and any(each.meta for each in reads):
                 parts["config meta"] = fingerprint(_stable(meta))
         return dict(sorted(parts.items()))
+
+    def _called(self, unique_id: str, facts: NodeFacts) -> tuple[str, ...]:
+        if not facts.calls:
+            return facts.macros
+        return (*facts.macros, *self._macros.named(facts.calls, package_of(unique_id)))
 
     def _parents(self, unique_id: str, config: Mapping[str, Any]) -> list[str]:
         ids = self._built.ids
@@ -386,6 +400,7 @@ class _Macros:
         self._own = _dbts_own(macros, adapter_type, project_name)
         self._closures: dict[str, frozenset[str]] = {}
         self._unions: dict[tuple[str, ...], frozenset[str]] = {}
+        self._named: dict[tuple[frozenset[Call], str], list[str]] = {}
         self._fingerprints: dict[str, str] = {}
         self._reads: dict[str, _Reads] = {}
 
@@ -406,7 +421,7 @@ class _Macros:
         if materialized == "snapshot":
             names.append(f"snapshot_{str(config.get('strategy')).rpartition('.')[2]}_strategy")
         for hook in _texts([config.get("pre-hook"), config.get("post-hook")]):
-            names += _CALL.findall(hook)
+            names += [name for _, name in _called(hook)]
         return tuple(macro for name in names for macro in self._by_name.get(name, ()))
 
     @cached_property
@@ -439,13 +454,45 @@ class _Macros:
         macro = self._macros.get(unique_id)
         if macro is None:
             return ()
-        called = (macro.depends_on.macros if macro.depends_on else None) or ()
-        if self._project is not None and package_of(unique_id) in self._own:
+        package = package_of(unique_id)
+        called = {*((macro.depends_on.macros if macro.depends_on else None) or ())}
+        called.update(self.named(_calls(macro.macro_sql or ""), package))
+        if self._project is not None and package in self._own:
             # A macro of the project with the name of one of dbt's takes its place, also where dbt's own macros call it.
-            instead = f"macro.{self._project}.{_name(unique_id)}"
-            if instead in self._macros:
-                return (*called, instead)
+            called.add(f"macro.{self._project}.{_name(unique_id)}")
         return called
+
+    def named(self, calls: frozenset[Call], package: str) -> list[str]:
+        """Return the macros that are meant by names in the code of a package, as dbt looks them up.
+
+        A name alone is that of a macro of the package itself, else of the project, else of dbt. What is dispatched may
+        be any of ``<adapter>__<name>``.
+        """
+        found = self._named.get((calls, package))
+        if found is None:
+            found = self._named[calls, package] = self._look_up(calls, package)
+        return found
+
+    def _look_up(self, calls: Iterable[Call], package: str) -> list[str]:
+        found: list[str] = []
+        for qualifier, name in sorted(calls):
+            if qualifier == "adapter.dispatch":
+                found += self._dispatched.get(name, ())
+                continue
+            packages = [qualifier] if qualifier else [package, self._project or package, *sorted(self._own)]
+            meant = [f"macro.{each}.{name}" for each in packages]
+            found += [each for each in meant if each in self._macros][:1]
+        return found
+
+    @cached_property
+    def _dispatched(self) -> dict[str, list[str]]:
+        """The macros that stand for a name in an adapter each, or in all others (``default__<name>``)."""
+        found: dict[str, list[str]] = {}
+        for unique_id in sorted(self._macros):
+            adapter, _, name = _name(unique_id).partition("__")
+            if adapter and name:
+                found.setdefault(name, []).append(unique_id)
+        return found
 
     def fingerprint(self, unique_id: str) -> str:
         found = self._fingerprints.get(unique_id)
@@ -487,6 +534,25 @@ def _dbts_own(macros: Mapping[str, Macro], adapter_type: str | None, project_nam
         if package.startswith("dbt_") and _name(unique_id).startswith(f"{package.removeprefix('dbt_')}__"):
             own.add(package)
     return frozenset(own - {project_name})
+
+
+def _calls(code: str) -> frozenset[Call]:
+    """Return what the Jinja of some code calls by name; that of code without branches dbt has all seen by itself."""
+    if "{%" not in code and " if " not in code:
+        return _CALLS_NOTHING
+    jinja = "\n".join(_JINJA.findall(code))
+    calls = {*_called(jinja)}
+    if "dispatch" in jinja:
+        calls.update(("adapter.dispatch", name) for name in _DISPATCH.findall(jinja))
+    return frozenset(calls)
+
+
+def _called(jinja: str) -> Iterator[Call]:
+    for name, qualifier in set(_CALL_BACKWARDS.findall(jinja[::-1])):
+        yield qualifier[::-1], name[::-1]
+
+
+_CALLS_NOTHING: frozenset[Call] = frozenset()
 
 
 def _reads(*codes: str) -> _Reads:

@@ -310,6 +310,32 @@ def test_macro_two_levels_deep_is_part_of_its_users_alone() -> None:
     assert changes(shop("old"), shop("new")) == {"mart": ("macro macro.shop.innermost",)}
 
 
+@pytest.mark.parametrize(
+    ("code", "used"),
+    [
+        ("{% if execute %}{{ cents ('a') }}{% endif %}", {"shop.cents", "shop.inner"}),
+        ("{{ cents('a') if execute else 1 }}", {"shop.cents", "shop.inner"}),
+        ("{% if execute %}{{ utils.star('a') }}{% endif %}", {"utils.star", "utils.default__star"}),
+        ("{% if execute %}{{ utils.star('a') }}{{ today() }}{% endif %}",
+         {"utils.star", "utils.default__star", "shop.duckdb__today"}),
+        ("{% if execute %}{{ star('a') }}{% endif %} select cents(1)", set()),
+        ("{% if execute %}1{% endif %}{# cents('a') #}", set()),
+    ],
+)  # fmt: skip
+def test_macros_that_dbt_did_not_see_are_known_by_name(code: str, used: set[str]) -> None:
+    macros = (
+        macro("cents", "{% macro cents(c) %}{{ inner(c) }}{% endmacro %}"),
+        macro("inner"),
+        macro("star", "{% macro star() %}{{ adapter.dispatch('star', 'utils')() }}{% endmacro %}", package="utils"),
+        macro("default__star", package="utils"),
+        macro("today", "{% macro today() %}{{ adapter.dispatch('today', 'dbt')() }}{% endmacro %}", package="dbt"),
+        macro("duckdb__today"),
+        macro("unused"),
+    )
+    data = project(model("mart", raw_code=code), macros=macros)
+    assert {each for each in parts(data) if each.startswith("macro ")} == {f"macro macro.{each}" for each in used}
+
+
 def test_macros_that_call_each_other() -> None:
     macros = macro("even", "", "odd"), macro("odd", "", "even")
     assert {"macro macro.shop.even", "macro macro.shop.odd"} < parts(
