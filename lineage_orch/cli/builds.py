@@ -59,7 +59,7 @@ def build(
     while this builds is built for two rounds more, and then left to the next build: where loads trigger a deployment,
     to a run of it that is launched now.
     """
-    from lineage_orch.orchestrator import ROUNDS
+    from lineage_orch.builds.bounds import ROUNDS
     from lineage_orch.reports import tables
 
     with common.orchestrator(dbt_flags=dbt_flags) as orchestrator:

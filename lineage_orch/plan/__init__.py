@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from lineage_orch.plan.again import below, not_again
 from lineage_orch.plan.estimate import Estimate, estimate
 from lineage_orch.plan.failures import failure_digest, failure_identity
 from lineage_orch.plan.graph import PlanGraph, plan_graph
+from lineage_orch.plan.history import history_of, longest_lag
 from lineage_orch.plan.loading import nodes_below, timed_nodes
 from lineage_orch.plan.planner import BuildPlan, Held, plan_builds
 from lineage_orch.plan.producing import producing_sources
@@ -16,10 +18,14 @@ __all__ = [
     "Held",
     "PlanGraph",
     "Reason",
+    "below",
     "estimate",
     "failure_digest",
     "failure_identity",
+    "history_of",
+    "longest_lag",
     "nodes_below",
+    "not_again",
     "plan_builds",
     "plan_graph",
     "producing_sources",

@@ -292,7 +292,7 @@ def others_go_on(settings: LineageOrchSettings) -> bool:
     Raises:
         LineageOrchError: the ledger cannot be read.
     """
-    from lineage_orch.dbt.by_hand import LEFT_TO_HOLDER
+    from lineage_orch.builds.by_hand import LEFT_TO_HOLDER
     from lineage_orch.orchestrator import Orchestrator
 
     since = datetime.now(UTC)

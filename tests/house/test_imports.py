@@ -32,6 +32,7 @@ ROOMS = (
     "plan",
     "dbt",
     "reports",
+    "builds",
     "orchestrator",
     "deployed",
     "flows",

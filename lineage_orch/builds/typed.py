@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from lineage_orch.dbt.by_hand import REFRESHED_SPAN
+from lineage_orch.builds.by_hand import REFRESHED_SPAN
 from lineage_orch.dbt.command import REFUSED, option_values, options
 from lineage_orch.dbt.engine import Outcome, Result
 from lineage_orch.dbt.microbatch import built_in_part, moment
@@ -220,6 +220,6 @@ def _logger(echo: Callable[[str], object]) -> logging.Logger:
         def emit(self, record: logging.LogRecord) -> None:
             echo(f"{datetime.now():%H:%M:%S}  {record.getMessage()}")
 
-    logger = logging.Logger("lineage_orch.dbt.typed", logging.INFO)
+    logger = logging.Logger("lineage_orch.builds.typed", logging.INFO)
     logger.addHandler(Echo())
     return logger

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lineage_orch.dbt.typed import TypedCommand
+from lineage_orch.builds.typed import TypedCommand
 from lineage_orch.errors import SettingsError
 
 

@@ -1,0 +1,1 @@
+"""Builds: plan, run dbt, record, and plan again, under one lock."""

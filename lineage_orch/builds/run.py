@@ -1,0 +1,201 @@
+"""One run of dbt: what a plan says is built, and each node is recorded as its end is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from time import monotonic
+from typing import Any
+
+from lineage_orch.builds.by_hand import HandBuild
+from lineage_orch.builds.workspace import Workspace
+from lineage_orch.dbt.command import shown_command
+from lineage_orch.dbt.engine import BUILT, PASSED, Outcome
+from lineage_orch.dbt.microbatch import event_times
+from lineage_orch.dbt.recorder import BuildRecorder
+from lineage_orch.dbt.retries import Retries
+from lineage_orch.ledger import LedgerSnapshot
+from lineage_orch.ledger.lock import BuildLock
+from lineage_orch.lineage import Lineage
+from lineage_orch.plan import BuildPlan, failure_identity, plan_graph
+from lineage_orch.reports.build_report import BuildReport, last_name
+from lineage_orch.text import count, few
+
+Progress = Callable[[str], Any]
+
+
+class DbtRun:
+    """One run of dbt under the build lock.
+
+    Args:
+        workspace: the project, its ledger and dbt.
+        lineage: the project as it is when the run begins; dbt writes its manifest anew.
+        snapshot: the ledger at the tick of the run.
+        plan: what to build.
+        missing: the nodes whose relation is not in the warehouse.
+        held: the build lock.
+        retries: which nodes of this call are tried again.
+        by_hand: what a person asked for, if it is that.
+        progress: takes a line for people.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        lineage: Lineage,
+        snapshot: LedgerSnapshot,
+        plan: BuildPlan,
+        *,
+        missing: Collection[str],
+        held: BuildLock,
+        retries: Retries,
+        by_hand: HandBuild | None,
+        progress: Progress,
+    ) -> None:
+        self._workspace = workspace
+        self._ledger = workspace.ledger
+        self._lineage = lineage
+        self._snapshot = snapshot
+        self._tick = snapshot.tick
+        self._plan = plan
+        self._missing = frozenset(missing)
+        self._held = held
+        self._retries = retries
+        self._by_hand = by_hand
+        self._progress = progress
+        # Before dbt runs, which writes the manifest anew: it is read again for them.
+        self._identities = {node: lineage.identity_parts(node) for node in (*plan.build, *plan.passed_through)}
+        # What was tried before in this call may be there by now, with some of its batches.
+        self._gone = self._missing - retries.begun
+        self._in_part = (
+            by_hand.in_part(lineage, plan.build, snapshot.nodes, self._gone, workspace.clock())
+            if by_hand
+            else frozenset()
+        )
+        self.recorder = BuildRecorder(
+            workspace.tests_to_run(plan, plan.build),
+            self._record,
+            lambda node: self._ledger.take_back(self._tick, [node]),
+            passed=workspace.tests_to_run(plan, (*plan.tests_only, *plan.passed_through)),
+            tested_by=lineage.tested_by,
+            check=held.check_now_and_then,
+            record_failed=self._record_failed,
+            retries=retries,
+        )
+
+    def _record(self, node: str) -> None:
+        if node in self._plan.tests_only:
+            self._ledger.record_tested(self._tick, [node])
+            return
+        self._ledger.record_built(
+            self._tick,
+            [node] if node not in self._in_part else [],
+            built_at=self._workspace.clock(),
+            identities={node: self._identities[node]},
+            seconds={} if node in self._plan.passed_through else self.recorder.seconds_of(node),
+        )
+
+    def _record_failed(self, failed: Mapping[str, str]) -> None:
+        self._ledger.record_failed(
+            self._tick,
+            {node: why for node, why in failed.items() if node not in self._in_part},
+            failed_at=self._workspace.clock(),
+            identities={node: failure_identity(self._lineage, node) for node in failed},
+        )
+
+    def execute(self, report: BuildReport) -> None:
+        """Have dbt build what the plan selects; the report learns of it, and the ledger.
+
+        Raises:
+            DbtError: dbt could not be run.
+        """
+        plan, settings = self._plan, self._workspace.settings
+        exclude = plan.exclude if settings.dbt_command == "build" else ()
+        times = self._event_times()
+        self._progress(shown_command(settings, plan.select, exclude, times))
+        report.runs += 1
+        expected = self._workspace.estimate(self._lineage, plan)
+        begun = monotonic()
+        self._begin_nodes()
+        if exclude:
+            self._progress(
+                f"Left out for now: {count(len(exclude), 'test')} that also read what is held or was never built."
+            )
+        # Only where there are any: an engine of a user's own may know no flags.
+        outcome = self._workspace.dbt.build(plan.select, exclude, self.recorder.on_result, *([times] if times else []))
+        if expected is not None:
+            report.took(monotonic() - begun, expected)
+        self._finish(outcome, report)
+
+    def _event_times(self) -> tuple[str, ...]:
+        flags = self._workspace.settings.dbt_flags
+        by_hand = self._by_hand.flags if self._by_hand else ()
+        facts, now = self._snapshot.nodes, self._workspace.clock()
+        times = event_times(self._lineage, self._plan.build, facts, self._gone, now, (*by_hand, *flags))
+        return (*by_hand, *times)
+
+    def _begin_nodes(self) -> None:
+        """Note what is spoilt by a build that fails, or is killed."""
+        build, facts = self._plan.build, self._snapshot.nodes
+        # New data alone leaves a node stale until it is built well, and what was never built is stale anyway.
+        # And a build that fails may spoil what is there and was to be tested.
+        doubtful = self._plan.changed_code | (self._missing & facts.keys()) | self._snapshot.untested.keys()
+        if self._by_hand:
+            doubtful |= (self._by_hand.nodes if self._by_hand.force else frozenset()) - self._in_part
+            self._ask_for_readers()
+            if self._in_part:
+                self._progress(
+                    f"Not all batches that are due are built now: {few(sorted(self._in_part))} is no less stale."
+                )
+        self._retries.begun.update(build)
+        self._ledger.begin_nodes(self._tick, [node for node in build if node in doubtful])
+        self._ledger.forget_contents(node for node in build if node in facts and facts[node].content)
+
+    def _ask_for_readers(self) -> None:
+        """Ask for what reads models that are built in part: that is no good build of theirs, which would say so."""
+        graph = plan_graph(self._lineage)
+        for node in self._in_part:
+            below = [graph.ids[number] for number in graph.children[graph.index[node]]]
+            self._ledger.ask_for(
+                [each for each in below if each not in self._plan.build], reason=f"batches of {node} were built"
+            )
+
+    def _finish(self, outcome: Outcome, report: BuildReport) -> None:
+        """Hold what was heard of the nodes against dbt's final results."""
+        self.recorder.finish(outcome.results, cut_short=outcome.cut_short)
+        if self.recorder.ledger_error is None:
+            self._note_untested()
+        for line in self.recorder.notes:
+            self._progress(line)
+        good = {each.unique_id for each in outcome.results if each.status in BUILT | PASSED}
+        report.failed = {each: why for each, why in report.failed.items() if each not in good}
+        report.partial.update(
+            {each.unique_id: list(each.failed_batches) for each in outcome.results if each.failed_batches}
+        )
+
+    def _note_untested(self) -> None:
+        """Note what needs no build any more, only its tests; and what was only tested and needs a build after all."""
+        recorder, whole = self.recorder, self._identities.keys() - self._in_part
+        self._ledger.record_untested(
+            self._tick,
+            [node for node in recorder.untested if node in whole],
+            built_at=self._workspace.clock(),
+            identities={node: self._identities[node] for node in recorder.untested if node in whole},
+        )
+        self._ledger.begin_nodes(self._tick, [node for node in recorder.untestable if node not in whole])
+
+    def compare(self, report: BuildReport) -> None:
+        """Record what was built well and came out as it was; until then it counts as changed.
+
+        Nothing else can have built it since: the lock is held, and what reads it waits for the next plan, if it reads
+        it for this alone.
+        """
+        plan, facts = self._plan, self._snapshot.nodes
+        compared = {node: plan.compared[node] for node in self.recorder.built if node in plan.compared}
+        contents = self._workspace.dbt.contents(self._lineage, compared) if compared else {}
+        if contents:
+            self._held.check()
+            same = [node for node in contents if node in plan.maybe_same and contents[node] == facts[node].content]
+            self._ledger.record_contents(self._tick, contents, unchanged=same)
+            report.unchanged += [node for node in same if node not in report.unchanged]
+            if same:
+                self._progress(f"Came out as before: {few(map(last_name, same))}.")

@@ -1,0 +1,176 @@
+"""What every build and every question joins: a dbt project as of now, the ledger, and what runs dbt."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import cached_property
+
+from lineage_orch.dbt.command import is_full_refresh, not_built_by, threads_in
+from lineage_orch.dbt.current import CurrentLineage
+from lineage_orch.dbt.engine import DbtEngine
+from lineage_orch.dbt.project import DbtProject
+from lineage_orch.errors import LineageError
+from lineage_orch.ledger import Ledger, LedgerSnapshot
+from lineage_orch.lineage import Lineage
+from lineage_orch.plan import BuildPlan, Estimate, estimate, history_of, plan_builds
+from lineage_orch.settings import LineageOrchSettings
+
+logger = logging.getLogger(__name__)
+
+
+class Workspace:
+    """A dbt project, its lineage as of now, its ledger, and the plan that follows of them.
+
+    Args:
+        settings: how it plans and builds.
+        project: the dbt project.
+        dbt: what runs dbt.
+        ledger: what was loaded and built.
+        current: reads the lineage.
+        clock: returns the time now (aware); only the policies look at it.
+
+    Attributes:
+        loading: returns the names of the sources that are being loaded now, or are about to be.
+        being_loaded: their unique_ids, as of the last time that this was asked.
+    """
+
+    def __init__(
+        self,
+        settings: LineageOrchSettings,
+        project: DbtProject,
+        dbt: DbtEngine,
+        ledger: Ledger,
+        current: CurrentLineage,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.settings = settings
+        self.project = project
+        self.dbt = dbt
+        self.ledger = ledger
+        self.current = current
+        self.clock = clock
+        self.loading: Callable[[], Iterable[str]] = tuple
+        self.being_loaded: frozenset[str] = frozenset()
+
+    @property
+    def lineage(self) -> Lineage:
+        """The project's lineage as of now; see :meth:`CurrentLineage.now`."""
+        return self.current.now()
+
+    # The ledger, in the names of this manifest -----------------------------------------------------------
+
+    def facts(self, lineage: Lineage) -> LedgerSnapshot:
+        """Return what the ledger knows, without the history that a plan asks for."""
+        return self.seen_with(lineage, self.ledger.snapshot(history_of=()))
+
+    def snapshot(self, lineage: Lineage) -> LedgerSnapshot:
+        """Return what the ledger knows, with all that a plan asks for."""
+        return self.seen_with(lineage, self.ledger.snapshot(history_of=history_of(lineage, self.being_loaded)))
+
+    def seen_with(self, lineage: Lineage, snapshot: LedgerSnapshot) -> LedgerSnapshot:
+        """Return a snapshot in which names that were kept as given stand for the sources of this manifest.
+
+        And in which a source has a producer before its first load: what a plan shows is what a build will do.
+        """
+        sources = dict(snapshot.sources)
+        for name, ids in resolved(lineage, snapshot.unresolved).items():
+            for source in ids:
+                sources[source] = max(sources.get(source, 0), snapshot.unresolved[name])
+        return replace(
+            snapshot, sources=sources, producer_patterns=snapshot.producer_patterns | self.found_producers[0]
+        )
+
+    @cached_property
+    def found_producers(self) -> tuple[frozenset[str], tuple[str, ...]]:
+        """The sources of the producers that the setting ``producers`` names, and what to tell people of the rest."""
+        if not self.settings.producers:
+            return frozenset(), ()
+        from lineage_orch.loads.discovery import find_producers
+
+        found = find_producers(self.settings.producers)
+        said = [f"Producers in {failure.place} are not known: {failure.why}" for failure in found.failures]
+        return frozenset(source for each in found.producers for source in each.sources), tuple(said)
+
+    def as_last_parsed(self) -> tuple[Lineage, LedgerSnapshot] | None:
+        """Return the lineage as dbt parsed it last, and the ledger; None where its files say something else by now.
+
+        Raises:
+            ManifestError, LedgerError: the manifest or ledger cannot be read.
+        """
+        if self.settings.manifest is None and self.project.manifest_is_stale():
+            return None
+        lineage = self.current.as_read()
+        return lineage, self.snapshot(lineage)
+
+    # The plan --------------------------------------------------------------------------------------------
+
+    def plan(
+        self,
+        lineage: Lineage,
+        snapshot: LedgerSnapshot,
+        failed: Iterable[str] = (),
+        missing: Collection[str] = (),
+        only: Collection[str] | None = None,
+        forced: Collection[str] = (),
+        compares: bool = True,
+    ) -> BuildPlan:
+        """Return :func:`lineage_orch.plan.plan_builds` by the settings, as of now."""
+        settings = self.settings
+        return plan_builds(
+            lineage,
+            snapshot,
+            now=self.clock(),
+            views=settings.views,
+            rebuild_changed_code=settings.rebuild_changed_code,
+            missing_relations=missing,
+            not_built=not_built_by(settings.dbt_command, settings.dbt_flags, lineage),
+            failed=frozenset(failed),
+            only=only,
+            forced=forced,
+            loading=self.being_loaded,
+            patience=timedelta(seconds=settings.patience),
+            # A full refresh builds all of the plan anew, whatever came out above it.
+            cutoff=settings.cutoff if compares and not is_full_refresh(settings.dbt_flags) else "off",
+        )
+
+    def ask_loading(self, lineage: Lineage) -> None:
+        """Learn which sources are being loaded now, where that is known and waited for."""
+        if self.settings.patience:
+            found = resolved(lineage, self.loading())
+            self.being_loaded = frozenset(each for ids in found.values() for each in ids)
+
+    def missing_relations(self, lineage: Lineage, snapshot: LedgerSnapshot) -> frozenset[str]:
+        """Return the nodes that are not in the warehouse; none where that is of no use, or cannot be told."""
+        # Of what was never built it matters to a microbatch model alone: whether dbt will start at its `begin`.
+        if (
+            not snapshot.nodes
+            and not snapshot.untested
+            and all(lineage.microbatch(node) is None for node in lineage.nodes)
+        ):
+            return frozenset()
+        return self.dbt.missing_relations(lineage) or frozenset()
+
+    def estimate(self, lineage: Lineage, plan: BuildPlan) -> Estimate | None:
+        """Return how long dbt will take for a plan, by how long its nodes took before; None where none was timed."""
+        threads = threads_in(self.settings.dbt_flags) or self.project.profile.threads or 1
+        return estimate(lineage, plan.build, self.ledger.median_seconds(plan.build), threads)
+
+    def tests_to_run(self, plan: BuildPlan, nodes: Iterable[str]) -> Mapping[str, frozenset[str]]:
+        """Return the tests that dbt runs on each of these nodes, as it is called here."""
+        if self.settings.dbt_command != "build":
+            return dict.fromkeys(nodes, frozenset())
+        return {node: plan.tests_on(node) for node in nodes}
+
+
+def resolved(lineage: Lineage, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the sources of those of these names that the manifest knows; templates are none of them."""
+    out: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        try:
+            out[name] = lineage.resolve_sources(name)
+        except LineageError:
+            continue  # whoever needs it asks again, and tells what is wrong with it
+    return out
