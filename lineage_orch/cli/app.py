@@ -21,7 +21,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 
 from lineage_orch import __version__
-from lineage_orch.cli import builds, check, production, questions
+from lineage_orch.cli import builds, check, init, production, questions
 from lineage_orch.cli.common import BAD_USAGE, DONE, FAILED, progress
 from lineage_orch.errors import BuildFailedError, LineageOrchError
 from lineage_orch.text import one_line
@@ -38,6 +38,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # `main` says what it means
 )
 for command in (
+    init.init,
     questions.plan,
     builds.build,
     questions.status,

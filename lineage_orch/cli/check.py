@@ -45,7 +45,7 @@ def check(
     """
     from lineage_orch.check.deployments import scheduled_deployments
 
-    project = _read(common, producers)
+    project = read_checked(common, producers)
     found = project.check(deployments=scheduled_deployments() if deployments else (), ignore=ignore or ())
     if name:
         only = frozenset(each for one in name for each in project.lineage.named(one)) | set(name)
@@ -59,7 +59,7 @@ def check(
             for each in (project.found.producers if project.found else ())
         ],
     }
-    print_result(common, data, None if common.json else _parts(found, errors, project, limit))
+    print_result(common, data, None if common.json else findings_parts(found, errors, project, limit))
     return FAILED if errors else DONE
 
 
@@ -67,7 +67,7 @@ def stub_sources(*, producers: Producers = None, common: Common = DEFAULTS) -> i
     """Print, as YAML for models/__sources.yaml, the sources that the flows declare and the dbt project lacks."""
     from lineage_orch.check.stubs import stub_sources
 
-    project = _read(common, producers)
+    project = read_checked(common, producers)
     if project.found is None:
         raise SettingsError(
             "it is not said where the producers are; give --producers, or set producers in [tool.lineage_orch]"
@@ -86,7 +86,8 @@ def stub_sources(*, producers: Producers = None, common: Common = DEFAULTS) -> i
     return FAILED if project.found.failures else DONE
 
 
-def _read(common: Common, producers: Sequence[str] | None) -> Project:
+def read_checked(common: Common, producers: Sequence[str] | None = None) -> Project:
+    """Return the project and producers that the options name, read as for `check`."""
     from lineage_orch.check.project import read_project
 
     lineage = None
@@ -98,7 +99,8 @@ def _read(common: Common, producers: Sequence[str] | None) -> Project:
         return read_project(common.settings(producers=tuple(producers) if producers else None), lineage=lineage)
 
 
-def _parts(found: Sequence[Finding], errors: Sequence[Finding], project: Project, limit: int) -> Parts:
+def findings_parts(found: Sequence[Finding], errors: Sequence[Finding], project: Project, limit: int = 3) -> Parts:
+    """Return findings for people, `limit` of one code one by one (0: all), and how many there are."""
     from lineage_orch.check.findings import folded
     from lineage_orch.reports.tables import Table
     from lineage_orch.text import count

@@ -140,38 +140,53 @@ def _targets(place: str, roots: Sequence[Path], failures: list[ImportFailure]) -
         return []
     if path.is_file():
         return [path.resolve()]
-    files = list(_marked_files(path.resolve()))
+    files = list(python_files(path.resolve(), _MARK))
     if not files:
         why = f"no Python file in {path} holds `{_MARK}`; correct `producers`, or decorate the flows there"
         failures.append(ImportFailure(place, None, why))
     return [*files]
 
 
-def _marked_files(folder: Path) -> Iterator[Path]:
-    for current, folders, files in os.walk(folder):
-        here = Path(current)
+def python_files(folder: Path, word: str) -> Iterator[Path]:
+    """Yield the files of a folder, and of those in it, that hold a word and may hold flows: see `find_producers`."""
+    for here, folders, files in _our_folders(folder):
         if "dbt_project.yml" in files and here != folder:
             folders.clear()  # its .py files are models, and run in the warehouse
             continue
+        for name in sorted(files):
+            if name.endswith(".py") and not _is_test(name) and word in _text(here / name, word):
+                yield here / name
+
+
+def folders_with(folder: Path, name: str) -> Iterator[Path]:
+    """Yield the folders, of one and all in it, that hold a file of this name; none that lies in another of them."""
+    for here, folders, files in _our_folders(folder):
+        if name in files:
+            folders.clear()
+            yield here
+
+
+def _our_folders(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Walk a folder as `os.walk` does, past hidden folders, virtual environments and what others wrote."""
+    for current, folders, files in os.walk(folder):
+        here = Path(current)
         folders[:] = sorted(
             each
             for each in folders
             if not each.startswith(".") and each not in _NOT_OURS and not (here / each / "pyvenv.cfg").exists()
         )
-        for name in sorted(files):
-            if name.endswith(".py") and not _is_test(name) and _MARK in _text(here / name):
-                yield here / name
+        yield here, folders, files
 
 
 def _is_test(name: str) -> bool:
     return name.startswith("test_") or name.endswith("_test.py") or name == "conftest.py"
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, word: str) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return _MARK  # let the import say what is wrong with it
+        return word  # let the import say what is wrong with it
 
 
 # Importing -------------------------------------------------------------------------------------------------
