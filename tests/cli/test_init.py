@@ -45,6 +45,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_other_produce
         (tmp_path / "flows" / f"{name}.py").write_text(BARE.format(name))
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "shop"\n\n[tool.ruff]\nline-length = 100')
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
     return tmp_path
 
 
