@@ -49,6 +49,7 @@ docs/by-hand
 docs/production
 docs/other-loads
 docs/lineage-page
+docs/promises
 docs/dbt-engines
 docs/testing-your-project
 docs/troubleshooting

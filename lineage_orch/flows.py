@@ -19,6 +19,7 @@ from prefect.logging import get_logger
 from prefect.states import Completed, Failed
 
 from lineage_orch.deployed.observe import look
+from lineage_orch.deployed.promises import telling
 from lineage_orch.errors import LineageError, LineageOrchError, SettingsError
 from lineage_orch.loads.completion import Logger
 from lineage_orch.orchestrator import Orchestrator
@@ -167,12 +168,14 @@ def _record_and_build(
             with get_client(sync_client=True) as client:
                 deployed = DeployedBuild(client, flow_run, flow_run.deployment_id, settings, logger)
                 report = deployed.build(orchestrator, who=who)
-        elif loads:
-            # It ends with what it brought: whoever brings more stays for it as well, and builds it.
-            brought = {load.source for load in loads}
-            report = orchestrator.build(who=who, progress=logger.info, rounds=0, wait_for=brought)
         else:
-            report = orchestrator.build(who=who, progress=logger.info)
+            with telling(orchestrator, logger):
+                if loads:
+                    # It ends with what it brought: whoever brings more stays for it as well, and builds it.
+                    brought = {load.source for load in loads}
+                    report = orchestrator.build(who=who, progress=logger.info, rounds=0, wait_for=brought)
+                else:
+                    report = orchestrator.build(who=who, progress=logger.info)
         for load in loads:
             with suppress(LineageError):  # said above, or by the build
                 for source in orchestrator.without_nodes([load.source]):

@@ -37,7 +37,7 @@ from lineage_orch.errors import (
 from lineage_orch.ledger import Ledger
 from lineage_orch.lineage import Lineage
 from lineage_orch.loads.declaration import is_pattern
-from lineage_orch.plan import BuildPlan, Estimate, below
+from lineage_orch.plan import BuildPlan, Estimate, below, read_promises
 from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.settings import LineageOrchSettings
 from lineage_orch.text import few
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from lineage_orch.ledger.lock import BuildLock
     from lineage_orch.reports.activity import Activity
     from lineage_orch.reports.explanation import Explanation
+    from lineage_orch.reports.freshness import FreshnessReport
     from lineage_orch.reports.history import Event
     from lineage_orch.reports.page import Page
     from lineage_orch.reports.status import Status
@@ -629,6 +630,30 @@ class Orchestrator:
         lineage = self.lineage
         snapshot = self._workspace.snapshot(lineage)
         return status(lineage, snapshot, self._workspace.plan(lineage, snapshot), self.ledger.holder())
+
+    def freshness(self) -> FreshnessReport:
+        """Return how the promises on freshness of the project's sources and nodes are kept, by the ledger alone.
+
+        Raises:
+            ManifestError, DbtError, LedgerError: the manifest or ledger cannot be read.
+        """
+        from lineage_orch.reports.freshness import FreshnessReport, read_freshness
+
+        lineage, now = self.lineage, self._clock().astimezone(UTC)
+        if not (promises := read_promises(lineage)):
+            return FreshnessReport(now, unreadable=promises.unreadable)
+        snapshot = self._workspace.snapshot(lineage)
+        return read_freshness(
+            lineage,
+            snapshot,
+            promises,
+            self._workspace.plan(lineage, snapshot),
+            now=now,
+            threads=self._workspace.threads,
+            last_as_at=self.ledger.last_as_at,
+            oldest_loads=self.ledger.oldest_loads,
+            seconds=self.ledger.median_seconds,
+        )
 
     def activity(self, since: datetime) -> Activity:
         """Return what was loaded and built since a time (aware), and what one dbt command per load would have cost."""

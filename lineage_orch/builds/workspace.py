@@ -155,8 +155,12 @@ class Workspace:
 
     def estimate(self, lineage: Lineage, plan: BuildPlan) -> Estimate | None:
         """Return how long dbt will take for a plan, by how long its nodes took before; None where none was timed."""
-        threads = threads_in(self.settings.dbt_flags) or self.project.profile.threads or 1
-        return estimate(lineage, plan.build, self.ledger.median_seconds(plan.build), threads)
+        return estimate(lineage, plan.build, self.ledger.median_seconds(plan.build), self.threads)
+
+    @property
+    def threads(self) -> int:
+        """How many nodes dbt builds at a time."""
+        return threads_in(self.settings.dbt_flags) or self.project.profile.threads or 1
 
     def tests_to_run(self, plan: BuildPlan, nodes: Iterable[str]) -> Mapping[str, frozenset[str]]:
         """Return the tests that dbt runs on each of these nodes, as it is called here."""

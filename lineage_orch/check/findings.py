@@ -27,7 +27,7 @@ CODES: Mapping[str, Code] = {
     "import-failed": Code("error", "a module or folder of `producers` cannot be read"),
     "other-project": Code("error", "no producer names a source of this project"),
     "unknown-source": Code("error", "a producer names a source that the project does not have"),
-    "unreadable-policy": Code("error", "a freshness or state config cannot be read"),
+    "unreadable-policy": Code("error", "a freshness or state config, or a `late_after`, cannot be read"),
     "no-producers": Code("error", "it is not said where the producers are, or there are none"),
     "source-loaded-twice": Code("error", "two producers load one source"),
     "source-without-producer": Code("warning", "no producer loads a source"),

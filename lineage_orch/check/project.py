@@ -19,6 +19,7 @@ from lineage_orch.lineage import Lineage
 from lineage_orch.lineage.policy import read_policy
 from lineage_orch.loads.declaration import can_mean, is_template
 from lineage_orch.loads.discovery import DiscoveryResult, ImportFailure, Producer
+from lineage_orch.plan import read_promises
 from lineage_orch.text import count, few
 
 if TYPE_CHECKING:
@@ -166,10 +167,13 @@ class _Checker:
             )
 
     def unreadable_policies(self) -> Iterator[Finding]:
-        for node, policy in _policies(self.lineage):
-            if isinstance(policy, PolicyError):
-                file = self.lineage.nodes[node].original_file_path
-                yield Finding("unreadable-policy", str(policy), where=file or None, subjects=(node,))
+        unreadable = [
+            (node, str(policy)) for node, policy in _policies(self.lineage) if isinstance(policy, PolicyError)
+        ]
+        # What is wrong with the whole block is wrong for both.
+        for each, why in dict.fromkeys([*unreadable, *read_promises(self.lineage).unreadable.items()]):
+            file = self.lineage.nodes[each].original_file_path if each in self.lineage.nodes else None
+            yield Finding("unreadable-policy", why, where=file or None, subjects=(each,))
 
     # Warnings ---------------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ for command in (
     questions.status,
     questions.explain,
     questions.history,
+    questions.freshness,
     questions.sources,
     questions.report,
     questions.page,

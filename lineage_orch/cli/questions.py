@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from lineage_orch.cli.common import (
     DEFAULTS,
     DONE,
+    FAILED,
     Common,
     Limit,
     Named,
@@ -224,6 +225,27 @@ def _since(text: str) -> datetime:
         if moment.tzinfo is not None:
             return moment
     raise SettingsError(f"--since {text!r} is no span such as 12h or 7d, nor a time such as 2026-10-16T09:30:00Z")
+
+
+def freshness(
+    *name: Selected,
+    late: Annotated[bool, Parameter(help="Only what is late.", negative="")] = False,
+    limit: Limit = None,
+    common: Common = DEFAULTS,
+) -> int:
+    """Show how promises on freshness are kept: dbt's `freshness`, and `late_after`; exit 1 where one is broken.
+
+    A source is late when its last load is older than it promises; a node when the oldest load that it has not taken in
+    is. The ledger knows it: nothing is asked of the warehouse.
+    """
+    from lineage_orch.reports import tables
+
+    with common.orchestrator() as orchestrator:
+        report = orchestrator.freshness()
+        shown = report.only(orchestrator.named(name) if name else None, late=late)
+        parts = [] if common.json else tables.freshness_parts(report, shown, names_in(orchestrator))
+    print_result(common, shown.to_dict(), tables.limited(parts, limit))
+    return DONE if shown.ok else FAILED
 
 
 def page(

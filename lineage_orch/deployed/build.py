@@ -21,6 +21,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectException
 
 from lineage_orch.deployed.observe import look
+from lineage_orch.deployed.promises import telling
 from lineage_orch.deployed.queue import (
     WaitingRun,
     WaitingRuns,
@@ -33,7 +34,7 @@ from lineage_orch.deployed.reconcile import reconcile
 from lineage_orch.deployed.run_history import LoadsOf, running_loads
 from lineage_orch.errors import LineageError
 from lineage_orch.loads.completion import Logger
-from lineage_orch.loads.tags import sources_in, trigger_tag
+from lineage_orch.loads.tags import DEADLINE, sources_in, trigger_tag
 from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.text import count, one_line
@@ -83,6 +84,10 @@ class DeployedBuild:
         A waiting run is dismissed when the ledger holds its updates and the build has been done, or was left to
         whoever builds already. If the build cannot be run at all, the waiting runs stay, and try again.
         """
+        with telling(orchestrator, self._logger, self._watch):
+            return self._build(orchestrator, who)
+
+    def _build(self, orchestrator: Orchestrator, who: str) -> BuildReport:
         waiting = self._read()
         wake_ups = [run for run in waiting if run.is_wake_up]
         taken = self._record(orchestrator, to_take_over(waiting, datetime.now(UTC)))
@@ -203,12 +208,18 @@ class DeployedBuild:
         reported = {update.update_id for run in self._read() for update in run.updates}
         return self._late <= reported | orchestrator.ledger.known_updates(self._late)
 
-    def _schedule(self, due: datetime, why: str, what: str) -> None:
+    def _watch(self, deadline: datetime) -> None:
+        """See to it that a run looks just after a deadline, if none does before it anyway, and leaves the next one."""
+        due = deadline + SOON
+        if not any(run.due <= due for run in self._read()):
+            self._schedule(due, "Something may be late.", "look whether anything is late, at", DEADLINE)
+
+    def _schedule(self, due: datetime, why: str, what: str, *tags: str) -> None:
         with self._going_on(
             "no wake-up was scheduled; what is left waits for the next load, or `lineage-orch reconcile`."
         ):
             run = schedule_wake_up(
-                self._client, self._deployment_id, due, settings=self._settings, run_id=self._run.id, why=why
+                self._client, self._deployment_id, due, settings=self._settings, run_id=self._run.id, why=why, tags=tags
             )
             self._logger.info("Run %r will %s %s UTC.", run.name, what, f"{due:%Y-%m-%d %H:%M:%S}")
 

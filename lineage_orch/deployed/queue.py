@@ -28,7 +28,7 @@ from prefect.client.schemas.responses import OrchestrationResult
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Scheduled
 
-from lineage_orch.loads.tags import TRIGGERED, WAKE_UP
+from lineage_orch.loads.tags import DEADLINE, TRIGGERED, WAKE_UP
 from lineage_orch.plan import Held
 from lineage_orch.updates import SourceUpdate
 
@@ -197,9 +197,11 @@ def to_take_over(runs: Iterable[WaitingRun], now: datetime, *, started: bool = F
 def out_of_date(runs: Iterable[WaitingRun], now: datetime, next_due: datetime | None) -> list[WaitingRun]:
     """Return the wake-ups that are not needed any more: nothing is due at their time, or until later.
 
-    Later ones than ``next_due`` stay: they are right until a plan says otherwise.
+    Later ones than ``next_due`` stay: they are right until a plan says otherwise. And so do those for a deadline: one
+    look more, and not a run that is made and dismissed for each load.
     """
-    return [run for run in runs if run.is_wake_up and run.due > now and (next_due is None or run.due < next_due)]
+    held = (run for run in runs if run.is_wake_up and DEADLINE not in run.tags)
+    return [run for run in held if run.due > now and (next_due is None or run.due < next_due)]
 
 
 # Wake-ups: a run of the deployment for the time when something held is due ------------------------------------------
@@ -227,6 +229,7 @@ def schedule_wake_up(
     settings: Mapping[str, Any] | None,
     run_id: UUID,
     why: str = "Held nodes are due.",
+    tags: Iterable[str] = (),
 ) -> FlowRun:
     """See to it that a run of the deployment is scheduled for ``due``: one per time, however many plans say so.
 
@@ -237,6 +240,7 @@ def schedule_wake_up(
         settings: the settings among the parameters of the run at work.
         run_id: the run at work.
         why: the message of its state, for people.
+        tags: more of its tags.
 
     Returns:
         The run: made now, or earlier by another plan.
@@ -248,7 +252,7 @@ def schedule_wake_up(
             deployment_id,
             parameters={"settings": dict(settings)} if settings else {},
             state=Scheduled(scheduled_time=due, message=why),
-            tags=[WAKE_UP],
+            tags=[WAKE_UP, *tags],
             idempotency_key=idempotency_key,
         )
 

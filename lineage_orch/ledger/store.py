@@ -81,6 +81,8 @@ _CHUNK = 1000
 _RUNS_REMEMBERED = 100
 # How many of the last builds of a node tell how long it takes.
 _TIMED = 10
+# How many loads that a node has not taken in are looked at for the oldest.
+_FIRST_LOADS = 1000
 # What is kept of a failure's message, in characters: it is shown in one line.
 _MESSAGE = 2000
 
@@ -754,6 +756,46 @@ class Ledger:
 
         return self._read(question)
 
+    def last_as_at(self, node: str, tick: int) -> int | None:
+        """Return the tick of the last good build that left the content of a node as it was at a tick.
+
+        ``None``: it was not built by then, or that is not kept any more.
+        """
+
+        def question(scope: _Scope) -> int | None:
+            mine = and_(builds.c.scope_id == scope.id, builds.c.node == node)
+            then = select(builds.c.changed_tick).where(mine, builds.c.tick <= tick).order_by(builds.c.tick.desc())
+            same = builds.c.changed_tick == then.limit(1).scalar_subquery()
+            return scope.connection.execute(select(func.max(builds.c.tick)).where(mine, same)).scalar()
+
+        return self._read(question)
+
+    def oldest_loads(self, above: Iterable[tuple[str, int]]) -> dict[tuple[str, int], datetime]:
+        """Return for each source and tick when the oldest load of the source above that tick was loaded (UTC).
+
+        Of the first thousand loads above it, which may have been reported out of order; without those that brought
+        nothing new. A pair of which no load is kept is left out.
+        """
+        first = (
+            select(updates.c.loaded_at)
+            .where(updates.c.scope_id == bindparam("its_scope"), updates.c.source == bindparam("its"))
+            .where(updates.c.tick > bindparam("above"), ~updates.c.unchanged)
+            .order_by(updates.c.tick)
+            .limit(_FIRST_LOADS)
+            .subquery()
+        )
+        query = select(func.min(first.c.loaded_at))
+
+        def question(scope: _Scope) -> dict[tuple[str, int], datetime]:
+            found: dict[tuple[str, int], datetime] = {}
+            for source, tick in sorted(set(above)):
+                its = {"its_scope": scope.id, "its": source, "above": tick}
+                if (oldest := scope.connection.execute(query, its).scalar()) is not None:
+                    found[source, tick] = oldest
+            return found
+
+        return self._read(question)
+
     def record_contents(
         self, tick: int, contents: Mapping[str, str], *, unchanged: Collection[str] = (), run_id: str | None = None
     ) -> None:
@@ -1129,6 +1171,16 @@ class Ledger:
         """Set a mark of this scope."""
         with self._write() as scope:
             self._set_mark(scope, name, value)
+
+    def change_mark(self, name: str, value: Callable[[str | None], str]) -> None:
+        """Set a mark of this scope to what a function makes of its value (``None`` if never set), in one transaction.
+
+        Of two who do it at the same time, one sees what the other made.
+        """
+        with self._write() as scope:
+            old = _mark(scope, name)
+            if (new := value(old)) != old:
+                self._set_mark(scope, name, new)
 
     def _set_mark(self, scope: _Scope, name: str, value: str) -> None:
         row = {"scope_id": scope.id, "name": name, "value": value}

@@ -110,6 +110,15 @@ class Lineage:
             if config is not None and (config.freshness is not None or config.state is not None):
                 yield unique_id, config.freshness, config.state
 
+    def source_freshness_configs(self) -> Iterable[tuple[str, Any]]:
+        """Yield ``(unique_id, freshness)``, as dbt wrote it, of the sources that have one."""
+        records = self._manifest.sources or {}
+        for unique_id in self.sources:
+            record = records[unique_id]
+            freshness = record.freshness if record.config is None else record.config.freshness or record.freshness
+            if freshness:
+                yield unique_id, freshness
+
     def meta_blocks(self) -> Iterable[tuple[str, Any]]:
         """Yield ``(unique_id, meta.lineage_orch)``, as dbt wrote it, of the nodes that have it."""
         records = self._manifest.nodes

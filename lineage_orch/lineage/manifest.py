@@ -84,9 +84,10 @@ class Node(Record):
 
 
 class SourceConfig(Record):
-    """The config of a source table."""
+    """The config of a source table, or of what nothing builds; ``freshness`` is kept as a plain value."""
 
     enabled: Any = True
+    freshness: Any = None
 
 
 class Source(Record):
@@ -97,6 +98,8 @@ class Source(Record):
     package_name: str = ""
     relation_name: str | None = None
     config: SourceConfig | None = None
+    # Where dbt before 1.10 writes it.
+    freshness: Any = None
 
 
 class Leaf(Record):

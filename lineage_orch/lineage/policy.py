@@ -1,8 +1,8 @@
-"""When a stale node may build, by dbt's own freshness configs, and whether its content is compared, by its meta.
+"""When a stale node may build and when it is late, by dbt's freshness configs, and whether its content is compared.
 
-Read from the places where dbt reads them: ``config.freshness.build_after`` (dbt docs, "freshness") and
-``config.state`` (dbt docs, "lag_tolerance" and "require_fresh_data_from"). Where both name the same thing,
-``state``, the newer block, wins. What dbt has no config for is in ``config.meta.lineage_orch``.
+Read from the places where dbt reads them: ``config.freshness`` (dbt docs, "freshness": ``build_after``, ``warn_after``,
+``error_after``) and ``config.state`` (dbt docs, "lag_tolerance" and "require_fresh_data_from"). Where both name the
+same thing, ``state``, the newer block, wins. What dbt has no config for is in ``config.meta.lineage_orch``.
 """
 
 from __future__ import annotations
@@ -65,6 +65,17 @@ class Cutoff:
     ignore: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """How old the last load of a source, or the oldest load that a node has not taken in, may become.
+
+    ``warn_after``, ``error_after``: older than this, it is late; None: no such limit. One of them is given.
+    """
+
+    warn_after: timedelta | None = None
+    error_after: timedelta | None = None
+
+
 def read_policy(node_id: str, freshness: object, state: object) -> Policy:
     """Read the policy of a node from its ``config.freshness`` and ``config.state``.
 
@@ -78,7 +89,7 @@ def read_policy(node_id: str, freshness: object, state: object) -> Policy:
     after = _block(node_id, "freshness", freshness).get("build_after")
     if after is not None:
         block = _block(node_id, "freshness.build_after", after)
-        build_after = _build_after(node_id, block)
+        build_after = _count_of(node_id, "freshness.build_after", block)
         updates_on = _any_or_all(node_id, "freshness.build_after.updates_on", block.get("updates_on"), "any")
     state_block = _block(node_id, "state", state)
     updates_on = _any_or_all(
@@ -97,8 +108,9 @@ def read_cutoff(node_id: str, block: object) -> Cutoff | None:
     """
     key = "meta.lineage_orch"
     keys = _block(node_id, key, block)
-    if unknown := sorted(map(str, keys.keys() - {"cutoff"})):
-        raise _unreadable(node_id, f"{key}.{unknown[0]}", keys.get(unknown[0]), "left out: the one key is `cutoff`")
+    if unknown := sorted(map(str, keys.keys() - {"cutoff", "late_after"})):
+        left_out = "left out: the keys are `cutoff` and `late_after`"
+        raise _unreadable(node_id, f"{key}.{unknown[0]}", keys.get(unknown[0]), left_out)
     value = keys.get("cutoff")
     if value is None or isinstance(value, bool):
         return None if value is None else Cutoff(value)
@@ -110,6 +122,28 @@ def read_cutoff(node_id: str, block: object) -> Cutoff | None:
     return Cutoff(True, tuple(sorted({each.lower() for each in ignore})))
 
 
+def read_promise(unique_id: str, freshness: object, block: object = None) -> Promise | None:
+    """Read what a source or node promises; None where it promises nothing.
+
+    Args:
+        unique_id: its unique_id.
+        freshness: its ``config.freshness``. dbt 1 leaves ``warn_after`` and ``error_after`` out of that of a model.
+        block: its ``meta.lineage_orch``, whose ``late_after`` stands for ``error_after``, and wins over it.
+
+    Raises:
+        PolicyError: a value cannot be read; the message names the source or node, the key and the value.
+    """
+    limits: dict[str, timedelta | None] = {}
+    keys = _block(unique_id, "freshness", freshness)
+    for name in ("warn_after", "error_after"):
+        key = f"freshness.{name}"
+        limits[name] = _count_of(unique_id, key, _block(unique_id, key, keys.get(name)))
+    late_after = _block(unique_id, "meta.lineage_orch", block).get("late_after")
+    if late_after is not None:
+        limits["error_after"] = _duration(unique_id, "meta.lineage_orch.late_after", late_after)
+    return Promise(**limits) if any(each is not None for each in limits.values()) else None
+
+
 def _block(node_id: str, key: str, value: object) -> Mapping[str, Any]:
     if value is None:
         return {}
@@ -118,15 +152,15 @@ def _block(node_id: str, key: str, value: object) -> Mapping[str, Any]:
     return value
 
 
-def _build_after(node_id: str, block: Mapping[str, Any]) -> timedelta | None:
+def _count_of(node_id: str, key: str, block: Mapping[str, Any]) -> timedelta | None:
     count, period = block.get("count"), block.get("period")
     if count is None and period is None:
         return None
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        raise _unreadable(node_id, "freshness.build_after.count", count, "a whole number, such as 4")
+        raise _unreadable(node_id, f"{key}.count", count, "a whole number, such as 4")
     if not isinstance(period, str) or period not in _PERIODS:
-        raise _unreadable(node_id, "freshness.build_after.period", period, "one of minute, hour, day")
-    return _times(node_id, "freshness.build_after.count", count, _PERIODS[period])
+        raise _unreadable(node_id, f"{key}.period", period, "one of minute, hour, day")
+    return _times(node_id, f"{key}.count", count, _PERIODS[period])
 
 
 def _any_or_all(node_id: str, key: str, value: object, default: UpdatesOn) -> UpdatesOn:

@@ -17,10 +17,12 @@ from lineage_orch.errors import ProducerError
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, TaskRun
 
-# On runs of build_affected: all of a deployment; set off by a load; for the time when something held is due.
+# On runs of build_affected: all of a deployment; set off by a load; for the time when something held is due; such a
+# one for the time when something is late, if nothing is loaded or built until then.
 BUILDS = "lineage_orch:builds"
 TRIGGERED = "lineage_orch:triggered"
 WAKE_UP = "lineage_orch:wake-up"
+DEADLINE = "lineage_orch:deadline"
 # On a dbt deployment: a setting that its runs may replace.
 ALLOWS = "lineage_orch:allows:"
 # On runs of a load whose sources were found unchanged: nothing to build, however the run is found.

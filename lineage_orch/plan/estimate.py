@@ -40,11 +40,29 @@ def estimate(lineage: Lineage, nodes: Iterable[str], seconds: Mapping[str, float
         seconds: unique_id -> how long a build of it takes.
         threads: of dbt, 1 or more.
     """
+    order = list(nodes)
+    ends = finish_times(lineage, order, seconds, threads)
+    if not ends:
+        return None
+    return Estimate(len(order), sum(node in seconds for node in order), max(ends.values()), threads)
+
+
+def finish_times(
+    lineage: Lineage, nodes: Iterable[str], seconds: Mapping[str, float], threads: int
+) -> dict[str, float]:
+    """Return after how many seconds each of these nodes is done, as :func:`estimate` reckons; empty where it is None.
+
+    Args:
+        lineage: the project.
+        nodes: unique_ids, parents before children, as a plan has them.
+        seconds: unique_id -> how long a build of it takes.
+        threads: of dbt, 1 or more.
+    """
     graph = plan_graph(lineage)
     order = [graph.index[node] for node in nodes]
     timed = [seconds[graph.ids[number]] for number in order if graph.ids[number] in seconds]
     if not timed:
-        return None
+        return {}
     untimed = median(timed)
     place = {number: at for at, number in enumerate(order)}
     waits_for = [{place[parent] for parent in graph.parents[number] if parent in place} for number in order]
@@ -54,14 +72,16 @@ def estimate(lineage: Lineage, nodes: Iterable[str], seconds: Mapping[str, float
             children[parent].append(at)
     ready = [at for at, parents in enumerate(waits_for) if not parents]
     running: list[tuple[float, int]] = []
+    ends: dict[str, float] = {}
     now = 0.0
     while ready or running:
         while ready and len(running) < threads:
             at = heapq.heappop(ready)
             heapq.heappush(running, (now + seconds.get(graph.ids[order[at]], untimed), at))
         now, done = heapq.heappop(running)
+        ends[graph.ids[order[done]]] = now
         for child in children[done]:
             waits_for[child].discard(done)
             if not waits_for[child]:
                 heapq.heappush(ready, child)
-    return Estimate(len(order), len(timed), now, threads)
+    return ends

@@ -14,9 +14,19 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from lineage_orch.reports.activity import METHOD
 from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso
 from lineage_orch.reports.explanation import reason_to_dict
+from lineage_orch.reports.freshness import FreshnessState
 from lineage_orch.reports.status import NodeState
-from lineage_orch.reports.wording import STATES, Names, held_reason, short_name, short_reasons, until, when
-from lineage_orch.text import count, few, listed, one_line, roughly
+from lineage_orch.reports.wording import (
+    STATES,
+    Names,
+    held_reason,
+    promise_detail,
+    short_name,
+    short_reasons,
+    until,
+    when,
+)
+from lineage_orch.text import count, few, listed, one_line, roughly, span
 
 if TYPE_CHECKING:
     import rich.table
@@ -25,6 +35,7 @@ if TYPE_CHECKING:
     from lineage_orch.plan import BuildPlan, Estimate, Held
     from lineage_orch.reports.activity import Activity
     from lineage_orch.reports.build_report import BuildReport
+    from lineage_orch.reports.freshness import FreshnessReport
     from lineage_orch.reports.history import Event
     from lineage_orch.reports.status import Status
 
@@ -249,6 +260,26 @@ def activity_parts(found: Activity) -> Parts:
     cost.rows.append(["one dbt command per load", str(found.builds_by_load), by_load])
     untimed = [f"Of {count(found.untimed, 'build')} it is not known how long it took."] if found.untimed else []
     return [loads, cost, *untimed, METHOD]
+
+
+def freshness_parts(report: FreshnessReport, shown: FreshnessReport, names: Names) -> Parts:
+    """Return how promises are kept, for people; of ``shown`` alone."""
+    parts: Parts = [f"A promise that cannot be read: {why}" for why in (report.unreadable or {}).values()]
+    if not report.rows:
+        return [
+            *parts,
+            "Nothing is promised: no source has a `freshness`, and no model one, or a `meta.lineage_orch.late_after`.",
+        ]
+    table = Table("Promises", ["source or node", "late is", "state", "age", "at most", "what else"])
+    for row in shown.rows:
+        limits = (row.promise.warn_after, row.promise.error_after)
+        age = "-" if row.age is None else roughly(row.age.total_seconds()) if row.since else "nothing waits"
+        at_most = " / ".join(span(each) for each in limits if each is not None)
+        kind = {"source": "its data", "build": "its build"}[row.kind]
+        table.rows.append([row.name, kind, row.state, age, at_most, promise_detail(row, names)])
+    counts = Counter(row.state for row in shown.rows)
+    kept = ", ".join(f"{counts[state]} {state}" for state in get_args(FreshnessState) if counts[state])
+    return [*parts, *([table] if table.rows else []), f"{count(len(shown.rows), 'promise')}: {kept or 'none'}."]
 
 
 def history_parts(events: Sequence[Event], names: Names) -> Parts:

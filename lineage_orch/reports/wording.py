@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from lineage_orch.lineage.policy import DEFAULT_POLICY, Policy
 from lineage_orch.plan import Held, Reason
 from lineage_orch.reports.explanation import Explanation, PartChange, SourceView
-from lineage_orch.text import count, listed, span
+from lineage_orch.text import count, listed, roughly, span
 
 if TYPE_CHECKING:
     from lineage_orch.ledger import Failure
+    from lineage_orch.reports.freshness import Promised
     from lineage_orch.reports.status import SourceStatus, Status
 
 Names = Mapping[str, str]
@@ -66,6 +67,39 @@ def until(moment: datetime, now: datetime) -> str:
     else:
         distance = f"in {minutes // (24 * 60)} days"
     return f"{_time_of(moment, now)} ({distance})"
+
+
+def promise_detail(row: Promised, names: Names) -> str:
+    """Return in a few words how a promise is kept: by how much it is late, or will be, and what waits."""
+    parts = []
+    if row.late_by is not None:
+        parts.append(f"late by {roughly(row.late_by.total_seconds())}")
+    if row.will_be_late_by is not None:
+        parts.append(f"will be late by {roughly(row.will_be_late_by.total_seconds())}")
+    if row.waits_for:
+        parts.append(f"has not taken in {listed(short_name(each, names) for each in row.waits_for)}")
+    if row.state == "unknown" and row.kind == "source":
+        parts.append("no load of it is known")
+    return "; ".join(parts)
+
+
+def late_line(row: Promised, names: Names) -> str:
+    """Return one line for people on what became late."""
+    assert row.age is not None
+    promise = row.promise
+    limit = promise.error_after if row.state == "error" else promise.warn_after
+    age, at_most = roughly(row.age.total_seconds()), span(limit or timedelta(0))
+    if row.kind == "source":
+        return f"Late: no load of the source {row.name} for {age}, and it promises one in {at_most}."
+    waits = listed(short_name(each, names) for each in row.waits_for)
+    return f"Late: {row.name} has not taken in a load of {waits} that is {age} old, and it promises to in {at_most}."
+
+
+def recovered_line(row: Promised) -> str:
+    """Return one line for people on what is late no more."""
+    if row.kind == "source":
+        return f"Recovered: the source {row.name} was loaded again."
+    return f"Recovered: {row.name} has taken in what was loaded."
 
 
 def held_reason(held: Held, names: Names) -> str:

@@ -157,13 +157,18 @@ def test_unreadable_policies_are_all_told() -> None:
     broken = lineage(
         node("a", "raw.orders", config={"freshness": {"build_after": {"count": "four", "period": "hour"}}}),
         node("b", "raw.orders", config={"state": {"lag_tolerance": "soon"}}),
+        node("c", "raw.orders", config={"meta": {"lineage_orch": {"late_after": "soon"}}}),
+        node("d", "raw.orders", config={"freshness": "often"}),
     )
     errors = [each for each in check(broken, BOTH) if each.severity == "error"]
     assert [(each.code, each.where) for each in errors] == [
         ("unreadable-policy", "models/a.sql"),
         ("unreadable-policy", "models/b.sql"),
+        ("unreadable-policy", "models/d.sql"),
+        ("unreadable-policy", "models/c.sql"),
     ]
     assert "config.state.lag_tolerance of model.shop.b is 'soon'" in errors[1].message
+    assert "config.meta.lineage_orch.late_after of model.shop.c is 'soon'" in errors[3].message
 
 
 def test_updates_on_all_with_parents_that_never_move() -> None:

@@ -576,6 +576,24 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 # Some of it only ---------------------------------------------------------------------------------------------
 
 
+def test_promises_on_freshness(run: Run, project: Path) -> None:
+    assert "Nothing is promised" in good(run("freshness"))
+    soon = {"meta": {"lineage_orch": {"late_after": "2h"}}}
+    promising = manifest(source("raw.orders"), node("stg_orders", "raw.orders", config=soon))
+    (project / "m.json").write_text(json.dumps(promising))
+    good(run("record", "raw.orders", "--loaded-at", "2026-10-16T00:00:00Z"))
+    code, out, err = run("freshness", "--json")
+    data = json.loads(out)
+    assert (code, err, data["ok"]) == (1, "", False)
+    assert data["promises"][0]["waits_for"] == ["source.shop.raw.orders"]
+    code, out, _ = run("freshness", "stg_*", "--late")
+    assert code == 1
+    assert "has not taken in raw.orders" in out
+    assert "0 promises: none." in good(run("freshness", "raw.orders"))
+    good(run("build"))
+    assert "1 promise: 1 fresh." in good(run("freshness"))
+
+
 def test_status_of_some(run: Run) -> None:
     good(run("record", "raw.orders"))
     shown = data(run("status", "stg_*", "raw.users", "--json"))

@@ -20,9 +20,10 @@ from lineage_orch.deployed.build import MAX_ROUNDS, DeployedBuild
 from lineage_orch.deployed.queue import WaitingRuns, out_of_date, schedule_wake_up, to_take_over, wake_up_time
 from lineage_orch.deployed.run_history import LoadsOf, dead_runs
 from lineage_orch.deployments import dbt_deployment
-from lineage_orch.loads.tags import BUILDS, TRIGGERED, WAKE_UP
+from lineage_orch.loads.tags import BUILDS, DEADLINE, TRIGGERED, WAKE_UP
 from lineage_orch.plan import Held
 from lineage_orch.reports.build_report import BuildReport
+from lineage_orch.reports.freshness import FreshnessReport
 from lineage_orch.triggers import Completion
 
 NOW = datetime(2025, 3, 1, 12, tzinfo=UTC)
@@ -237,6 +238,9 @@ class Stream:
         self.settings = SimpleNamespace(debounce=0.0)
         self.runs = 0
 
+    def freshness(self) -> FreshnessReport:
+        return FreshnessReport(NOW)
+
     def build(self, *, who: str, progress: Any, rounds: int) -> BuildReport:
         self.runs += 1 + rounds
         return BuildReport(built=["model.shop.a"], runs=1 + rounds, more=["model.shop.a"])
@@ -280,6 +284,32 @@ def test_unreported_load_is_looked_for_by_one_more_run(known: tuple[str, ...], l
     for run in made:
         assert run["state"].state_details.scheduled_time == NOW
         assert run["tags"] == [WAKE_UP]
+
+
+@pytest.mark.parametrize(("waits", "looks"), [((), True), ((NOW,), False), ((NOW + timedelta(hours=1),), True)])
+def test_deadline_is_looked_at_by_one_more_run_unless_one_comes_before(
+    waits: tuple[datetime, ...], looks: bool
+) -> None:
+    made: list[dict[str, Any]] = []
+
+    class Api(FakeApi):
+        def create_flow_run_from_deployment(self, *_: Any, **options: Any) -> Any:
+            made.append(options)
+            return SimpleNamespace(name="late-owl", state_type=options["state"].type)
+
+    build = DeployedBuild(Api([waiting(due) for due in waits]), waiting(), uuid4(), None, LOGGER)  # type: ignore[arg-type]
+    build._watch(NOW + timedelta(minutes=5))
+    assert [run["tags"] for run in made] == [[WAKE_UP, DEADLINE]] * looks
+    for run in made:
+        after = run["state"].state_details.scheduled_time - NOW - timedelta(minutes=5)
+        assert timedelta(0) < after <= timedelta(seconds=10), "just after, when it is broken"
+
+
+def test_look_at_a_deadline_is_not_dismissed_by_each_load() -> None:
+    later = NOW + timedelta(minutes=5)
+    read = queue(FakeApi([waiting(later, tags=(WAKE_UP, DEADLINE)), waiting(NOW, tags=(WAKE_UP, DEADLINE))])).read()
+    assert out_of_date(read, NOW, None) == []
+    assert [run.due for run in to_take_over(read, NOW)] == [NOW], "one that is due is taken over as any other"
 
 
 @pytest.mark.parametrize(

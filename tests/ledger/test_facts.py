@@ -488,3 +488,38 @@ def test_good_build_leaves_nothing_to_test(ledger: Ledger) -> None:
     ledger.record_untested(built, [MART], built_at=NOW)  # by a run that is late
     ledger.record_tested(later, [MART])
     assert ledger.snapshot().nodes[MART].tick == later, "a node's tick never falls"
+
+
+# -- what promises on freshness ask -----------------------------------------------------------------------------
+
+
+def test_last_build_that_left_content_as_it_was_then(ledger: Ledger) -> None:
+    ticks = [build(ledger, MART), build(ledger, MART, unchanged=(MART,)), build(ledger, MART), build(ledger, STAGE)]
+    assert ticks == [1, 2, 3, 4]
+    assert [ledger.last_as_at(MART, tick) for tick in range(6)] == [None, 2, 2, 3, 3, 3]
+
+
+def test_oldest_load_above_a_tick_is_by_its_time(ledger: Ledger) -> None:
+    ledger.record_updates([load(ORDERS, "1", LATER), load(ITEMS, "1"), load(ORDERS, "2", LATER)])
+    # Reported late, and loaded before.
+    ledger.record_updates([load(ORDERS, "3", NOW)], now=LATER)
+    asked = [(ORDERS, 0), (ORDERS, 3), (ORDERS, 4), (ITEMS, 0), (SHOPS, 0)]
+    assert ledger.oldest_loads(asked) == {(ORDERS, 0): NOW, (ORDERS, 3): NOW, (ITEMS, 0): NOW}
+
+
+def test_load_that_brought_nothing_new_is_not_waited_for(ledger: Ledger) -> None:
+    for update_id in ("1", "2"):
+        ledger.record_updates([SourceUpdate(ORDERS, update_id, NOW, fingerprint="same")])
+    assert ledger.oldest_loads([(ORDERS, 0), (ORDERS, 1)]) == {(ORDERS, 0): NOW}
+
+
+def test_mark_is_changed_by_what_it_was(ledger: Ledger) -> None:
+    seen: list[str | None] = []
+
+    def longer(mark: str | None) -> str:
+        seen.append(mark)
+        return (mark or "") + "x"
+
+    ledger.change_mark("told", longer)
+    ledger.change_mark("told", longer)
+    assert (seen, ledger.mark("told")) == ([None, "x"], "xx")
