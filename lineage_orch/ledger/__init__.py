@@ -6,16 +6,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lineage_orch.ledger.snapshot import Failure, History, Holder, LedgerSnapshot, Moment, NodeFact, Untested
+    from lineage_orch.ledger.snapshot import (
+        Failure,
+        History,
+        Holder,
+        Launch,
+        LedgerSnapshot,
+        Moment,
+        NodeFact,
+        Untested,
+    )
     from lineage_orch.ledger.store import Ledger
 
-__all__ = ["Failure", "History", "Holder", "Ledger", "LedgerSnapshot", "Moment", "NodeFact", "Untested"]
+__all__ = ["Failure", "History", "Holder", "Launch", "Ledger", "LedgerSnapshot", "Moment", "NodeFact", "Untested"]
 
 # Loaded at first use: a plan needs the snapshot, and no database.
 _HOMES = {
     "Failure": "snapshot",
     "History": "snapshot",
     "Holder": "snapshot",
+    "Launch": "snapshot",
     "Ledger": "store",
     "LedgerSnapshot": "snapshot",
     "Moment": "snapshot",

@@ -140,7 +140,7 @@ class Sqlite(Backend):
         named = self.path is not None and not (url.database or "").startswith("file:")
         super().__init__(url.set(database=str(self.path)) if named else url)
         self.in_memory = self.path is None
-        self._memory_lock = threading.Lock()
+        self._memory_locks: dict[str, threading.Lock] = {}
 
     def connect(self) -> tuple[Engine, Engine]:
         """Open the file, creating it where it is missing."""
@@ -184,7 +184,7 @@ class Sqlite(Backend):
     def take_lock(self, scope: str, open_session: Callable[[], Connection]) -> LockHandle | None:
         """Lock a file beside this one."""
         if self.path is None:
-            return take_memory_lock(self._memory_lock)
+            return take_memory_lock(self._memory_locks.setdefault(scope, threading.Lock()))
         return take_file_lock(self.path, scope, self.shown)
 
     def hint(self, cause: BaseException) -> str:

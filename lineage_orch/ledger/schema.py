@@ -216,6 +216,21 @@ debts = _table(
 )
 """The nodes that someone asked to build, and when; due until a later run built them."""
 
+launches = _table(
+    "launches",
+    _scope(),
+    _key("follower"),
+    # The run of builds for whose results it was launched, and the random id of that run.
+    Column("tick", BigInteger, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("launched_at", Instant, nullable=False),
+    Column("deployment", Text, nullable=False),
+    Column("sources", Text, nullable=False),
+    # None until Prefect has said it: the launch is written before Prefect is asked.
+    Column("flow_run_id", Text),
+)
+"""The followers whose run in a deployment goes on, as far as is known."""
+
 producers = _table("producers", _scope(), _key("source"))
 """What producers declare: sources, and wildcards, templates and names as they were given."""
 

@@ -70,6 +70,29 @@ class Untested(NamedTuple):
     identity: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A follower whose run in a deployment goes on, as far as is known.
+
+    Attributes:
+        follower: Its unique_id.
+        tick: That of the run of builds for whose results it was launched: what it is recorded at when it is done.
+        run_id: The random id of that run.
+        launched_at: When (UTC).
+        deployment: ``flow/name``.
+        sources: The names of the sources whose loads caused it.
+        flow_run_id: Of its run; ``None``: Prefect has not said yet that there is one.
+    """
+
+    follower: str
+    tick: int
+    run_id: str
+    launched_at: datetime
+    deployment: str
+    sources: tuple[str, ...] = ()
+    flow_run_id: str | None = None
+
+
 class Moment(NamedTuple):
     """One update of a source, or one build that changed a node: its tick and its time (UTC)."""
 
@@ -175,6 +198,7 @@ class LedgerSnapshot:
             resolved), as given.
         unresolved: Name, as given, to the tick of its newest update that no source has got yet.
         loaded_at: Source to the latest time of its loads (UTC), as they gave it; one that brought nothing new too.
+        launches: Follower to its run in a deployment that goes on.
     """
 
     tick: int = 0
@@ -191,3 +215,4 @@ class LedgerSnapshot:
     producer_patterns: frozenset[str] = frozenset()
     unresolved: Mapping[str, int] = field(default_factory=dict)
     loaded_at: Mapping[str, datetime] = field(default_factory=dict)
+    launches: Mapping[str, Launch] = field(default_factory=dict)

@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 
 from lineage_orch.errors import LedgerError
+from lineage_orch.ledger import launches as of_followers
 from lineage_orch.ledger.database import Database
 from lineage_orch.ledger.lock import BuildLock
 from lineage_orch.ledger.schema import (
@@ -41,6 +42,7 @@ from lineage_orch.ledger.schema import (
     failures,
     holders,
     identities,
+    launches,
     marks,
     nodes,
     producers,
@@ -56,6 +58,7 @@ from lineage_orch.ledger.snapshot import (
     Failure,
     History,
     Holder,
+    Launch,
     LedgerSnapshot,
     Load,
     Moment,
@@ -1093,6 +1096,7 @@ class Ledger:
                 (untested, untested.c.node),
                 (failures, failures.c.node),
                 (failed, failed.c.node),
+                (launches, launches.c.follower),
             ):
                 found |= scope.delete(table, column, wanted)
             for some in _some(wanted):
@@ -1160,6 +1164,35 @@ class Ledger:
             scope.connection.execute(delete(table).where(table.c.scope_id == scope.id, old))
         self._set_mark(scope, _PRUNED, now.isoformat())
         return removed
+
+    # -- followers ------------------------------------------------------------------------------------------
+
+    def add_launch(self, launch: Launch) -> None:
+        """Note that a follower is launched, or, once more, what Prefect said of it."""
+        with self._write() as scope:
+            row = {"scope_id": scope.id, **of_followers.row_of(launch)}
+            self._upsert(scope, launches, [row], *(each for each in row if each not in ("scope_id", "follower")))
+
+    def launches(self) -> dict[str, Launch]:
+        """Return the followers whose run in a deployment goes on, as far as is known."""
+        return self._read(lambda scope: of_followers.read(scope.connection, scope.id))
+
+    def end_launch(self, follower: str) -> None:
+        """Note that a launched run is over, after what came of it was recorded."""
+        with self._write() as scope:
+            of_followers.end(scope.connection, scope.id, follower)
+
+    @contextmanager
+    def follower_lock(self, follower: str) -> Iterator[BuildLock]:
+        """Hold the lock of a follower that runs in this process, or find at once that another runs it.
+
+        As :meth:`build_lock`, it is free when its holder dies.
+        """
+        held = BuildLock(self._database.take_lock(f"{self._lock_scope()} follower {follower}"))
+        try:
+            yield held
+        finally:
+            held.release()
 
     # -- marks ----------------------------------------------------------------------------------------------
 
@@ -1408,6 +1441,7 @@ def _snapshot(scope: _Scope, history_of: HistoryOf, run_id: str | None) -> Ledge
         producer_patterns=frozenset(each for each in declared if not _is_source(each)),
         unresolved={source: tick for source, tick, _, _ in newest if not _is_source(source)},
         loaded_at={source: at for source, _, at, _ in newest if _is_source(source)},
+        launches=of_followers.read(scope.connection, scope.id),
     )
 
 

@@ -19,7 +19,7 @@ from lineage_orch.lineage.identity import (
     read_identities,
     read_test_macros,
 )
-from lineage_orch.lineage.manifest import Manifest, Meta, collector_off, read_manifest
+from lineage_orch.lineage.manifest import Manifest, block_of, collector_off, read_manifest
 from lineage_orch.lineage.records import (
     PASTED_TYPES,
     TEST_TYPES,
@@ -123,11 +123,9 @@ class Lineage:
         """Yield ``(unique_id, meta.lineage_orch)``, as dbt wrote it, of the nodes that have it."""
         records = self._manifest.nodes
         for unique_id in self.nodes:
-            record = records[unique_id]
-            for meta in (record.config and record.config.meta, record.meta):
-                if isinstance(meta, Meta) and meta.lineage_orch is not None:
-                    yield unique_id, meta.lineage_orch
-                    break
+            block = block_of(records[unique_id])
+            if block is not None:
+                yield unique_id, block
 
     @cached_property
     def graph(self) -> networkx.DiGraph[str]:
@@ -283,15 +281,29 @@ class Lineage:
                     stack.append(parent)
         return [self._ids[each] for each in found]
 
+    def exposure_blocks(self) -> Iterable[tuple[str, str, Any]]:
+        """Yield ``(unique_id, name, meta.lineage_orch)``, as dbt wrote it, of the enabled exposures that have it."""
+        for unique_id, record in (self._manifest.exposures or {}).items():
+            block = block_of(record)
+            if block is not None and unique_id in self._index:
+                yield unique_id, record.name or unique_id.split(".", 2)[-1], block
+
     def tested_by(self, test_id: str) -> tuple[str, ...]:
         """Return the unique_ids of what a test reads (nodes and sources), ephemeral models seen through."""
-        test = self._index.get(test_id)
-        if test is None:
+        return self.read_by(test_id)
+
+    def read_by(self, unique_id: str) -> tuple[str, ...]:
+        """Return the unique_ids of what a resource of any kind reads: built nodes and sources, the rest seen through.
+
+        None of what the manifest does not know.
+        """
+        start = self._index.get(unique_id)
+        if start is None:
             return ()
         parents = self._parents
         found: list[int] = []
         seen: set[int] = set()
-        stack = list(parents[test])
+        stack = list(parents[start])
         while stack:
             each = stack.pop()
             if each in seen:

@@ -109,10 +109,32 @@ class Leaf(Record):
     depends_on: DependsOn | None = None
 
 
+class ExposureConfig(SourceConfig):
+    """The config of an exposure."""
+
+    meta: AnyMeta = None
+
+
+class Exposure(Leaf):
+    """An entry of ``exposures``; dbt 2 writes its ``meta`` in the config alone."""
+
+    name: str | None = None
+    config: ExposureConfig | None = None
+    meta: AnyMeta = None
+
+
 class Given(Record):
     """An input of a unit test; ``input`` as written: ``ref('a')``, ``source('b', 'c')`` or ``this``."""
 
     input: str = ""
+
+
+def block_of(record: Node | Exposure) -> Any:
+    """Return ``meta.lineage_orch`` of a record, as dbt wrote it; None where there is none."""
+    for meta in (record.config and record.config.meta, record.meta):
+        if isinstance(meta, Meta) and meta.lineage_orch is not None:
+            return meta.lineage_orch
+    return None
 
 
 class UnitTest(Leaf):
@@ -146,7 +168,7 @@ class Manifest(msgspec.Struct):
     nodes: dict[str, Node]
     sources: dict[str, Source] | None = None
     metadata: Metadata | None = None
-    exposures: Leaves = None
+    exposures: dict[str, Exposure] | None = None
     metrics: Leaves = None
     semantic_models: Leaves = None
     saved_queries: Leaves = None

@@ -1,4 +1,4 @@
-"""Finding producers: import modules, files or folders, and read what ``@produces_source`` left, without a run.
+"""Finding producers and followers: import modules, files or folders, and read what the decorators left; no run.
 
 Nothing of it outlasts the look: no entry of ``sys.path``, and no module that is not an installed package, so that a
 test or a flow that imports the same file later gets one of its own.
@@ -19,14 +19,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from unittest.mock import patch
 
+from lineage_orch.errors import ProducerError
 from lineage_orch.loads.declaration import declaration_of, registered_meanwhile_forgotten
+from lineage_orch.loads.following import Following, followers_declared_meanwhile_forgotten, following_of
 from lineage_orch.text import one_line
 
-# A folder is read for files that hold this word; all its other files are not run.
-_MARK = "produces_source"
+if TYPE_CHECKING:
+    from prefect.flows import Flow
+
+# A folder is read for files that hold one of these; all its other files are not run.
+_MARKS = ("produces_source", "follows(")
 # Folders that hold no flows, or those of others.
 _NOT_OURS = frozenset({"__pycache__", "node_modules", "site-packages", "dbt_packages", "target", "build", "dist"})
 
@@ -71,10 +76,11 @@ class ImportFailure:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryResult:
-    """What was found: the producers, by file and line, and the places that could not be read."""
+    """What was found: producers and followers, by file and line, and the places that could not be read."""
 
     producers: tuple[Producer, ...]
     failures: tuple[ImportFailure, ...] = ()
+    followers: tuple[Following, ...] = ()
 
 
 class _RanAtImportError(RuntimeError):
@@ -82,11 +88,11 @@ class _RanAtImportError(RuntimeError):
 
 
 def find_producers(places: Iterable[str | os.PathLike[str]], *, roots: Sequence[Path] | None = None) -> DiscoveryResult:
-    """Return the producers of modules (``pkg.loads``), files and folders; runs none of them.
+    """Return the producers and followers of modules (``pkg.loads``), files and folders; runs none of them.
 
-    Of a folder, the files with the word ``produces_source`` are imported, in all its subfolders; left out are hidden
-    folders, virtual environments, dbt projects, and tests (``test_*.py``, ``*_test.py``, ``conftest.py``). Producers
-    are found at the top of a module, and in its lists, dicts and classes.
+    Of a folder, the files with the word ``produces_source`` or ``follows(`` are imported, in all its subfolders; left
+    out are hidden folders, virtual environments, dbt projects, and tests (``test_*.py``, ``*_test.py``,
+    ``conftest.py``). Flows are found at the top of a module, and in its lists, dicts and classes.
 
     Args:
         places: what to read. A relative path, and the first part of a module's name, count from ``roots``.
@@ -97,18 +103,48 @@ def find_producers(places: Iterable[str | os.PathLike[str]], *, roots: Sequence[
     """
     known_roots = _default_roots() if roots is None else tuple(roots)
     found: dict[tuple[object, ...], Producer] = {}
+    followers: dict[Following, None] = {}
     failures: list[ImportFailure] = []
     with _harmless():
         for place in places:
             for target in _targets(os.fspath(place), known_roots, failures):
                 with _import_path(target, known_roots):
                     module = _import(target, failures)
-                    for producer in _producers_of(module) if module is not None else ():
+                    for value in _values(vars(module).values(), depth=2) if module is not None else ():
                         # A flow that others import, or copy with other options, is still one producer.
-                        found.setdefault((producer.file, producer.line, producer.sources), producer)
+                        if (producer := _read(value)) is not None:
+                            found.setdefault((producer.file, producer.line, producer.sources), producer)
+                        if (following := following_of(value)) is not None:
+                            followers.setdefault(following)
     return DiscoveryResult(
-        tuple(sorted(found.values(), key=lambda each: (each.file, each.line, each.name))), tuple(failures)
+        tuple(sorted(found.values(), key=lambda each: (each.file, each.line, each.name))),
+        tuple(failures),
+        tuple(sorted(followers, key=lambda each: (each.where, each.name))),
     )
+
+
+def load_follower(following: Following) -> Flow[Any, Any]:
+    """Import the file of a follower that was found, to stay imported, and return its flow.
+
+    Raises:
+        ProducerError: the file cannot be imported, or has no such flow any more.
+    """
+    path = Path(following.where.rpartition(":")[0])
+    package_root, _ = _module_name(path)
+    folders = [str(package_root or path.parent), *map(str, _default_roots())]
+    sys.path[:0] = [each for each in dict.fromkeys(folders) if each not in sys.path]
+    importlib.invalidate_caches()
+    try:
+        module = _import_file(path)
+    # SystemExit too: a script may read its arguments at the top.
+    except (Exception, SystemExit) as error:
+        raise ProducerError(
+            f"the follower {following.name!r} cannot be imported from {following.where}: {one_line(error)}"
+        ) from error
+    for value in _values(vars(module).values(), depth=2):
+        if following_of(value) == following:
+            return value  # type: ignore[return-value]
+    raise ProducerError(f"the follower {following.name!r} is not in {path} any more")
 
 
 # What stands in the folder from which a repository's own paths count.
@@ -140,22 +176,24 @@ def _targets(place: str, roots: Sequence[Path], failures: list[ImportFailure]) -
         return []
     if path.is_file():
         return [path.resolve()]
-    files = list(python_files(path.resolve(), _MARK))
+    files = list(python_files(path.resolve(), *_MARKS))
     if not files:
-        why = f"no Python file in {path} holds `{_MARK}`; correct `producers`, or decorate the flows there"
+        why = f"no Python file in {path} holds `{_MARKS[0]}`; correct `producers`, or decorate the flows there"
         failures.append(ImportFailure(place, None, why))
     return [*files]
 
 
-def python_files(folder: Path, word: str) -> Iterator[Path]:
-    """Yield the files of a folder, and of those in it, that hold a word and may hold flows: see `find_producers`."""
+def python_files(folder: Path, *words: str) -> Iterator[Path]:
+    """Yield the files of a folder, and of those in it, that hold one of these and may hold flows."""
     for here, folders, files in _our_folders(folder):
         if "dbt_project.yml" in files and here != folder:
             folders.clear()  # its .py files are models, and run in the warehouse
             continue
         for name in sorted(files):
-            if name.endswith(".py") and not _is_test(name) and word in _text(here / name, word):
-                yield here / name
+            if name.endswith(".py") and not _is_test(name):
+                text = _text(here / name, words[0])
+                if any(word in text for word in words):
+                    yield here / name
 
 
 def folders_with(folder: Path, name: str) -> Iterator[Path]:
@@ -296,6 +334,7 @@ def _harmless() -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(registered_meanwhile_forgotten())
+        stack.enter_context(followers_declared_meanwhile_forgotten())
         for kind in (Flow, Task):
             for method in _RUNNING:
                 if hasattr(kind, method):
@@ -332,13 +371,6 @@ def _raised_at(target: str | Path, error: BaseException) -> str | None:
 
 
 # Reading ---------------------------------------------------------------------------------------------------
-
-
-def _producers_of(module: ModuleType) -> Iterator[Producer]:
-    for value in _values(vars(module).values(), depth=2):
-        producer = _read(value)
-        if producer is not None:
-            yield producer
 
 
 def _values(values: Iterable[object], depth: int) -> Iterator[object]:

@@ -1,20 +1,23 @@
-"""The sources and nodes of a project alone, as numbers: what the planner walks."""
+"""The sources and nodes of a project alone, and what follows them, as numbers: what the planner walks."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
 from lineage_orch.errors import PolicyError
 from lineage_orch.lineage import Lineage
+from lineage_orch.lineage.followers import Follower
 from lineage_orch.lineage.policy import KEEPS_CONTENT, Cutoff, Policy, read_cutoff, read_policy
 
 
 @dataclass(frozen=True)
 class PlanGraph:
     """Sources and nodes as numbers: sources ``0 .. source_count - 1``, then nodes, parents before children.
+
+    Followers, where they are planned too, come last.
 
     Attributes:
         ids: the unique_ids, each at its number.
@@ -28,6 +31,7 @@ class PlanGraph:
         keeps_content: the nodes whose relation keeps its content from one build to the next.
         cutoffs: of the nodes whose meta says whether their content is compared.
         bad_cutoffs: of the nodes of which that cannot be read: what is wrong with it.
+        followers: what is not dbt's to build, in the order of their numbers.
     """
 
     ids: tuple[str, ...]
@@ -41,6 +45,33 @@ class PlanGraph:
     keeps_content: frozenset[int]
     cutoffs: Mapping[int, Cutoff]
     bad_cutoffs: Mapping[int, str]
+    followers: tuple[Follower, ...] = ()
+
+    @property
+    def node_end(self) -> int:
+        """The number after that of the last node that dbt builds: of the first follower, if there is one."""
+        return len(self.ids) - len(self.followers)
+
+    def with_followers(self, followers: tuple[Follower, ...]) -> PlanGraph:
+        """Return a graph with these followers below what they follow, in place of those that it has."""
+        end, index = self.node_end, self.index
+        numbers = {each.unique_id: number for number, each in enumerate(followers, end)}
+        return replace(
+            self,
+            ids=(*self.ids[:end], *numbers),
+            index={**index, **numbers},
+            parents=(
+                *self.parents[:end],
+                *(tuple(sorted({index[parent] for parent in each.parents if parent in index})) for each in followers),
+            ),
+            checksums=(*self.checksums[:end], *(None for _ in followers)),
+            policies={**self.policies, **{numbers[each.unique_id]: each.policy for each in followers}},
+            bad_configs={
+                **self.bad_configs,
+                **{numbers[each.unique_id]: each.error for each in followers if each.error},
+            },
+            followers=followers,
+        )
 
     @cached_property
     def marked(self) -> Mapping[int, tuple[str, ...]]:
@@ -143,11 +174,12 @@ class PlanGraph:
         )
 
 
-# Repeated plans of one process walk one graph.
+# Repeated plans of one process walk one graph, and one of the last followers.
 _of_lineage: WeakKeyDictionary[Lineage, PlanGraph] = WeakKeyDictionary()
+_with_followers: WeakKeyDictionary[Lineage, PlanGraph] = WeakKeyDictionary()
 
 
-def plan_graph(lineage: Lineage) -> PlanGraph:
+def plan_graph(lineage: Lineage, followers: tuple[Follower, ...] = ()) -> PlanGraph:
     """Return the graph that the planner walks, made once for each lineage.
 
     Raises:
@@ -156,4 +188,9 @@ def plan_graph(lineage: Lineage) -> PlanGraph:
     found = _of_lineage.get(lineage)
     if found is None:
         found = _of_lineage[lineage] = PlanGraph.of(lineage)
-    return found
+    if not followers:
+        return found
+    known = _with_followers.get(lineage)
+    if known is None or known.followers != followers:
+        known = _with_followers[lineage] = found.with_followers(followers)
+    return known

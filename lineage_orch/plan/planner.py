@@ -27,16 +27,26 @@ from typing import Literal, TypeVar
 
 from lineage_orch.ledger import Failure, LedgerSnapshot, Moment
 from lineage_orch.lineage import Lineage
+from lineage_orch.lineage.followers import Follower
 from lineage_orch.plan import selection
 from lineage_orch.plan.cutoff import CutoffMode, first_stage, ignored_columns
 from lineage_orch.plan.failures import failure_digest, wait_after
+from lineage_orch.plan.followers import next_look
 from lineage_orch.plan.graph import plan_graph
 from lineage_orch.plan.loading import nodes_below, timed_nodes
 from lineage_orch.plan.producing import producing_sources
 from lineage_orch.plan.reasons import IN_PLAN, Because, PlannedGraph, Reason, Reasons, all_sources
 
 HeldReason = Literal[
-    "updates_on_all", "build_after", "lag_tolerance", "load_running", "first_load", "failing", "bad_config", "failed"
+    "updates_on_all",
+    "build_after",
+    "lag_tolerance",
+    "load_running",
+    "first_load",
+    "failing",
+    "bad_config",
+    "failed",
+    "running",
 ]
 Views = Literal["build", "pass_through"]
 
@@ -60,7 +70,9 @@ class Held:
             ``failing``: it failed in its last builds and is tried again at ``until``, or it reads the nodes in
             ``waiting_for``, which are held for that;
             ``bad_config``: its policy, or that of the nodes in ``waiting_for``, cannot be read;
-            ``failed``: it, or the nodes in ``waiting_for``, failed in this call and nothing new came since.
+            ``failed``: it, or the nodes in ``waiting_for``, failed in this call and nothing new came since;
+            ``running``: of a follower: a run of it goes on, and is looked at ``until``; one more follows if there is
+            something new by then.
         waiting_for: unique_ids.
         until: when it may build (UTC); None where no time alone will do.
         detail: what is wrong, for people; only of ``bad_config`` and of a node that is ``failing`` itself.
@@ -96,6 +108,10 @@ class BuildPlan:
         maybe_same: those of them that may come out as they were: their content was known, nothing else changed.
         notes: what people should know of configs that could not be read and hold nothing.
         select: what to hand to dbt.
+        follow: the followers that run now, each as soon as what it follows and is in the plan is recorded. They are
+            none of ``build``: dbt does not build them.
+        follow_held: the stale followers that do not run now.
+        followers: all that were planned, by unique_id; ``because`` and ``reasons`` tell of them too.
     """
 
     build: tuple[str, ...]
@@ -111,13 +127,21 @@ class BuildPlan:
     compared: Mapping[str, tuple[str, ...]]
     maybe_same: frozenset[str]
     notes: tuple[str, ...]
-    _lineage: Lineage = field(repr=False, compare=False)
+    follow: tuple[str, ...] = ()
+    follow_held: Mapping[str, Held] = field(default_factory=dict)
+    followers: Mapping[str, Follower] = field(default_factory=dict)
+    _lineage: Lineage = field(repr=False, compare=False, kw_only=True)
     _absent: Collection[str] = field(default=(), repr=False, compare=False)
     _left: Collection[str] = field(default=(), repr=False, compare=False)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do now (there may still be held nodes)."""
+        return self.needs_no_dbt and not self.follow
+
+    @property
+    def needs_no_dbt(self) -> bool:
+        """Whether there is nothing for dbt to do now (followers may run)."""
         return not self.build and not self.passed_through and not self.tests_only
 
     @cached_property
@@ -207,8 +231,10 @@ def plan_builds(
     loading: Collection[str] = (),
     patience: timedelta = timedelta(0),
     cutoff: CutoffMode = "marked",
+    followers: Sequence[Follower] = (),
+    running: Collection[str] = (),
 ) -> BuildPlan:
-    """Return what to build now.
+    """Return what to build now, and which followers to run.
 
     Args:
         lineage: the graph of the project.
@@ -228,6 +254,8 @@ def plan_builds(
         patience: how long what is below them waits for that, since its data began to wait.
         cutoff: which nodes end a stage where they may come out as they were: ``marked`` in their meta; ``auto``, also
             where what is below them takes longer; or none, ``off``.
+        followers: what runs below the nodes and is not dbt's to build.
+        running: those of them that run in this process, or are left to another, beside the launches in the ledger.
 
     Raises:
         LineageError: the manifest has a cycle.
@@ -247,6 +275,8 @@ def plan_builds(
         only,
         forced,
         cutoff,
+        tuple(followers),
+        running,
     )
     planner.wait_for(loading, patience)
     return planner.plan()
@@ -268,9 +298,11 @@ class _Planner:
         only: Collection[str] | None,
         forced: Collection[str],
         cutoff: CutoffMode,
+        followers: tuple[Follower, ...],
+        running: Collection[str],
     ) -> None:
         self._lineage = lineage
-        self._graph = graph = plan_graph(lineage)
+        self._graph = graph = plan_graph(lineage, followers)
         self._snapshot = snapshot
         self._now = now
         self._cutoff: CutoffMode = cutoff
@@ -316,6 +348,9 @@ class _Planner:
         self._awaiting: frozenset[int] = frozenset()
         self._patience = timedelta(0)
         self._timed = graph.above_a_lag
+        self._running: dict[int, datetime | None] = dict.fromkeys(self._numbers(running))
+        for number, launch in self._by_number(snapshot.launches).items():
+            self._running[number] = next_look(launch.launched_at, self._now)
 
     def wait_for(self, loading: Collection[str], patience: timedelta) -> None:
         """Let what is below these sources wait for their loads."""
@@ -550,8 +585,10 @@ class _Planner:
         ids, reach = graph.ids, self._reach
         waiting = {each for each in self._waiting | self._blocked.keys() if reach[each] != IN_PLAN}
         held_numbers = sorted(waiting if self._only is None else waiting & self._only)
-        held = {ids[number]: self._held(number) for number in held_numbers}
-        times = [each.until for each in held.values() if each.until is not None]
+        end = graph.node_end
+        held = {ids[number]: self._held(number) for number in held_numbers if number < end}
+        follow_held = {ids[number]: self._held(number) for number in held_numbers if number >= end}
+        times = [each.until for each in (*held.values(), *follow_held.values()) if each.until is not None]
         now: list[int] = planned
         perhaps: list[int] = []
         maybe_same: frozenset[int] = frozenset()
@@ -564,6 +601,9 @@ class _Planner:
                 due_by_itself=self._free | self._pulled,
                 may_be_same=self._may_be_same,
             )
+        follow = [number for number in now if number >= end]
+        if follow:
+            now = [number for number in now if number < end]
         tested = self._tests_only(now) if self._untested else []
         passed = self._passed_through(now, tested) if self._pass_views else []
         build = sorted(set(now) - set(passed) - set(tested)) if passed or tested else now
@@ -588,10 +628,20 @@ class _Planner:
             passed_through=tuple(map(ids.__getitem__, passed)),
             not_built=tuple(ids[number] for number in sorted(self._left_out)),
             tests_only=tuple(map(ids.__getitem__, tested)),
-            failures={ids[number]: each for number, each in sorted(self._by_number(self._snapshot.failures).items())},
+            failures={
+                ids[number]: each
+                for number, each in sorted(self._by_number(self._snapshot.failures).items())
+                if number < end
+            },
             compared=self._compared(build) if self._compares else {},
             maybe_same=frozenset(map(ids.__getitem__, maybe_same)),
-            notes=tuple(graph.bad_cutoffs.values()) if self._cutoff != "off" else (),
+            notes=(
+                *(graph.bad_cutoffs.values() if self._cutoff != "off" else ()),
+                *(each.error for each in graph.followers if each.error is not None),
+            ),
+            follow=tuple(map(ids.__getitem__, follow)),
+            follow_held=follow_held,
+            followers={each.unique_id: each for each in graph.followers},
             _lineage=self._lineage,
             _absent=frozenset(map(ids.__getitem__, self._absent | self._unloaded)),
             _left=frozenset() if self._only is None else frozenset(map(ids.__getitem__, self._left())),
@@ -690,6 +740,8 @@ class _Planner:
 
     def _held_by_policy(self, number: int) -> Held | None:
         """Why its policy or a failure of its own holds a node: the latest of all times."""
+        if number in self._running:
+            return Held("running", until=self._running[number])
         tick = self._built[number]
         held: list[Held] = []
         policy = self._graph.policies.get(number)

@@ -23,7 +23,7 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.pool import Pool
 
 from lineage_orch.errors import LedgerError, LedgerSchemaError, LedgerUnavailableError
-from lineage_orch.ledger import Ledger, LedgerSnapshot, Moment, NodeFact, engines
+from lineage_orch.ledger import Launch, Ledger, LedgerSnapshot, Moment, NodeFact, engines
 from lineage_orch.updates import SourceUpdate
 
 NOW = datetime(2026, 5, 17, 12, 30, 0, 123457, tzinfo=UTC)
@@ -245,6 +245,21 @@ def test_marks(ledger: Ledger) -> None:
     ledger.set_mark("seen", "1")
     ledger.set_mark("seen", "2")
     assert (ledger.mark("seen"), ledger.mark("other")) == ("2", None)
+
+
+def test_launch_is_kept_until_it_ends(ledger: Ledger) -> None:
+    tick, snapshot = ledger.begin_build(now=NOW)
+    launch = Launch("follower.push", tick, snapshot.run_id or "", NOW, "push/prod", ("shop.orders",))
+    ledger.add_launch(launch)
+    assert ledger.launches() == ledger.snapshot().launches == {"follower.push": launch}
+    asked = replace(launch, flow_run_id="7f0c")
+    ledger.add_launch(asked)
+    assert ledger.launches() == {"follower.push": asked}
+    ledger.end_launch("follower.push")
+    assert ledger.launches() == {}
+    ledger.add_launch(launch)
+    assert ledger.forget(["follower.push"]) == {"follower.push"}
+    assert ledger.snapshot().launches == {}
 
 
 def test_prune_keeps_what_is_young_and_newest_of_each(ledger: Ledger) -> None:

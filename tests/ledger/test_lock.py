@@ -210,3 +210,13 @@ def test_missing_filelock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ledger.record_updates([]) == 0
     with pytest.raises(LedgerUnavailableError, match=r"pip install 'lineage_orch\[dbt\]'"), ledger.build_lock("x"):
         pass
+
+
+def test_follower_has_a_lock_of_its_own(url: str) -> None:
+    with open_ledger(url) as ledger, ledger.build_lock("a build") as build:
+        with ledger.follower_lock("follower.push") as push, ledger.follower_lock("follower.mail") as mail:
+            assert (bool(build), bool(push), bool(mail)) == (True, True, True)
+            with ledger.follower_lock("follower.push") as second:
+                assert not second
+        with ledger.follower_lock("follower.push") as again:
+            assert again
