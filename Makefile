@@ -53,7 +53,8 @@ test-dbt112: $(VENV)/.dev  ## Run them over dbt-core 1.12, which it sets up in .
 drill: $(VENV)/.dev  ## Run the drills: they wait for minutes until Prefect gets over something.
 	@$(PYTEST) -m drill
 
-soak: $(VENV)/.dev  ## Kill loads, builders and the server for SOAK_MINUTES (3), then compare all tables.
+soak: $(VENV)/.dev  ## Let everything fail at random, 10,000 times in a model, then for SOAK_MINUTES (3) with real processes.
+	@FAULT_SCHEDULES=$${FAULT_SCHEDULES:-10000} $(PYTEST) -s tests/faults/test_schedules.py
 	@$(PYTEST) -m soak -s tests/integration/test_soak.py
 
 lint: $(VENV)/.dev  ## Check style, types and spelling.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -23,7 +22,6 @@ from lineage_orch.errors import (
 from lineage_orch.ledger import Ledger
 from lineage_orch.lineage import Lineage
 from lineage_orch.orchestrator import Orchestrator
-from lineage_orch.plan import plan_graph
 from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.reports.wording import explanation_lines
 from lineage_orch.testing import FakeDbt
@@ -736,39 +734,6 @@ def test_dbt_run_leaves_out_what_it_does_not_build_and_says_so(make: Make) -> No
     assert "snapshot.shop.snap" in report.not_built
     assert not running.build().runs, "and what is below it is not built again and again"
     assert set(orchestrator.build().built) == {"snapshot.shop.snap", "model.shop.below"}
-
-
-def test_random_loads_and_failures_end_up_to_date(make: Make) -> None:
-    """200 random loads with a model that fails now and then, then healed: nothing is stale, nothing was missed."""
-    chance = random.Random(7)
-    clock = Clock()
-    orchestrator, dbt = make(clock=clock)
-    version = dict.fromkeys((A, B, C), 0)
-    contents: dict[str, Any] = {}
-    lineage = orchestrator.lineage
-    graph = plan_graph(lineage)
-
-    def build_node(unique_id: str) -> None:
-        if unique_id not in dbt.failing:
-            parents = [graph.ids[each] for each in graph.parents[graph.index[unique_id]]]
-            contents[unique_id] = tuple(version.get(each, contents.get(each)) for each in parents)
-
-    dbt.before_node = build_node
-    for _ in range(200):
-        for each in chance.sample(["raw.a", "raw.b", "raw.c"], k=chance.randint(1, 2)):
-            version[lineage.resolve_source(each)] += 1
-            orchestrator.record([each])
-        dbt.failing = set(chance.sample(sorted(lineage.nodes), k=chance.choice([0, 0, 1])))
-        if chance.random() < 0.7:
-            orchestrator.build()
-        clock.now += timedelta(minutes=chance.choice([1, 60]))
-    dbt.failing = set()
-    orchestrator.retry()
-    orchestrator.build()
-    assert orchestrator.plan().is_empty
-    assert contents["model.shop.mart_ab"] == ((version[A],), (version[B],))
-    assert contents["model.shop.top"] == (contents["model.shop.mart_ab"],)
-    assert contents["model.shop.stg_c"] == (version[C],)
 
 
 def test_fifty_loads_in_threads_are_all_built_in_few_runs(make: Make) -> None:
