@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shlex
 import subprocess
@@ -19,7 +20,7 @@ from typing import Any
 
 from lineage_orch.dbt.cloud_api import CANCELLED, SUCCESS, UNFINISHED, CloudApi, Run
 from lineage_orch.dbt.engine import FAILED, DbtEngine, OnResult, Outcome
-from lineage_orch.dbt.inputs import Inputs
+from lineage_orch.dbt.inputs import Inputs, digest
 from lineage_orch.dbt.log_lines import plain
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.run_results import Written, parse_run_results
@@ -96,6 +97,8 @@ class CloudDbt(DbtEngine):
             words += ["--exclude", *exclude]
         inputs = self._project.inputs()
         written: Written | None = None
+        cause = self._cause_of_builds
+        self._cancel_left(cause)
         with NodeTaskRuns(flow_run_id(), self._logger) as shown:
 
             def look(run: Run) -> None:
@@ -111,7 +114,7 @@ class CloudDbt(DbtEngine):
                         shown.ended(result)
                         on_result(result)
 
-            run = self._run([*words, *self._vars(), *flags, *self._settings.dbt_flags], look)
+            run = self._run([*words, *self._vars(), *flags, *self._settings.dbt_flags], look, cause)
         self._note_manifest(run, inputs)
         results = tuple(written.results.values()) if written is not None else ()
         has_failed = any(each.status in FAILED for each in results)
@@ -134,15 +137,18 @@ class CloudDbt(DbtEngine):
 
     # A run ------------------------------------------------------------------------------------------------
 
-    def _run(self, words: Sequence[str], on_look: Callable[[Run], None] = lambda _: None) -> Run:
+    def _run(
+        self, words: Sequence[str], on_look: Callable[[Run], None] = lambda _: None, cause: str = "lineage_orch"
+    ) -> Run:
         """Have a run of the job do one command; returns the run when it has ended.
 
         Args:
             words: the command's.
             on_look: is called with the run each time it was looked at, also when it is being cancelled.
+            cause: how what dbt Cloud shows as the cause begins.
         """
         # Unlike any other, so that the run is found again when the answer to its start is lost.
-        cause = f"lineage_orch (request {uuid.uuid4().hex[:12]})"
+        cause = f"{cause} (request {uuid.uuid4().hex[:12]})"
         # Docs would be one more step, of minutes.
         overrides: dict[str, Any] = {"generate_docs_override": False}
         if self._project.passed_target:
@@ -161,6 +167,24 @@ class CloudDbt(DbtEngine):
                 self._cancel(run, cause, on_look)
             raise
         return run
+
+    def _cancel_left(self, cause: str) -> None:
+        """Cancel what an earlier build of this ledger has left at work: its process was killed, and none records it.
+
+        Of this ledger no other build is at work, for this one holds the lock.
+        """
+        try:
+            for run in self._api.unfinished(self._job, cause):
+                self._logger.warning(
+                    "Run %s of job %s in dbt Cloud is left of a build whose process is gone. It is cancelled, and what "
+                    "is stale is built anew: %s",
+                    run["id"],
+                    self._job,
+                    _address(run),
+                )
+                self._api.cancel(run["id"])
+        except DbtError as error:
+            self._logger.warning("Whether an earlier build left a run at work is not known: %s", one_line(error))
 
     def _looks(self, run_id: int, patience: float) -> Iterator[Run]:
         """Yield a run each time it is looked at, until it has ended and what it wrote is stored."""
@@ -265,6 +289,16 @@ class CloudDbt(DbtEngine):
     def _job(self) -> int:
         assert self._settings.dbt_cloud_job is not None  # DbtProject.find has looked
         return self._settings.dbt_cloud_job
+
+    @cached_property
+    def _cause_of_builds(self) -> str:
+        """How the cause of a build's run begins: the same for each build of this ledger, and of no other one."""
+        from sqlalchemy import make_url
+
+        url = make_url(self._settings.ledger or self._project.ledger_url)
+        machine = platform.node() if url.get_backend_name() == "sqlite" else url.host
+        ledger = digest([machine, url.port, url.database, self._project.target, dict(url.query)])
+        return f"lineage_orch build {ledger[:12]}"
 
     @property
     def _logger(self) -> Logger:

@@ -88,12 +88,16 @@ class CloudApi:
                 raise
             return run
 
-    def caused_by(self, job: int, cause: str) -> Run | None:
-        """Return the run of a job that was started with a cause, if it has not ended."""
+    def unfinished(self, job: int, cause: str) -> list[Run]:
+        """Return the runs of a job that have not ended, and whose cause begins so."""
         unfinished = json.dumps(sorted(UNFINISHED))
         query = {"job_definition_id": job, "status__in": unfinished, "include_related": '["trigger"]', "limit": 100}
         runs = self._data("GET", "/runs/", f"list the runs of job {job}", params=query)
-        return next((run for run in runs if (run.get("trigger") or {}).get("cause") == cause), None)
+        return [run for run in runs if str((run.get("trigger") or {}).get("cause")).startswith(cause)]
+
+    def caused_by(self, job: int, cause: str) -> Run | None:
+        """Return the run of a job that was started with a cause, if it has not ended."""
+        return next(iter(self.unfinished(job, cause)), None)
 
     def last_success(self, job: int) -> Run | None:
         """Return the newest run of a job that succeeded; None if none did."""

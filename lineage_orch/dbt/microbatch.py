@@ -2,7 +2,8 @@
 
 By itself dbt builds the batch of now and ``lookback`` batches before it, whatever was built before. So a batch that
 failed, or that nothing built while the model failed or waited, would be missing for good as soon as one build of later
-batches succeeds.
+batches succeeds. dbt 2 (2.0.0rc196) even counts the batch of now among the ``lookback`` ones: with the default of 1 it
+builds that alone, and leaves out what came late on the day before; with 0 it builds none.
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ def event_times(
     starts: list[datetime] = []
     is_needed = False
     for node, batches in models:
-        by_dbt = _batch(now, batches.batch_size, back=batches.lookback)
+        usual = _batch(now, batches.batch_size, back=batches.lookback)
         if node in missing or batches.is_refreshed:
-            starts.append(batches.begin or by_dbt)
+            starts.append(batches.begin or usual)
             continue
-        needed = _needed(batches, built.get(node), now) or by_dbt
-        is_needed |= needed < by_dbt
-        starts.append(min(needed, by_dbt))
+        start = min(_needed(batches, built.get(node), now) or usual, usual)
+        is_needed |= start < _by_dbt(lineage, batches, now)
+        starts.append(start)
     if not is_needed:
         return ()
     # dbt takes the end as exclusive, and in whole seconds.
@@ -85,7 +86,7 @@ def built_in_part(
         missing: the nodes whose relation is not there.
         now: an aware datetime.
         start: where the span begins; None for where dbt begins by itself: at ``begin`` where there is no relation yet,
-            else at the batch of now less ``lookback``.
+            else as many batches before that of now as it looks back.
         end: where it ends, exclusive; None for now.
 
     Raises:
@@ -96,7 +97,7 @@ def built_in_part(
         if (batches := lineage.microbatch(node)) is None:
             continue
         is_new = node in missing or batches.is_refreshed
-        by_dbt = _batch(now, batches.batch_size, back=batches.lookback)
+        by_dbt = _by_dbt(lineage, batches, now)
         needed = (batches.begin if is_new else _needed(batches, built.get(node), now)) or by_dbt
         begins = start or (needed if is_new else by_dbt)
         if begins > needed or (end is not None and end < now):
@@ -130,6 +131,12 @@ def span_flags(start: datetime, end: datetime) -> tuple[str, ...]:
 def _user_decides(flags: Sequence[str], environ: Mapping[str, str]) -> bool:
     given = any(flag.partition("=")[0] in _OF_THE_USER or flag == "-f" for flag in flags)
     return given or any(environ.get("DBT_" + name[2:].upper().replace("-", "_")) for name in _OF_THE_USER)
+
+
+def _by_dbt(lineage: Lineage, batches: Microbatch, now: datetime) -> datetime:
+    """Return where the first batch begins that dbt builds by itself of a model that is there."""
+    back = batches.lookback if lineage.dbt_major < 2 else batches.lookback - 1
+    return _batch(now, batches.batch_size, back=back)
 
 
 def _needed(batches: Microbatch, last: NodeFact | None, now: datetime) -> datetime | None:

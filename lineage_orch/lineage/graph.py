@@ -58,6 +58,7 @@ class Lineage:
         metadata = manifest.metadata
         self.project_name: str | None = metadata.project_name if metadata else None
         self.adapter_type: str | None = metadata.adapter_type if metadata else None
+        self._dbt_version = (metadata.dbt_version if metadata else None) or ""
         resources = read_resources(manifest)
         self._ids = resources.ids
         self._types = resources.types
@@ -260,6 +261,12 @@ class Lineage:
         return SelectorWriter(
             self.where, self.sources, self.nodes, self._manifest.nodes, self._manifest.unit_tests or {}
         )
+
+    @property
+    def dbt_major(self) -> int:
+        """The major version of the dbt that wrote the manifest; 0 where it does not say."""
+        major = self._dbt_version.partition(".")[0]
+        return int(major) if major.isdecimal() else 0
 
     def tests_on(self, unique_id: str) -> tuple[str, ...]:
         """Return the unique_ids of the tests and unit tests on a node or source."""

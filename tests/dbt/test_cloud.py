@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from prefect.exceptions import ObjectNotFound
@@ -215,7 +216,8 @@ def test_refusal_says_what_to_do(status: int, said: str, cloud: Cloud, engine: C
     with pytest.raises(DbtError, match=said) as raised:
         build(engine())
     assert TOKEN not in str(raised.value)
-    assert cloud.asked == ["POST /jobs/12/run/"]  # nothing is asked twice, nothing cancelled
+    # Nothing is asked twice, nothing cancelled.
+    assert cloud.asked == ["GET /runs/", "POST /jobs/12/run/"]
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
@@ -544,3 +546,39 @@ def test_block_is_as_prefect_dbt_makes_it() -> None:
 
     assert DbtCloudCredentials.get_block_type_slug() == "dbt-cloud-credentials"
     assert DbtCloudCredentials.model_fields.keys() >= {"api_key", "account_id", "domain"}
+
+
+def test_run_that_killed_build_left_is_cancelled_by_next_of_its_ledger(
+    cloud: Cloud, engine: Callable[..., CloudDbt], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cloud.work = waits
+    with monkeypatch.context() as killed:
+        killed.setattr(CloudDbt, "_looks", Mock(side_effect=KeyboardInterrupt))
+        killed.setattr(CloudDbt, "_cancel", Mock())
+        with pytest.raises(KeyboardInterrupt):
+            build(engine())
+    cloud.work = works(run_results=run_results(a="success"))
+    other = threading.Thread(target=build, args=[engine(ledger="sqlite:////elsewhere/ledger.db")])
+    other.start()  # and waits for the first, which is none of its own
+    while len(cloud.runs) < 2:
+        time.sleep(0.01)
+    assert not cloud.runs[0].cancelled.is_set()
+    assert build(engine())[0].results
+    other.join()
+    assert [run.cancelled.is_set() for run in cloud.runs] == [True, False, False]
+    assert "Run 1 of job 12 in dbt Cloud is left of a build whose process is gone" in caplog.text
+
+
+def test_runs_of_other_passwords_are_of_the_same_ledger(engine: Callable[..., CloudDbt]) -> None:
+    urls = ["postgresql+psycopg://a:b@host/db", "postgresql+psycopg://c:d@host/db", "postgresql+psycopg://c:d@host/db2"]
+    causes = [engine(ledger=url)._cause_of_builds for url in urls]
+    assert causes[0] == causes[1] != causes[2]
+
+
+def test_runs_that_cannot_be_listed_keep_no_build_from_running(
+    cloud: Cloud, engine: Callable[..., CloudDbt], caplog: pytest.LogCaptureFixture
+) -> None:
+    cloud.work = works(run_results=run_results(a="success"))
+    cloud.instead = [("GET /runs/", 403, {}, "no")]
+    assert build(engine())[0].results
+    assert "Whether an earlier build left a run at work is not known" in caplog.text

@@ -21,13 +21,16 @@ def model(name: str, **config: Any) -> dict[str, Any]:
     return {"resource_type": "model", "name": name, "package_name": "shop", "config": {**strategy, **config}}
 
 
-def lineage(**config: Any) -> Lineage:
+def lineage(dbt: str = "1.11.2", **config: Any) -> Lineage:
     nodes = {
         DAILY: model("daily", **{"batch_size": "day", **config}),
         HOURLY: model("hourly", batch_size="hour", lookback=3),
         "model.shop.plain": {"name": "plain", "config": {"materialized": "table"}},
     }
-    return Lineage.from_manifest({"metadata": {}, "nodes": nodes, "sources": {}, "child_map": {}, "parent_map": {}})
+    metadata = {"dbt_version": dbt}
+    return Lineage.from_manifest(
+        {"metadata": metadata, "nodes": nodes, "sources": {}, "child_map": {}, "parent_map": {}}
+    )
 
 
 def times(*nodes: str, built: dict[str, str], missing: tuple[str, ...] = (), flags: Any = (), **more: Any) -> Any:
@@ -58,6 +61,12 @@ def test_dbt_gets_no_event_times_without_need() -> None:
 )
 def test_batches_since_last_good_build_are_built(built: str | None, config: dict[str, Any], start: str) -> None:
     found = times(DAILY, built={DAILY: built} if built else {}, config=config)
+    assert found == ("--event-time-start", f"{start}T00:00:00", *END)
+
+
+@pytest.mark.parametrize(("lookback", "start"), [(0, "2026-03-10"), (1, "2026-03-09"), (2, "2026-03-08")])
+def test_dbt_2_is_told_of_batch_that_it_looks_back_too_little_for(lookback: int, start: str) -> None:
+    found = times(DAILY, built={DAILY: "2026-03-10T00:10"}, config={"lookback": lookback, "dbt": "2.0.0-preview.196"})
     assert found == ("--event-time-start", f"{start}T00:00:00", *END)
 
 

@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import duckdb
@@ -203,6 +204,15 @@ def test_project_that_does_not_parse_says_so(shop: Shop) -> None:
         shop.build("raw.orders")
 
 
+OURS = [sys.executable, "-m", "lineage_orch.cli"]
+
+
+def environment_of(shop: Shop) -> dict[str, str]:
+    """The environment of a process of ours that builds over the shop's dbt."""
+    chosen = {"LINEAGE_ORCH_DBT": shop.dbt} if shop.dbt else {}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **chosen}
+
+
 def dbts(folder: Path) -> list[int]:
     """The processes that run dbt on the project."""
     found = []
@@ -292,6 +302,92 @@ def test_cancel_from_prefect_ends_dbt_and_keeps_what_finished(shop: Shop) -> Non
     assert "stg_orders" in shop.built()
     with shop.orchestrator() as orchestrator:
         assert "model.shop.slow" not in orchestrator.ledger.snapshot().failures
+
+
+CHAIN = 10
+# Of each model of the chain; a third of a second or so.
+WORK = "(select sum(a.range * b.range % 7) from range(10000) a, range(5000) b)"
+
+
+@pytest.mark.engine
+@needs_process
+@pytest.mark.parametrize("seed", range(4))
+def test_end_at_any_moment_keeps_what_finished_and_leaves_no_dbt(shop: Shop, seed: int) -> None:
+    """dbt or we are ended at a random moment of a build, in a random way; then one build puts all right."""
+    random = Random(f"{seed} {shop.dbt}")
+    for number in range(CHAIN):
+        above = f"ref('link_{number - 1}')" if number else "source('raw', 'orders')"
+        shop.write(f"models/link_{number}.sql", f"select n, {WORK} as work from {{{{ {above} }}}} limit 1")
+    chain = [f"link_{number}" for number in range(CHAIN)]
+
+    def load(n: int) -> None:
+        with duckdb.connect(str(shop.folder / "shop.duckdb")) as connection:
+            connection.execute(f"create or replace table raw.orders as select 1 as order_id, 5 as amount, {n} as n")
+
+    load(1)
+    began = time.monotonic()
+    assert names(shop.build("raw.orders").built) >= {*chain}
+    seconds = time.monotonic() - began
+    load(2)
+    with shop.orchestrator() as orchestrator:
+        orchestrator.record(["raw.orders"])
+        before = orchestrator.ledger.snapshot().nodes
+    us = subprocess.Popen(
+        [*OURS, "build", "--project-dir", str(shop.folder)],
+        env=environment_of(shop),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(random.uniform(0, seconds))
+    how = random.choice([signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+    for each in dbts(shop.folder) if random.random() < 0.5 else [us.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, how)
+    us.wait(90)
+    wait_until(lambda: not dbts(shop.folder))
+    with shop.orchestrator() as orchestrator:
+        after = orchestrator.ledger.snapshot().nodes
+    recorded = [name for name in chain if after[f"model.shop.{name}"].tick > before[f"model.shop.{name}"].tick]
+    there = [name for name in chain if shop.rows(name)[0][0] == 2]
+    assert recorded == chain[: len(recorded)], "each after what it reads"
+    assert {*recorded} <= {*there}
+    assert len(there) - len(recorded) <= 2, "all but what was in flight"
+    assert not {*recorded} & names(shop.build().built), "what is recorded is not built again"
+    assert [shop.rows(name)[0][0] for name in chain] == [2] * CHAIN
+
+
+@knows_relations
+def test_span_of_event_times_builds_its_batches_alone(shop: Shop) -> None:
+    days = [datetime.now(UTC).date() - timedelta(days=back) for back in (2, 1, 0)]
+    shop.write(
+        "models/events.sql",
+        f"{FILES['models/events.sql'].partition('select')[0].replace('2026-01-01', str(days[0]))}"
+        "select happened, n from {{ source('raw', 'events') }}",
+    )
+
+    def load(n: int) -> None:
+        with duckdb.connect(str(shop.folder / "shop.duckdb")) as connection:
+            rows = " union all ".join(f"select timestamp '{day}' as happened, {n} as n" for day in days)
+            connection.execute(f"create or replace table raw.events as {rows}")
+
+    load(1)
+    assert names(shop.build("raw.events").built) == {"events"}
+    load(2)
+    with shop.orchestrator() as orchestrator:
+        orchestrator.record(["raw.events"])
+    span = ["--event-time-start", str(days[0]), "--event-time-end", str(days[1])]
+    ran = subprocess.run(
+        [*OURS, "build", "--project-dir", str(shop.folder), "--select", "events", *span],
+        env=environment_of(shop),
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert [n for _, n in shop.rows("events")] == [2, 1, 1]
+    with shop.orchestrator() as orchestrator:
+        assert names(orchestrator.plan().build) == {"events"}, "the other batches are due still"
+    assert names(shop.build().built) == {"events"}
+    assert [n for _, n in shop.rows("events")] == [2, 2, 2]
 
 
 @knows_relations
@@ -480,6 +576,34 @@ def test_run_that_is_cancelled_in_dbt_cloud_is_no_failure_of_its_nodes(shop: Sho
     assert not snapshot.failures
     assert "stg_orders" in shop.built()
     assert "slow" not in shop.built()
+
+
+@pytest.mark.parametrize("shop", [CLOUD], indirect=True)
+def test_build_after_kill_ends_run_that_went_on_in_dbt_cloud(shop: Shop) -> None:
+    shop.write("models/slow.sql", SLOW)
+    with shop.orchestrator() as orchestrator:
+        orchestrator.record(["raw.orders"])
+        _ = orchestrator.lineage  # by run 1, which parses
+    settings = {f"LINEAGE_ORCH_{name.upper()}": str(value) for name, value in shop.settings.items()}
+    us = subprocess.Popen(
+        [*OURS, "build", "--project-dir", str(shop.folder)],
+        env={**environment_of(shop), **settings},
+        stderr=subprocess.DEVNULL,
+    )
+    api = CloudApi(shop.settings["dbt_cloud_host"], ACCOUNT, TOKEN, backoff=0.1)
+
+    def is_at_work() -> bool:
+        with contextlib.suppress(DbtError):  # there is no run 2 yet
+            return "START sql table model main.slow" in str(api.run(2)["run_steps"])
+        return False
+
+    wait_until(is_at_work)
+    us.kill()
+    us.wait()
+    shop.write("models/slow.sql", "select 1 as x from {{ ref('stg_orders') }}")
+    assert names(shop.build().built) >= {"stg_orders", "slow", "revenue"}
+    assert api.run(2)["status_humanized"] == "Cancelled"
+    assert shop.rows("slow") == [(1,), (1,)]
 
 
 # Failures ------------------------------------------------------------------------------------------------------

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pytest
+
+from tests.dbts import PROCESSES, setting_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,9 +85,39 @@ def test_readme_shows_what_demo_prints(checkout: Path) -> None:
     assert not (checkout / "example_project" / "data" / "raw").exists()
 
 
-def test_dead_api_ends_it_with_one_line_and_no_table(checkout: Path) -> None:
-    import duckdb
+def tables_and_ledger(checkout: Path) -> dict[str, Any]:
+    """The rows of each table of the demo, without times, and each node's ticks."""
+    demo = checkout / "example_project" / "data" / "demo"
+    with duckdb.connect(str(demo / "warehouse.duckdb"), read_only=True) as connection:
+        names = connection.execute("select schema_name || '.' || table_name from duckdb_tables()").fetchall()
+        found: dict[str, Any] = {}
+        for (name,) in names:
+            table = connection.table(name)
+            kept = [column for column in table.columns if column != "built_at" and not column.startswith("dbt_")]
+            found[name] = sorted(map(str, table.select(*kept).fetchall()))
+    with contextlib.closing(sqlite3.connect(demo / "ledger.db")) as connection:
+        found["ledger"] = sorted(
+            connection.execute("select node, tick, changed_tick from lineage_orch_nodes").fetchall()
+        )
+    return found
 
+
+@pytest.fixture(scope="module")
+def in_process(checkout: Path) -> dict[str, Any]:
+    assert run_demo(checkout).returncode == 0
+    return tables_and_ledger(checkout)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("engine", PROCESSES)
+def test_demo_is_the_same_over_each_dbt(checkout: Path, in_process: dict[str, Any], engine: str) -> None:
+    done = run_demo(checkout, LINEAGE_ORCH_DBT=str(setting_of(engine)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert transcript(done.stdout) == shown_in_readme()
+    assert tables_and_ledger(checkout) == in_process
+
+
+def test_dead_api_ends_it_with_one_line_and_no_table(checkout: Path) -> None:
     done = run_demo(checkout, DUMMYJSON_BASE_URL="http://127.0.0.1:9")
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stderr == ""

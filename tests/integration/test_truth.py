@@ -76,12 +76,12 @@ class Tiny:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(dedent(text).strip() + "\n", encoding="utf-8")
 
-    def load(self, table: str, sql: str) -> None:
-        """Fill a raw table, and say so."""
+    def load(self, table: str, sql: str, *, source: str = "raw") -> None:
+        """Fill a raw table, and say so of a source that reads it."""
         with duckdb.connect(str(self.warehouse)) as connection:
             connection.execute("create schema if not exists raw")
             connection.execute(f"create or replace table raw.{table} as {sql}")
-        self.record(f"raw.{table}")
+        self.record(f"{source}.{table}")
 
     def record(self, *sources: str) -> None:
         with self.open() as orchestrator:
@@ -588,39 +588,146 @@ def test_update_is_recorded_while_project_does_not_parse(make: Make) -> None:
     assert {"stage", "mart"} <= built(tiny.build())
 
 
+# Shapes of real projects ---------------------------------------------------------------------------------------
+
+
+JAFFLE_SHOP = {
+    "dbt_project_yml": PROJECT + "    staging:\n      +materialized: view\n",
+    "models__sources_yml": """
+        sources:
+          - name: ecom
+            schema: raw
+            tables:
+              - {name: customers}
+              - {name: items}
+              - {name: orders}
+              - {name: products}
+    """,
+    "seeds__stores_csv": "id,name,tax_rate\n1,Philadelphia,0.06\n2,Brooklyn,0.04",
+    "macros__cents_to_dollars_sql": """
+        {% macro cents_to_dollars(column_name) -%}
+            {{ return(adapter.dispatch('cents_to_dollars')(column_name)) }}
+        {%- endmacro %}
+        {% macro default__cents_to_dollars(column_name) -%}
+            ({{ column_name }} / 100)::numeric(16, 2)
+        {%- endmacro %}
+    """,
+    "models__staging__stg_customers_sql": """
+        with source as (select * from {{ source('ecom', 'customers') }}),
+        renamed as (select id as customer_id, name as customer_name from source)
+        select * from renamed
+    """,
+    "models__staging__stg_locations_sql": "select id as location_id, name, tax_rate from {{ ref('stores') }}",
+    "models__staging__stg_items_sql": """
+        select id as order_item_id, order_id, sku as product_id from {{ source('ecom', 'items') }}
+    """,
+    "models__staging__stg_orders_sql": """
+        select id as order_id, store_id as location_id, customer as customer_id,
+          {{ dbt.date_trunc('day', 'ordered_at') }} as ordered_at, {{ cents_to_dollars('order_total') }} as order_total
+        from {{ source('ecom', 'orders') }}
+    """,
+    "models__staging__stg_products_sql": """
+        select sku as product_id, name as product_name, coalesce(type = 'jaffle', false) as is_food_item,
+          {{ cents_to_dollars('price') }} as product_price
+        from {{ source('ecom', 'products') }}
+    """,
+    "models__marts__order_items_sql": """
+        select i.order_item_id, i.order_id, o.ordered_at, p.product_name, p.product_price, p.is_food_item
+        from {{ ref('stg_items') }} i
+        left join {{ ref('stg_orders') }} o using (order_id) left join {{ ref('stg_products') }} p using (product_id)
+    """,
+    "models__marts__orders_sql": """
+        select o.order_id, o.customer_id, l.name as location, o.order_total, count(i.order_item_id) as count_items,
+          sum(i.product_price) as subtotal
+        from {{ ref('stg_orders') }} o
+        left join {{ ref('order_items') }} i using (order_id) left join {{ ref('stg_locations') }} l using (location_id)
+        group by all
+    """,
+    "models__marts__customers_sql": """
+        with of_customer as (
+          select customer_id, count(*) as count_orders, sum(subtotal) as lifetime_spend
+          from {{ ref('orders') }} group by 1
+        )
+        select c.customer_id, c.customer_name, o.lifetime_spend,
+          case when o.count_orders > 1 then 'returning' else 'new' end as customer_type
+        from {{ ref('stg_customers') }} c left join of_customer o using (customer_id)
+    """,
+    "models__marts__products_sql": "select * from {{ ref('stg_products') }}",
+    "models__tests_yml": """
+        models:
+          - name: stg_orders
+            columns: [{name: order_id, data_tests: [not_null, unique]}]
+          - name: order_items
+            columns:
+              - name: order_item_id
+                data_tests: [not_null, unique]
+              - name: order_id
+                data_tests: [relationships: {arguments: {to: ref('stg_orders'), field: order_id}}]
+          - name: customers
+            columns:
+              - name: customer_type
+                data_tests: [accepted_values: {arguments: {values: [new, returning]}}]
+        unit_tests:
+          - name: prices_of_items
+            model: order_items
+            given:
+              - {input: ref('stg_items'), rows: [{order_item_id: 1, order_id: 1, product_id: a}]}
+              - {input: ref('stg_orders'), rows: [{order_id: 1}]}
+              - {input: ref('stg_products'), rows: [{product_id: a, product_price: 2}]}
+            expect: {rows: [{order_item_id: 1, product_price: 2}]}
+        exposures:
+          - {name: board, type: dashboard, owner: {email: a@b.c}, depends_on: ["ref('customers')", "ref('products')"]}
+    """,
+    "tests__adds_up_sql": "select * from {{ ref('orders') }} where order_total < subtotal",
+}
+RAW = {
+    "customers": "select 1 as id, 'Ann' as name union all select 2, 'Bob'",
+    "items": "select i as id, 1 + i % 3 as order_id, 'JAF-00' || (1 + i % 2) as sku from range(6) t(i)",
+    "orders": "select i as id, 1 + i % 2 as store_id, 1 + i % 2 as customer, 3000 as order_total, "
+    "timestamp '2026-01-01 09:00' + to_days(i::int) as ordered_at from range(1, 4) t(i)",
+    "products": "select 'JAF-001' as sku, 'nutellaphone' as name, 'jaffle' as type, 1100 as price "
+    "union all select 'JAF-002', 'chai', 'beverage', 550",
+}
+# Order, and what each load builds.
+LOADS = {
+    "customers": {"stg_customers"},
+    "items": {"stg_items"},
+    "products": {"stg_products", "products"},
+    "orders": {"stores", "stg_locations", "stg_orders", "order_items", "orders", "customers"},
+}
+
+
 def test_jaffle_shop_loads_end_green_whatever_their_order(make: Make) -> None:
     """One producer for all tables by a template: models and unit tests wait for what was never loaded."""
-    tables = ("customers", "orders", "products")
-    tiny = make(
-        models__sources_yml="""
-            sources: [{name: ecom, schema: raw, tables: [{name: customers}, {name: orders}, {name: products}]}]
-        """,
-        **{f"models__stg_{each}_sql": f"select * from {{{{ source('ecom', '{each}') }}}}" for each in tables},
-        models__items_sql="""
-            select o.id, p.price from {{ ref('stg_orders') }} o join {{ ref('stg_products') }} p using (id)
-        """,
-        models__mart_sql="select c.id, i.price from {{ ref('stg_customers') }} c join {{ ref('items') }} i using (id)",
-        models__tests_yml="""
-            models:
-              - name: items
-                columns: [{name: id, data_tests: [{relationships: {arguments: {to: ref('stg_products'), field: id}}}]}]
-            unit_tests:
-              - name: joins
-                model: mart
-                given:
-                  - {input: ref('stg_customers'), rows: [{id: 1}]}
-                  - {input: ref('items'), rows: [{id: 1, price: 2}]}
-                expect: {rows: [{id: 1, price: 2}]}
-        """,
-    )
+    tiny = make(**JAFFLE_SHOP)
     with tiny.open() as orchestrator:
         orchestrator.register_producers(["ecom.{table}"])
-    for each in tables:
-        with duckdb.connect(str(tiny.warehouse)) as connection:
-            connection.execute("create schema if not exists raw")
-            connection.execute(f"create or replace table raw.{each} as select 1 as id, 2 as price")
-        tiny.record(f"ecom.{each}")
+    for table, builds in LOADS.items():
+        tiny.load(table, RAW[table], source="ecom")
         report = tiny.build()
-        assert report.ok, (each, report.failed)
-    assert tiny.query("select * from mart") == [(1, 2)]
+        assert report.ok, (table, report.failed)
+        assert (built(report), report.runs) == (builds, 1)
+    tiny.load("items", f"{RAW['items']} where i < 5", source="ecom")
+    assert built(tiny.build()) == {"stg_items", "order_items", "orders", "customers"}
+    assert tiny.query("select order_id, location, count_items, subtotal::double from orders order by 1") == [
+        (1, "Brooklyn", 2, 16.5),
+        (2, "Philadelphia", 2, 16.5),
+        (3, "Brooklyn", 1, 11.0),
+    ]
+    assert tiny.query("select customer_name, customer_type, lifetime_spend::double from customers order by 1") == [
+        ("Ann", "new", 16.5),
+        ("Bob", "returning", 27.5),
+    ]
+    with tiny.open() as orchestrator:
+        facts = orchestrator.ledger.snapshot().nodes.items()
+    ticks = [(node.split(".")[-1], fact.tick) for node, fact in facts if fact.changed_tick == fact.tick]
+    again = {"stg_items", "order_items", "orders", "customers"}
+    # Each load takes one tick, the run that it sets off the next, and the look for more after it another.
+    at = {name: 3 + 3 * number for number, builds in enumerate([*LOADS.values(), again]) for name in builds}
+    assert dict(ticks) == at
+    assert not tiny.due()
+    # Another dbt reads the same of the same files: nothing to build for it.
+    tiny.settings["dbt"] = None
+    with tiny.open() as orchestrator:
+        orchestrator.parse()
     assert not tiny.due()
