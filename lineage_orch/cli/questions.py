@@ -26,7 +26,7 @@ from lineage_orch.cli.common import (
     print_result,
     progress,
 )
-from lineage_orch.errors import ManifestError, SettingsError, UnknownNodeError, UnknownSourceError
+from lineage_orch.errors import LedgerError, ManifestError, SettingsError, UnknownNodeError, UnknownSourceError
 from lineage_orch.text import count
 
 if TYPE_CHECKING:
@@ -48,12 +48,23 @@ def plan(
             help="Ask the warehouse too whether each table and view is still there, as a build does.", negative=""
         ),
     ] = False,
+    compare: Annotated[
+        Path | None,
+        Parameter(
+            help="A manifest.json of before a change: say instead what the change makes stale, as Markdown for a pull "
+            "request. Of the ledger, where there is one, only the usual times are read.",
+        ),
+    ] = None,
     limit: Limit = None,
     common: Common = DEFAULTS,
 ) -> int:
     """Show what a build would do now (a dry run): what would build and for which sources, what is held and why."""
     from lineage_orch.reports import tables
 
+    if compare is not None:
+        if name or check_relations or limit is not None:
+            raise SettingsError("--compare goes with no names, --check-relations or --limit; leave these out")
+        return _compare(compare, common)
     with common.orchestrator() as orchestrator:
         plan = orchestrator.plan(check_relations=check_relations)
         only = orchestrator.named(name) if name else None
@@ -62,6 +73,32 @@ def plan(
         command, names = orchestrator.settings.dbt_command, names_in(orchestrator)
         parts = [] if common.json else tables.plan_parts(plan, names, now(), command, expected, only)
     print_result(common, data, tables.limited(parts, limit))
+    return DONE
+
+
+def _compare(before: Path, common: Common) -> int:
+    from lineage_orch.dbt.command import threads_in
+    from lineage_orch.lineage import Lineage
+    from lineage_orch.plan import estimate
+    from lineage_orch.reports.compare import compare, comparison_markdown
+
+    with common.orchestrator() as orchestrator:
+        new, settings, project = orchestrator.lineage, orchestrator.settings, orchestrator.project
+        seconds: dict[str, float] = {}
+        note = ""
+        # A question makes no ledger.
+        if settings.ledger or (project.state_dir / "ledger.db").exists():
+            try:
+                seconds = orchestrator.ledger.median_seconds(new.nodes)
+            except LedgerError as error:
+                note = f"How long it takes is not known: {error}"
+        found = compare(Lineage.from_manifest(before, vars=project.vars_of_code), new, seconds)
+        threads = threads_in(settings.dbt_flags) or project.profile.threads or 1
+        expected = estimate(new, (each.node for each in found.stale), seconds, threads)
+    if common.json:
+        print_result(common, found.to_dict(expected), None)
+    else:
+        print(comparison_markdown(found, expected, note=note), end="")
     return DONE
 
 

@@ -730,3 +730,41 @@ def test_producers_are_found_where_their_flows_are(run: Run, tmp_path: Path) -> 
         "raw.orders": True,
         "raw.users": False,
     }
+
+
+# What a change makes stale ----------------------------------------------------------------------------------
+
+
+def test_plan_compares_with_a_manifest_of_before_and_makes_no_ledger(project: Path, run: Run) -> None:
+    changed = [node("mart", "stg_orders", "stg_users", checksum="other"), node("new", "mart")]
+    before = manifest(*(each for kind in ("sources", "nodes") for each in MANIFEST[kind].values()))
+    (project / "before.json").write_text(json.dumps(before))
+    kept = [each for each in MANIFEST["nodes"].values() if each["name"] != "mart"]
+    (project / "m.json").write_text(json.dumps(manifest(*MANIFEST["sources"].values(), *kept, *changed)))
+    assert good(run("plan", "--compare", "before.json")) == (
+        "### This change makes 2 of 5 nodes stale\n\n"
+        "| node | why |\n|---|---|\n| `mart` | its file changed |\n| `new` | new |\n"
+    )
+    assert [each["node"] for each in data(run("plan", "--compare", "before.json", "--json"))["stale"]] == [
+        "model.shop.mart",
+        "model.shop.new",
+    ]
+    assert not (project / ".lineage_orch").exists()
+
+    with Ledger(f"sqlite:///{project}/.lineage_orch/ledger.db", project="shop", target="dev") as ledger:
+        tick, _ = ledger.begin_build()
+        ledger.record_built(tick, ["model.shop.mart"], built_at=NOW, seconds={"model.shop.mart": 90.0})
+    assert good(run("plan", "--compare", "before.json")).startswith(
+        "### This change makes 2 of 5 nodes stale, about 3 min"
+    )
+
+
+def test_plan_compares_without_times_where_the_ledger_cannot_be_reached(
+    project: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINEAGE_ORCH_LEDGER", "sqlite:///.")
+    (project / "before.json").write_text(json.dumps(MANIFEST))
+    out = good(run("plan", "--compare", "before.json"))
+    assert out.startswith("### This change makes nothing stale\n\nHow long it takes is not known: the ledger ")
+    assert "leave these out" in error(run("plan", "mart", "--compare", "before.json"))
+    assert "no manifest at" in error(run("plan", "--compare", "nowhere.json"))

@@ -9,9 +9,11 @@ import ast
 import importlib.util
 import io
 import json
+import os
 import re
 import runpy
 import shlex
+import shutil
 import sys
 import threading
 import tomllib
@@ -43,7 +45,7 @@ PAGES = pytest.mark.parametrize("page", DOCS, ids=lambda page: page.relative_to(
 # Parsed, and not run: they serve for ever, or talk to a Prefect server.
 ONLY_PARSED = {"serve", "reconcile", "deploy", "dbt"}
 # What anybody's shell has; nothing here could find it wrong.
-SHELL = {"pre-commit", "cd", "ls", "cat", "cp", "mkdir", "git", "source", "echo", "docker", "crontab"}
+SHELL = {"pre-commit", "cd", "ls", "cat", "mkdir", "git", "source", "echo", "docker", "crontab", "gh"}
 KNOWN_LANGUAGES = {"python", "toml", "yaml", "json", "sql", "console", "text", "ini", "mermaid", "dockerfile"}
 
 # The blocks of a page ---------------------------------------------------------------------------------------
@@ -271,7 +273,8 @@ def run_command(words: list[str], namespace: dict[str, Any]) -> str | None:
         for each in rest:
             check_variable(each)
         return None
-    checks: dict[str, Callable[[list[str]], str | None]] = {
+    checks: dict[str, Callable[[list[str]], Any]] = {
+        "cp": lambda files: shutil.copyfile(*files),
         "lineage-orch": run_lineage_orch,
         "make": check_make,
         "pip": check_pip,
@@ -667,6 +670,39 @@ def test_messages_are_really_raised(quoted: str, tmp_path: Path) -> None:
     with pytest.raises(LineageOrchError) as raised:
         PRODUCED[quoted]()
     assert any(says(entry, str(raised.value)) for entry in entries), str(raised.value)
+
+
+# The recipe of the pull request -----------------------------------------------------------------------------
+
+
+def test_commands_of_the_workflow_for_pull_requests_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ROOT / "docs" / "pull-requests.md"
+    (block,) = (each for each in blocks(page) if each.language == "yaml")
+    # YAML 1.1 reads the key `on` as a truth.
+    workflow = yaml.safe_load(block.text.replace("\non:", '\n"on":'))
+    assert workflow["on"] == "pull_request"  # and not pull_request_target, which hands secrets to the code of forks
+    (job,) = workflow["jobs"].values()
+    for name, value in job["env"].items():
+        check_variable(f"{name}={value}")
+        monkeypatch.setenv(name, "" if "secrets." in value else value)
+    monkeypatch.delenv("LINEAGE_ORCH_TARGET")  # the manifest that is there is that of the profile's own
+    before = project / "runner" / "before"
+    before.mkdir(parents=True)
+    monkeypatch.setenv("RUNNER_TEMP", str(before.parent))
+    (before / "manifest.json").write_text(json.dumps(manifest(*MANIFEST["sources"].values())))
+    printed = []
+    for step in job["steps"]:
+        for line in step.get("run", "").splitlines():
+            line = os.path.expandvars(re.sub(r"\$\{\{.*?\}\}", "7", line))
+            for words, _ in commands(f"$ {line}"):
+                printed.append(run_command(words, {}))
+    (comment,) = filter(None, printed)
+    assert comment.startswith("### This change makes 6 of 6 nodes stale\n")
+    assert {*step_uses(job)} == {"actions/checkout@v4", "actions/setup-python@v5"}
+
+
+def step_uses(job: dict[str, Any]) -> Iterator[str]:
+    return (step["uses"] for step in job["steps"] if "uses" in step)
 
 
 # The recipe of the webhook ----------------------------------------------------------------------------------
