@@ -713,6 +713,7 @@ class Orchestrator:
             since=since,
             now=now,
             stored_parts=self.ledger.identity_parts,
+            medians=self.ledger.median_seconds(lineage.nodes),
         )
 
     # adopt ------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,13 +26,21 @@ from lineage_orch.cli.common import (
     print_result,
     progress,
 )
-from lineage_orch.errors import LedgerError, ManifestError, SettingsError, UnknownNodeError, UnknownSourceError
+from lineage_orch.errors import (
+    LedgerError,
+    LineageOrchError,
+    ManifestError,
+    SettingsError,
+    UnknownNodeError,
+    UnknownSourceError,
+)
 from lineage_orch.text import count
 
 if TYPE_CHECKING:
     from lineage_orch.dbt.project import DbtProject
     from lineage_orch.lineage import Lineage
     from lineage_orch.orchestrator import Orchestrator
+    from lineage_orch.reports.page import Page
     from lineage_orch.settings import LineageOrchSettings
 
 
@@ -306,6 +314,8 @@ def page(
     with common.orchestrator(producers=producers) as orchestrator:
         known = _add_found(orchestrator.ledger.producers(), orchestrator.lineage, orchestrator.settings.producers)
         page = orchestrator.page(days=days, producers=known)
+    if os.environ.get("PREFECT_API_URL"):
+        page = _with_schedules(page, known)
     if ending == ".svg":
         from lineage_orch.reports.picture import picture
 
@@ -324,6 +334,18 @@ def page(
     data = {"output": str(output), "items": len(page.items), "edges": len(page.edges), "states": page.states}
     print_result(common, data, [f"Wrote {output}: {count(page.items, 'item')}, {count(page.edges, 'edge')}."])
     return DONE
+
+
+def _with_schedules(page: Page, known: Mapping[str, Sequence[str]]) -> Page:
+    """Add when the producers run, and how their last run ended; where Prefect's API does not say so, do without."""
+    from lineage_orch.deployed.schedules import producer_news
+    from lineage_orch.reports.page import with_news
+
+    try:
+        return with_news(page, producer_news({name for names in known.values() for name in names}))
+    except LineageOrchError as error:
+        progress(f"lineage-orch: {error}")
+        return page
 
 
 def _sources_of(common: Common, places: list[str] | None) -> tuple[Lineage, dict[str, list[str]] | None]:

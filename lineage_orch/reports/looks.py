@@ -34,7 +34,11 @@ _CIRCLE = "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0"
 SOURCE_STATES = ("loaded", "never_loaded", "no_producer")
 """The states of sources; those of nodes are ``status --json``'s."""
 
+PRODUCER_STATES = ("load_failed",)
+"""The states of producers that have one: Prefect told of their last run."""
+
 LOOKS: Mapping[str, Look] = {
+    "load_failed": Look("last run failed", "bad", "M-6 -6H6V6H-6ZM-2.5 -2.5L2.5 2.5M2.5 -2.5L-2.5 2.5"),
     "failing": Look(STATES["failing"], "bad", "M-4.5 -4.5L4.5 4.5M4.5 -4.5L-4.5 4.5"),
     "held": Look(STATES["held"], "held", "M-4 -5h3v10h-3zM1 -5h3v10h-3z", is_filled=True),
     "due": Look(STATES["due"], "due", "M-4 -5L5 0L-4 5Z", is_filled=True),
@@ -48,7 +52,7 @@ LOOKS: Mapping[str, Look] = {
     "never_loaded": Look("never loaded", "plain", "M0 -6V1M0 4V6", is_dashed=True),
     "no_producer": Look("no producer", "plain", "M0 -6L6 0L0 6L-6 0Z", is_dashed=True),
 }
-"""Every state of nodes and sources, what needs a look first."""
+"""Every state, what needs a look first."""
 
 
 def classes(state: str) -> str:

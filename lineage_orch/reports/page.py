@@ -6,7 +6,7 @@ import shlex
 from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from statistics import median
 from typing import TYPE_CHECKING, Literal
@@ -44,7 +44,8 @@ class Item:
         key: its unique_id; of a producer, ``producer.`` and its name.
         name: what people call it.
         kind: one of :data:`KINDS`.
-        state: of a node as ``status --json`` says it, of a source one of ``looks.SOURCE_STATES``; empty for the rest.
+        state: of a node as ``status --json`` says it, of a source or producer one of those in ``looks``;
+            empty for the rest.
         caption: its kind and state in a few words.
         folder: where it is, outermost first; of a node the package and folders of its file.
         tags: dbt's, of models, snapshots and seeds.
@@ -61,6 +62,21 @@ class Item:
     tags: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
     select: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerNews:
+    """What is known of a producer from elsewhere than the ledger.
+
+    Attributes:
+        schedule: when it runs, in a few words; empty: on no schedule.
+        lines: its schedules, and how its last run ended, for people.
+        has_failed: whether its last run failed.
+    """
+
+    schedule: str
+    lines: tuple[str, ...]
+    has_failed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +201,20 @@ def _medians(history: History) -> dict[str, float]:
         if built.seconds is not None:
             seconds.setdefault(built.node, []).append(built.seconds)
     return {node: median(of_node) for node, of_node in seconds.items()}
+
+
+def with_news(page: Page, news: Mapping[str, ProducerNews]) -> Page:
+    """Return the page with what is known of its producers, by their names."""
+
+    def told(item: Item) -> Item:
+        found = news.get(item.name) if item.kind == "producer" else None
+        if found is None:
+            return item
+        state = "load_failed" if found.has_failed else ""
+        words = [item.caption, found.schedule, LOOKS[state].words if state else ""]
+        return replace(item, state=state, caption=" · ".join(filter(None, words)), lines=(*item.lines, *found.lines))
+
+    return replace(page, items=tuple(map(told, page.items)))
 
 
 def _source_item(lineage: Lineage, source: SourceStatus, producers: Sequence[str]) -> Item:

@@ -58,8 +58,11 @@ class FakeDbt(DbtEngine):
         self.parses += 1
 
     def ls(self, selector: str) -> frozenset[str]:
-        """Return the nodes that ``name``, ``+name``, ``name+`` or ``+name+`` selects; of other selectors none."""
+        """Return the nodes that ``name``, ``+name``, ``name+``, ``+name+`` or ``tag:name`` selects; of others none."""
         lineage = self._lineage()
+        if selector.startswith("tag:"):
+            tags = lineage.tags()
+            return frozenset(each for each in lineage.nodes if selector[4:] in tags.get(each, ()))
         graph = plan_graph(lineage)
         try:
             number = graph.index[lineage.resolve_node(selector.strip("+"))]

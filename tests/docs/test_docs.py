@@ -6,7 +6,9 @@ All of it happens in a small dbt project, made below, on which a dbt that builds
 from __future__ import annotations
 
 import ast
+import asyncio
 import importlib.util
+import inspect
 import io
 import json
 import os
@@ -31,6 +33,7 @@ from cyclopts import CycloptsError
 
 from lineage_orch import Orchestrator, SourceUpdate, errors
 from lineage_orch.errors import LineageOrchError
+from lineage_orch.flows import build_affected
 from lineage_orch.lineage import Lineage
 from lineage_orch.settings import ENV_PREFIX, LineageOrchSettings
 from lineage_orch.testing import FakeDbt
@@ -97,7 +100,7 @@ MANIFEST = manifest(
     node("stage_products", "external_sources.raw_products", package="ints"),
     node("stage_carts", "external_sources.raw_carts", package="ints"),
     node("stage_users", "external_sources.raw_users", package="ints"),
-    node("mart_sales", "stage_products", "stage_carts", package="ints"),
+    node("mart_sales", "stage_products", "stage_carts", package="ints", config={"tags": ["heavy"]}),
     node("revenue", "stage_users", package="ints"),
     node("stage_accounts", "crm.accounts", package="ints"),
 )
@@ -454,7 +457,7 @@ def test_worked_tables_are_found() -> None:
 
 def slug(heading: str) -> str:
     """Return the anchor that a heading gets."""
-    text = re.sub(r"[`*_]|\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+    text = re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
     return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
 
 
@@ -670,6 +673,46 @@ def test_messages_are_really_raised(quoted: str, tmp_path: Path) -> None:
     with pytest.raises(LineageOrchError) as raised:
         PRODUCED[quoted]()
     assert any(says(entry, str(raised.value)) for entry in entries), str(raised.value)
+
+
+# The short answers --------------------------------------------------------------------------------------------
+
+HOW_DO_I = ROOT / "docs" / "how-do-i.md"
+
+
+def test_load_that_is_told_through_prefect_is_an_update() -> None:
+    (words,) = (
+        words
+        for block in blocks(HOW_DO_I)
+        if block.language == "console"
+        for words, _ in commands(block.text)
+        if words[:3] == ["prefect", "deployment", "run"]
+    )
+    assert words[3:5] == ["build-affected/ints", "--param"]
+    name, _, value = words[5].partition("=")
+    assert name in inspect.signature(build_affected.fn).parameters
+    (update,) = map(SourceUpdate.from_dict, json.loads(value))
+    assert (update.source, update.producer) == ("crm.accounts", "export")
+
+
+def test_job_of_a_work_pool_gets_the_secret_of_its_block(
+    project: Path, prefect_server: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.blocks.system import Secret
+    from prefect.workers.base import BaseJobConfiguration
+    from prefect.workers.process import ProcessWorker
+
+    applied: list[Any] = []
+    monkeypatch.setattr("prefect.deployments.runner.RunnerDeployment.apply", lambda each: applied.append(each))
+    (block,) = (each for each in blocks(HOW_DO_I) if "work_pool_name" in each.text)
+    run_python(HOW_DO_I, block, {})
+    (deployment,) = applied
+    assert deployment.work_pool_name == "kubernetes"
+    Secret(value="postgresql+psycopg://user:password@host/db").save("ledger-url", overwrite=True)
+    template = ProcessWorker.get_default_base_job_template()
+    values = {"env": deployment.job_variables["env"]}
+    job = asyncio.run(BaseJobConfiguration.from_template_and_values(template, values))
+    assert job.env == {"LINEAGE_ORCH_LEDGER": "postgresql+psycopg://user:password@host/db"}
 
 
 # The recipe of the pull request -----------------------------------------------------------------------------

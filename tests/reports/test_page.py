@@ -17,8 +17,8 @@ from lineage_orch.ledger.snapshot import Built, Failed, Load
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import plan_builds
 from lineage_orch.reports.activity import activity, daily
-from lineage_orch.reports.looks import LOOKS, SOURCE_STATES
-from lineage_orch.reports.page import KINDS, Page, read_page
+from lineage_orch.reports.looks import LOOKS, PRODUCER_STATES, SOURCE_STATES
+from lineage_orch.reports.page import KINDS, Page, ProducerNews, read_page, with_news
 from lineage_orch.reports.page_file import page_html
 from lineage_orch.reports.picture import folded, folders_of, picture, slots, timeline
 from lineage_orch.reports.status import NodeState, Status, status
@@ -153,6 +153,24 @@ def test_hover_says_why_in_the_words_of_explain() -> None:
     assert "load_gone" not in items
 
 
+def test_producer_says_when_it_runs_and_that_its_last_run_failed() -> None:
+    news = {
+        "load_orders": ProducerNews("0 6 * * *", ("Last run fox: Failed at 06:00 UTC: no such host",), has_failed=True),
+        "raw.orders": ProducerNews("never", (), has_failed=True),
+    }
+    page = with_news(PAGE, news)
+    items = {each.name: each for each in page.items}
+    assert items["load_orders"].caption == "producer · 0 6 * * * · last run failed"
+    assert items["load_orders"].lines == (
+        "Loads raw.orders.",
+        "Last load 2026-10-16 12:00 UTC.",
+        "Last run fox: Failed at 06:00 UTC: no such host",
+    )
+    assert items["raw.orders"].state == "loaded"
+    assert next(iter(page.states)) == "load_failed"
+    assert 's-load_failed t-bad"' in picture(page)
+
+
 def test_folders_tags_kinds_and_selectors() -> None:
     items = {each.name: each for each in PAGE.items}
     assert items["mart.v2"].folder == items["eph"].folder == ("shop", "marts")
@@ -208,7 +226,7 @@ def test_days_add_up_to_what_the_report_says() -> None:
 
 
 def test_every_state_has_a_look_of_its_own() -> None:
-    states = {*get_args(NodeState), *SOURCE_STATES}
+    states = {*get_args(NodeState), *SOURCE_STATES, *PRODUCER_STATES}
     assert set(LOOKS) == states
     shapes = [(each.mark, each.is_filled) for each in LOOKS.values()]
     words = [each.words for each in LOOKS.values()]
