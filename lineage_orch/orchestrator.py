@@ -695,14 +695,14 @@ class Orchestrator:
         Raises:
             ManifestError, DbtError, LedgerError: the manifest or ledger cannot be read.
         """
-        from lineage_orch.reports.page import read_page
+        from lineage_orch.reports.page import read_page, with_promises
         from lineage_orch.reports.status import status
 
         now, project, lineage = self._clock(), self.project, self.lineage
         since = now - timedelta(days=days)
         snapshot = self._workspace.snapshot(lineage)
         plan = self._workspace.plan(lineage, snapshot)
-        return read_page(
+        page = read_page(
             lineage,
             snapshot,
             plan,
@@ -715,6 +715,7 @@ class Orchestrator:
             stored_parts=self.ledger.identity_parts,
             medians=self.ledger.median_seconds(lineage.nodes),
         )
+        return with_promises(page, self.freshness().rows)
 
     # adopt ------------------------------------------------------------------------------------------------
 

@@ -37,9 +37,13 @@ SOURCE_STATES = ("loaded", "never_loaded", "no_producer")
 PRODUCER_STATES = ("load_failed",)
 """The states of producers that have one: Prefect told of their last run."""
 
+MARKS = ("late",)
+"""What is drawn beside the state, since it may be true in any: a promise on freshness that is broken."""
+
 LOOKS: Mapping[str, Look] = {
     "load_failed": Look("last run failed", "bad", "M-6 -6H6V6H-6ZM-2.5 -2.5L2.5 2.5M2.5 -2.5L-2.5 2.5"),
     "failing": Look(STATES["failing"], "bad", "M-4.5 -4.5L4.5 4.5M4.5 -4.5L-4.5 4.5"),
+    "late": Look("late", "bad", "M-5.5 0a5.5 5.5 0 1 0 11 0a5.5 5.5 0 1 0 -11 0M0 -3V0.5L2.5 2"),
     "held": Look(STATES["held"], "held", "M-4 -5h3v10h-3zM1 -5h3v10h-3z", is_filled=True),
     "due": Look(STATES["due"], "due", "M-4 -5L5 0L-4 5Z", is_filled=True),
     "perhaps": Look(STATES["perhaps"], "due", "M-4 -5L5 0L-4 5Z"),

@@ -74,7 +74,7 @@
   };
   const visible = number => {
     const item = data.items[number];
-    return !(hidden.has(item.state)
+    return !(hidden.has(item.state) || item.marks.some(each => hidden.has(each))
       || (el("tag").value && !item.tags.includes(el("tag").value))
       || (el("folder").value && item.folder !== Number(el("folder").value)));
   };

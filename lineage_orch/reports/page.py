@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from bisect import bisect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from statistics import median
@@ -16,13 +16,14 @@ from lineage_orch.reports.activity import Day, daily, shared_builds
 from lineage_orch.reports.explain import StoredParts, explain
 from lineage_orch.reports.looks import LOOKS
 from lineage_orch.reports.status import short_names
-from lineage_orch.reports.wording import explanation_lines, until, when
-from lineage_orch.text import count, few, one_line
+from lineage_orch.reports.wording import explanation_lines, late_line, promise_detail, until, when
+from lineage_orch.text import count, few, one_line, roughly
 
 if TYPE_CHECKING:
     from lineage_orch.ledger import History, LedgerSnapshot
     from lineage_orch.lineage import Lineage
     from lineage_orch.plan import BuildPlan
+    from lineage_orch.reports.freshness import Promised
     from lineage_orch.reports.status import NodeStatus, SourceStatus, Status
 
 # What is drawn, and in which order where nothing else decides; tests and hooks are not.
@@ -47,6 +48,7 @@ class Item:
         state: of a node as ``status --json`` says it, of a source or producer one of those in ``looks``;
             empty for the rest.
         caption: its kind and state in a few words.
+        marks: what else is drawn on it: of ``looks.MARKS``.
         folder: where it is, outermost first; of a node the package and folders of its file.
         tags: dbt's, of models, snapshots and seeds.
         lines: why it is in this state, and what else there is to tell.
@@ -62,6 +64,7 @@ class Item:
     tags: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
     select: str = ""
+    marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +126,8 @@ class Page:
 
     @property
     def states(self) -> dict[str, int]:
-        """How many there are of each state, in the order of the legend."""
-        counts = Counter(each.state for each in self.items)
+        """How many there are of each state and mark, in the order of the legend."""
+        counts = Counter(state for each in self.items for state in (each.state, *each.marks))
         return {state: counts[state] for state in LOOKS if counts[state]}
 
 
@@ -213,6 +216,24 @@ def with_news(page: Page, news: Mapping[str, ProducerNews]) -> Page:
         state = "load_failed" if found.has_failed else ""
         words = [item.caption, found.schedule, LOOKS[state].words if state else ""]
         return replace(item, state=state, caption=" · ".join(filter(None, words)), lines=(*item.lines, *found.lines))
+
+    return replace(page, items=tuple(map(told, page.items)))
+
+
+def with_promises(page: Page, rows: Iterable[Promised]) -> Page:
+    """Return the page with what its sources and nodes promise on freshness, and a mark on what is late."""
+    promised = {row.unique_id: row for row in rows}
+    names = {each.key: each.name for each in page.items}
+
+    def told(item: Item) -> Item:
+        row = promised.get(item.key)
+        if row is None or not (detail := promise_detail(row, names)):
+            return item
+        if not row.is_late or row.late_by is None:
+            return replace(item, lines=(*item.lines, f"Promise: {detail}."))
+        late = f"late by {roughly(row.late_by.total_seconds())}"
+        lines = (late_line(row, names), *item.lines)
+        return replace(item, caption=f"{item.caption} · {late}", lines=lines, marks=(*item.marks, "late"))
 
     return replace(page, items=tuple(map(told, page.items)))
 

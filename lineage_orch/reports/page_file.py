@@ -90,6 +90,7 @@ def _data(
                 "name": each.name,
                 "kind": each.kind,
                 "state": each.state,
+                "marks": each.marks,
                 "caption": each.caption,
                 "folder": number[folder],
                 "tags": each.tags,

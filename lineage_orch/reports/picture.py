@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from html import escape
 from importlib.resources import files
@@ -20,7 +20,7 @@ from lineage_orch.reports.page import Event, Page
 from lineage_orch.text import count, few, roughly
 
 _HEIGHT, _GAP, _BEND, _BETWEEN, _MARGIN = 46.0, 12.0, 10.0, 64.0, 16.0
-_NARROW, _MOST_LETTERS = 120.0, 40
+_NARROW, _MOST_LETTERS, _BADGE = 120.0, 40, 18.0
 # Of the fonts, with room to spare: widths in pixels for a letter, of a name (12 px, fixed) and of a caption (11 px).
 _LETTER, _SMALL_LETTER = 7.4, 6.2
 # No more folders than this: what is left is taken together by the folder above.
@@ -29,13 +29,14 @@ _MOST_FOLDERS = 120
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One box of a drawing: its key there, what is on it, and its classes."""
+    """One box of a drawing: its key there, what is on it, its classes, and the marks beside its state."""
 
     key: str
     name: str
     caption: str
     kind: str
     state: str
+    marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +119,11 @@ def folded(page: Page) -> Iterator[View]:
 
 
 def _relabelled(box: Box, key: str) -> Box:
-    return Box(key, box.name, box.caption, box.kind, box.state)
+    return replace(box, key=key)
 
 
 def _folder_box(page: Page, key: str, name: Sequence[str], members: Sequence[int]) -> Box:
-    states = Counter(page.items[each].state for each in members)
+    states = Counter(state for each in members for state in (page.items[each].state, *page.items[each].marks))
     worst = next((state for state in LOOKS if states[state]), "")
     counts = [f"{states[state]} {look.words}" for state, look in LOOKS.items() if states[state]]
     caption = counts[0] if len(counts) == 1 else " · ".join([count(members, "item"), *counts[:2]])
@@ -151,7 +152,10 @@ def _depths(page: Page, of: Sequence[int]) -> dict[str, float]:
 
 
 def _boxes(page: Page) -> list[Box]:
-    return [Box(f"{number}", each.name, each.caption, each.kind, each.state) for number, each in enumerate(page.items)]
+    return [
+        Box(f"{number}", each.name, each.caption, each.kind, each.state, each.marks)
+        for number, each in enumerate(page.items)
+    ]
 
 
 def _edges(page: Page) -> list[tuple[str, str]]:
@@ -231,7 +235,7 @@ def _line(points: Sequence[tuple[float, float]]) -> str:
 
 def _width(box: Box) -> float:
     letters = max(_letters(_short(box.name)) * _LETTER, _letters(_short(box.caption)) * _SMALL_LETTER)
-    return letters + (42 if box.state else 24)
+    return letters + (42 if box.state else 24) + _BADGE * len(box.marks)
 
 
 def _text(text: str) -> str:
@@ -261,6 +265,11 @@ def _box(box: Box, x: float, y: float, width: float, title: bool) -> str:
         f"<title>{label}</title>" if title else "",
         f'<rect width="{width:.0f}" height="{_HEIGHT:.0f}" rx="{round_ends}"/>',
         f'<g transform="translate(16 {_HEIGHT / 2:.0f})">{mark(box.state)}</g>' if box.state else "",
+        *(
+            f'<g class="{classes(each)}" transform="translate({width - 14 - _BADGE * at:.0f} {_HEIGHT / 2:.0f})">'
+            f"{mark(each)}</g>"
+            for at, each in enumerate(box.marks)
+        ),
         f'<text class="t" x="{inside}" y="20">{_text(_short(box.name))}</text>',
         f'<text class="c" x="{inside}" y="36">{_text(_short(box.caption))}</text></g>',
     ]

@@ -8,17 +8,19 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime, timedelta
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 
 from lineage_orch.ledger import Failure, History, LedgerSnapshot, NodeFact
 from lineage_orch.ledger.snapshot import Built, Failed, Load
 from lineage_orch.lineage import Lineage
+from lineage_orch.lineage.policy import Promise
 from lineage_orch.plan import plan_builds
 from lineage_orch.reports.activity import activity, daily
-from lineage_orch.reports.looks import LOOKS, PRODUCER_STATES, SOURCE_STATES
-from lineage_orch.reports.page import KINDS, Page, ProducerNews, read_page, with_news
+from lineage_orch.reports.freshness import Promised
+from lineage_orch.reports.looks import LOOKS, MARKS, PRODUCER_STATES, SOURCE_STATES
+from lineage_orch.reports.page import KINDS, Page, ProducerNews, read_page, with_news, with_promises
 from lineage_orch.reports.page_file import page_html
 from lineage_orch.reports.picture import folded, folders_of, picture, slots, timeline
 from lineage_orch.reports.status import NodeState, Status, status
@@ -171,6 +173,41 @@ def test_producer_says_when_it_runs_and_that_its_last_run_failed() -> None:
     assert 's-load_failed t-bad"' in picture(page)
 
 
+def late(unique_id: str, name: str, kind: Literal["source", "build"], by: timedelta | None) -> Promised:
+    return Promised(
+        unique_id, name, kind, "error" if by else "fresh", NOW - timedelta(hours=3), timedelta(hours=3),
+        Promise(error_after=timedelta(hours=2)), by, ("source.shop.raw.orders",) if kind == "build" else (),
+        will_be_late_by=None if by else timedelta(minutes=10),
+    )  # fmt: skip
+
+
+LATE = with_promises(
+    PAGE,
+    [
+        late("model.shop.broken", "broken", "build", timedelta(hours=1)),
+        late("source.shop.raw.users", "raw.users", "source", timedelta(hours=1)),
+        late("model.shop.hourly", "hourly", "build", None),
+    ],
+)
+
+
+def test_what_is_late_is_marked_beside_its_state() -> None:
+    items = {each.name: each for each in LATE.items}
+    assert {each.name for each in LATE.items if each.marks == ("late",)} == {"broken", "raw.users"}
+    assert [each.state for each in LATE.items] == [each.state for each in PAGE.items]
+    assert items["broken"].caption == "model · failing · late by 60 min"
+    assert items["broken"].lines[0] == (
+        "Late: broken has not taken in a load of raw.orders that is 3.0 h old, and it promises to in 2 hours."
+    )
+    assert items["raw.users"].caption == "source · loaded · late by 60 min"
+    assert items["hourly"].lines[-1] == "Promise: will be late by 10 min; has not taken in raw.orders."
+    assert LATE.states == {**PAGE.states, "late": 2}
+    assert list(LATE.states)[:2] == ["failing", "late"]
+    assert picture(LATE).count('class="s-late t-bad"') == 2
+    (folders, *_) = folded(LATE)
+    assert 'class="n k-folder s-late t-bad"' in folders.svg
+
+
 def test_folders_tags_kinds_and_selectors() -> None:
     items = {each.name: each for each in PAGE.items}
     assert items["mart.v2"].folder == items["eph"].folder == ("shop", "marts")
@@ -226,7 +263,7 @@ def test_days_add_up_to_what_the_report_says() -> None:
 
 
 def test_every_state_has_a_look_of_its_own() -> None:
-    states = {*get_args(NodeState), *SOURCE_STATES, *PRODUCER_STATES}
+    states = {*get_args(NodeState), *SOURCE_STATES, *PRODUCER_STATES, *MARKS}
     assert set(LOOKS) == states
     shapes = [(each.mark, each.is_filled) for each in LOOKS.values()]
     words = [each.words for each in LOOKS.values()]

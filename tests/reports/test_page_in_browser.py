@@ -12,7 +12,7 @@ import pytest
 
 from lineage_orch.reports.page import Item, Page
 from lineage_orch.reports.page_file import page_html
-from tests.reports.test_page import LINEAGE, NOW, PAGE, STATUS, evil_page, many
+from tests.reports.test_page import LATE, LINEAGE, NOW, PAGE, STATUS, evil_page, many
 
 pytestmark = pytest.mark.integration
 
@@ -126,6 +126,10 @@ def test_states_tags_and_folders_can_be_filtered(opened: Open) -> None:
     assert dim() == {each.name for each in PAGE.items if each.state == "due"} != set()
     tab.click('.chip[data-state="due"]')
     assert dim() == set()
+    late = opened(LATE)
+    late.click('.chip[data-state="late"]')
+    keys = late.locator("main .n.dim").evaluate_all("all => all.map(each => each.dataset.k)")
+    assert {LATE.items[int(each)].name for each in keys} == {"broken", "raw.users"}
     tab.select_option("#tag", "daily")
     assert dim() == {each.name for each in PAGE.items} - {"stg_orders"}
     tab.select_option("#tag", "")
@@ -213,7 +217,7 @@ def test_every_text_has_contrast(opened: Open, scheme: str) -> None:
     )
 
 
-@pytest.mark.parametrize("page", [PAGE, many(4, 30)], ids=["small", "120"])
+@pytest.mark.parametrize("page", [PAGE, LATE, many(4, 30)], ids=["small", "late", "120"])
 def test_nothing_overlaps_and_every_text_is_in_its_box(opened: Open, page: Page) -> None:
     tab = opened(page)
     boxes = tab.locator("main .n").evaluate_all(
