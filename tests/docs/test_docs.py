@@ -695,6 +695,16 @@ def test_load_that_is_told_through_prefect_is_an_update() -> None:
     assert (update.source, update.producer) == ("crm.accounts", "export")
 
 
+def test_automation_that_tells_of_failed_builds_is_one_that_prefect_takes() -> None:
+    from prefect.events.schemas.automations import AutomationCore
+
+    (block,) = (each for each in blocks(HOW_DO_I) if each.text.startswith("# failed-builds.yaml"))
+    automation = AutomationCore.model_validate(yaml.safe_load(block.text))
+    assert automation.trigger.type == "event"
+    assert automation.trigger.expect == {"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}
+    assert yaml.safe_load(block.text)["trigger"]["match_related"]["prefect.resource.name"] == build_affected.name
+
+
 def test_job_of_a_work_pool_gets_the_secret_of_its_block(
     project: Path, prefect_server: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
