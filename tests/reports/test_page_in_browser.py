@@ -205,7 +205,7 @@ CONTRAST = """() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_has_contrast(opened: Open, scheme: str) -> None:
-    tab = opened(PAGE, scheme)
+    tab = opened(LATE, scheme)
     box(tab, "raw.old").click()
     tab.keyboard.press("Escape")
     box(tab, "broken").hover()
@@ -217,21 +217,37 @@ def test_every_text_has_contrast(opened: Open, scheme: str) -> None:
     )
 
 
-@pytest.mark.parametrize("page", [PAGE, LATE, many(4, 30)], ids=["small", "late", "120"])
-def test_nothing_overlaps_and_every_text_is_in_its_box(opened: Open, page: Page) -> None:
-    tab = opened(page)
-    boxes = tab.locator("main .n").evaluate_all(
-        """all => all.map(each => {
-          const at = each.transform.baseVal[0].matrix, size = each.querySelector("rect").getBBox();
-          const ends = [...each.querySelectorAll("text")].map(text => text.getBBox()).map(text => text.x + text.width);
-          return [at.e, at.f, at.e + size.width, at.f + size.height, each.getAttribute("aria-label"), ...ends];
-        })"""
-    )
-    assert len(boxes) == len(page.items)
+# Of each box its place and label, and where its texts end, counted from its left.
+BOXES = """all => all.map(each => {
+  const at = each.transform.baseVal[0].matrix, size = each.querySelector("rect").getBBox();
+  const ends = [...each.querySelectorAll("text")].map(text => text.getBBox()).map(text => text.x + text.width);
+  return [at.e, at.f, at.e + size.width, at.f + size.height, each.getAttribute("aria-label"), ...ends];
+})"""
+
+
+def assert_apart(boxes: list[Any]) -> None:
     for number, (left, top, right, bottom, label, *ends) in enumerate(boxes):
         assert max(ends) <= right - left, label
         for other in boxes[:number]:
             assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top, (label, other[4])
+
+
+@pytest.mark.parametrize("page", [PAGE, LATE, many(4, 30)], ids=["small", "late", "120"])
+def test_nothing_overlaps_and_every_text_is_in_its_box(opened: Open, page: Page) -> None:
+    boxes = opened(page).locator("main .n").evaluate_all(BOXES)
+    assert len(boxes) == len(page.items)
+    assert_apart(boxes)
+
+
+def test_nothing_overlaps_in_the_picture_of_the_example(browser: Any) -> None:
+    tab = browser.new_page()
+    try:
+        tab.goto((Path(__file__).resolve().parents[2] / "docs" / "lineage.svg").as_uri())
+        boxes = tab.locator(".n").evaluate_all(BOXES)
+    finally:
+        tab.close()
+    assert len(boxes) == 18
+    assert_apart(boxes)
 
 
 def test_names_that_are_markup_are_text(opened: Open) -> None:
