@@ -36,7 +36,7 @@ test: $(VENV)/.dev  ## Run all tests but the drills and some of the slower engin
 	@# failure is seen again; `pytest` alone shuffles. Two processes, each with whole files: real servers and dbt
 	@# take the time. Coverage is that of the fast tests (see tests/conftest.py), with a floor.
 	@$(PYTEST) example_project/tests
-	@$(PYTEST) -n 2 --dist loadfile --cov --cov-report= --cov-fail-under=$(COVERAGE_FLOOR)
+	@$(PYTEST) -n 3 --dist loadfile --cov --cov-report= --cov-fail-under=$(COVERAGE_FLOOR)
 
 test-engines: $(VENV)/.dev  ## Run all tests of the engines: dbt 1 in process and as a process, and dbt Cloud's stand-in.
 	@$(PYTEST) -n 2 $(ENGINES)

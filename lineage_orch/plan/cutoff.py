@@ -15,8 +15,6 @@ _STAGE = 5.0
 
 # How many nodes below one are looked at for that: what is not known of so many is not worth more time.
 _LOOK_AT = 1000
-# What a first stage knows of each node or source.
-_REST, _CHANGES, _MAYBE_SAME, _WAITS = range(4)
 
 
 def ignored_columns(
@@ -85,26 +83,26 @@ def first_stage(
         the nodes that are built now, those that wait, and those built now that may come out as they were.
     """
     now: list[int] = []
-    waiting: list[int] = []
-    same: list[int] = []
-    states = bytearray(len(graph.ids))
+    same: set[int] = set()
+    # Insertion order is that of the plan.
+    waiting: dict[int, None] = {}
+    changes: set[int] = set()
+    parents_of, waits = graph.parents, waiting.keys()
     for number in planned:
+        parents = parents_of[number]
+        # Most of a plan is below what waits: asked first, and of all parents at once.
+        if waits and not waits.isdisjoint(parents):
+            waiting[number] = None
+            continue
         tick = built[number]
-        is_due = not tick or number in due_by_itself
-        for parent in graph.parents[number]:
-            state = states[parent]
-            if state == _WAITS:
-                is_due = False
-                break
-            if state == _CHANGES or changed[parent] > tick:
-                is_due = True
-        if not is_due:
-            states[number] = _WAITS
-            waiting.append(number)
+        if tick and number not in due_by_itself and not _is_due(parents, tick, changes, changed):
+            waiting[number] = None
             continue
         now.append(number)
-        states[number] = _CHANGES
-        if may_be_same(number):
-            states[number] = _MAYBE_SAME
-            same.append(number)
-    return now, waiting, frozenset(same)
+        (same if may_be_same(number) else changes).add(number)
+    return now, list(waiting), frozenset(same)
+
+
+def _is_due(parents: Sequence[int], tick: int, changes: Container[int], changed: Sequence[int]) -> bool:
+    """Whether a parent is newer than the build at a tick, or will be: it is built now, and changes."""
+    return any(parent in changes or changed[parent] > tick for parent in parents)
