@@ -11,10 +11,10 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import cold, commands, day, fingerprint, first_node, hook, planning, recording, trigger
+from benchmarks import cold, commands, day, fingerprint, first_node, hook, no_op, planning, recording, trigger
 from benchmarks.harness import Options, Outcome, Row
 
-_MODULES = (cold, planning, fingerprint, recording, commands, day, first_node, hook, trigger)
+_MODULES = (cold, planning, fingerprint, recording, commands, day, first_node, no_op, hook, trigger)
 ROWS: list[Row] = [row for module in _MODULES for row in module.ROWS]
 _PACKAGES = ("prefect", "prefect-dbt", "dbt-core", "dbt-duckdb", "duckdb", "msgspec", "networkx", "SQLAlchemy")
 
