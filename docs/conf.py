@@ -48,6 +48,7 @@ docs/how-it-decides
 docs/by-hand
 docs/production
 docs/other-loads
+docs/followers
 docs/lineage-page
 docs/promises
 docs/dbt-engines

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lineage_orch.ledger import Ledger, LedgerSnapshot
     from lineage_orch.lineage import Lineage
     from lineage_orch.loads.fingerprints import fingerprint_of
+    from lineage_orch.loads.following import follows
     from lineage_orch.orchestrator import Orchestrator
     from lineage_orch.plan import BuildPlan, Held, plan_builds
     from lineage_orch.producers import mark_updated, produces_source
@@ -57,6 +58,7 @@ _HOMES = {
     "ledger": ("Ledger", "LedgerSnapshot"),
     "lineage": ("Lineage",),
     "loads.fingerprints": ("fingerprint_of",),
+    "loads.following": ("follows",),
     "orchestrator": ("Orchestrator",),
     "plan": ("BuildPlan", "Held", "plan_builds"),
     "producers": ("mark_updated", "produces_source"),
@@ -93,6 +95,7 @@ __all__ = [
     "UnknownSourceError",
     "build_affected",
     "fingerprint_of",
+    "follows",
     "mark_updated",
     "plan_builds",
     "produces_source",

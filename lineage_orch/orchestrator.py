@@ -33,6 +33,7 @@ from lineage_orch.errors import (
     SettingsError,
     UnknownNodeError,
     UnknownSourceError,
+    did_you_mean,
 )
 from lineage_orch.ledger import Ledger
 from lineage_orch.lineage import Lineage
@@ -45,8 +46,10 @@ from lineage_orch.updates import SourceUpdate
 
 if TYPE_CHECKING:
     from lineage_orch.ledger.lock import BuildLock
+    from lineage_orch.lineage.followers import Follower
     from lineage_orch.reports.activity import Activity
     from lineage_orch.reports.explanation import Explanation
+    from lineage_orch.reports.followers import FollowerStatus
     from lineage_orch.reports.freshness import FreshnessReport
     from lineage_orch.reports.history import Event
     from lineage_orch.reports.page import Page
@@ -466,27 +469,28 @@ class Orchestrator:
         self.ledger.register_producers(sorted(names))
         for line in said:
             progress(line)
-        while True:
-            with self.ledger.build_lock(who=me) as held:
-                if is_ours := bool(held):
-                    report.busy = None
-                    call.drain(held)
-            if not is_ours:
-                if wait is None and not is_left:
-                    # Who builds by hand looks at this when it lets go. Once more: that may have been just now.
-                    self.ledger.set_mark(LEFT_TO_HOLDER, uuid.uuid4().hex)
-                    is_left = True
+        with call:
+            while True:
+                with self.ledger.build_lock(who=me) as held:
+                    if is_ours := bool(held):
+                        report.busy = None
+                        call.drain(held)
+                if not is_ours:
+                    if wait is None and not is_left:
+                        # Who builds by hand looks at this when it lets go. Once more: that may have been just now.
+                        self.ledger.set_mark(LEFT_TO_HOLDER, uuid.uuid4().hex)
+                        is_left = True
+                        continue
+                    holder = self.ledger.holder()
+                    report.busy = f"{holder.who} (since {holder.since:%H:%M:%S} UTC)" if holder else "another process"
+                    if wait is None:
+                        progress(report.summary())
+                    if wait is None or wait.is_over():
+                        return report
                     continue
-                holder = self.ledger.holder()
-                report.busy = f"{holder.who} (since {holder.since:%H:%M:%S} UTC)" if holder else "another process"
-                if wait is None:
-                    progress(report.summary())
-                if wait is None or wait.is_over():
+                # A load that was recorded after the last plan found the lock still taken, and left it to us.
+                if report.more or not call.has_more():
                     return report
-                continue
-            # A load that was recorded after the last plan found the lock still taken, and left it to us.
-            if report.more or not call.has_more():
-                return report
 
     def _build_by_hand(self, wanted: HandBuild, who: str | None, progress: Progress) -> BuildReport:
         report = BuildReport()
@@ -671,6 +675,27 @@ class Orchestrator:
             logger.debug("What is due cannot be said now: %s", error)
             return False
         return found is not None and self._workspace.plan(*found).is_empty
+
+    def followers(self) -> tuple[Follower, ...]:
+        """Return what runs when models are fresh: exposures that name a deployment, and flows with ``@follows``."""
+        return self._workspace.followers(self.lineage)
+
+    def explain_follower(self, name: str) -> FollowerStatus:
+        """Say why a follower will run, waits or is up to date.
+
+        Args:
+            name: of the flow or exposure, or its unique_id.
+
+        Raises:
+            UnknownNodeError: there is no such follower.
+        """
+        status = self.status()
+        for each in status.followers:
+            if name in (each.follower.name, each.follower.unique_id):
+                return each
+        raise UnknownNodeError(
+            f"no follower {name!r}{did_you_mean(name, (each.follower.name for each in status.followers))}"
+        )
 
     def explain(self, node: str) -> Explanation:
         """Say why a node will build, is held or is up to date, along the path from its sources.

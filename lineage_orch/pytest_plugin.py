@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lineage_orch.orchestrator import Orchestrator
     from lineage_orch.settings import LineageOrchSettings
     from lineage_orch.testing import Triggered
+    from lineage_orch.testing.followed import Followed
     from lineage_orch.testing.project_copy import ProjectCopy
 
 _MARKER = "produces"
@@ -292,6 +293,20 @@ def triggered(request: pytest.FixtureRequest, prefect_server: None) -> Iterator[
         yield double
     with _plainly():
         double.source_ids  # noqa: B018 - resolves all names, and says which is wrong
+
+
+@pytest.fixture
+def followed() -> Iterator[Followed]:
+    """What follows models (``@follows``, exposures with a deployment) does not run: see what would have.
+
+    ``followed.names``, ``.assert_ran("push-sales")``, ``.sources_of("push-sales")``, ``.clear()``.
+    """
+    from lineage_orch.followers.runs import using_double
+    from lineage_orch.testing.followed import Followed
+
+    double = Followed()
+    with using_double(double):
+        yield double
 
 
 # Builds -----------------------------------------------------------------------------------------------------

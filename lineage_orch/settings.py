@@ -198,7 +198,9 @@ class LineageOrchSettings(BaseSettings):
         "within that time, so that one build takes them all. 0: it does not wait.",
     )
     producers: _Words = Field(
-        (), description="Modules, files or folders where `check`, `sources` and `status` look for producers."
+        (),
+        description="Modules, files or folders where `check`, `sources` and `status` look for producers, "
+        "and builds for the followers that they run.",
     )
 
     _passed: frozenset[str] = PrivateAttr(frozenset())

@@ -34,6 +34,8 @@ from pathlib import Path
 
 import pytest
 
+from lineage_orch.loads.following import followers_declared_meanwhile_forgotten
+
 # By name, so that it is there with `-p no:lineage_orch` too.
 from lineage_orch.pytest_plugin import prefect_server  # noqa: F401
 from tests.shop_project import Shop
@@ -70,6 +72,13 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         if name.startswith(("LINEAGE_ORCH_", "DBT_")) and name != "DBT_SEND_ANONYMOUS_USAGE_STATS":
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def no_followers_of_other_tests() -> Iterator[None]:
+    """What a test declares to follow a model is unknown to the others."""
+    with followers_declared_meanwhile_forgotten():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,7 @@ class Bound:
         """
         if self._first is None:
             self._first = snapshot
-        elif self._rounds is not None and plan(_as_loaded_then(snapshot, self._first)).is_empty:
+        elif self._rounds is not None and plan(_as_loaded_then(snapshot, self._first)).needs_no_dbt:
             self._rounds -= 1
             return self._rounds >= 0
         return True

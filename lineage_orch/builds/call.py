@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from lineage_orch.builds.bounds import Bound
 from lineage_orch.builds.by_hand import HandBuild, Limits
@@ -12,12 +13,17 @@ from lineage_orch.builds.run import DbtRun
 from lineage_orch.builds.workspace import Workspace, resolved
 from lineage_orch.dbt.retries import Retries
 from lineage_orch.errors import DbtError
+from lineage_orch.followers.starts import Start, Starts
 from lineage_orch.ledger import LedgerSnapshot
 from lineage_orch.ledger.lock import BuildLock
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import BuildPlan, below, history_of, longest_lag, not_again
 from lineage_orch.reports.build_report import BuildReport
+from lineage_orch.reports.status import short_names
 from lineage_orch.text import few
+
+if TYPE_CHECKING:
+    from lineage_orch.followers.runs import FollowerRuns
 
 # After so many dbt runs a call builds the rest at once: where loads that change nothing come all the time, what waits
 # to see whether they do would wait again and again.
@@ -53,6 +59,7 @@ class BuildCall:
         self._tried: dict[str, int] = {}
         # The relations that are gone; None as long as nothing asked.
         self._missing: frozenset[str] | None = None
+        self._followers: FollowerRuns | None = None
         settings = workspace.settings
         self._retries = Retries(
             settings.node_retries,
@@ -72,11 +79,27 @@ class BuildCall:
         while self._build_once(held):
             held.check()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Wait for the followers that run in this process; after Ctrl-C for nothing."""
+        if kind is None or issubclass(kind, Exception):
+            self._join()
+
     def has_more(self) -> bool:
-        """Whether something is due by now that this call did not try."""
+        """Whether something is due by now that this call did not try; what follows in this process has then run."""
+        self._join()
         lineage = self._workspace.current.as_read()
         snapshot = self._workspace.snapshot(lineage)
-        return not self._workspace.plan(lineage, snapshot, not_again(lineage, snapshot, self._tried)).is_empty
+        again = not_again(lineage, snapshot, self._tried)
+        plan = self._workspace.plan(lineage, snapshot, again, running=self._going_on)
+        if self._followers is not None:
+            self._report.next_due = plan.next_due
+            if plan.is_empty and (spent := self._followers.spent):
+                due = self._workspace.plan(lineage, snapshot, again, running=self._going_on - spent).follow
+                self._report.more = list(due)
+        return not plan.is_empty
 
     def _build_once(self, held: BuildLock) -> bool:
         """Plan and build once; returns whether to plan again."""
@@ -85,6 +108,10 @@ class BuildCall:
         self._tell(plan)
         if plan.is_empty:
             return self._missing is None and self._is_gone_at_end(lineage, snapshot)
+        starts = self._starts(lineage, snapshot, plan)
+        starts.begin()
+        if plan.needs_no_dbt:
+            return True
         missing = self._missing or frozenset()
         if not self._bound.lets(snapshot, lambda then: self._workspace.plan(lineage, then, self._tried, missing)):
             self._report.more = [*plan.build, *plan.tests_only, *plan.passed_through]
@@ -98,6 +125,7 @@ class BuildCall:
             held=held,
             retries=self._retries,
             by_hand=self._by_hand,
+            starts=starts,
             progress=self._progress,
         )
         if plan.select:
@@ -123,10 +151,12 @@ class BuildCall:
         lineage = workspace.lineage
         self._name_all(lineage)
         workspace.ask_loading(lineage)
+        if followers := workspace.followers(lineage):
+            self._look_at_followers()
         _, snapshot = self._ledger.begin_build(
             now=workspace.clock(),
-            history_of=history_of(lineage, workspace.being_loaded),
-            keep=longest_lag(lineage),
+            history_of=history_of(lineage, workspace.being_loaded, followers),
+            keep=longest_lag(lineage, followers),
         )
         self._take_identities(lineage, snapshot)
         return lineage, workspace.seen_with(lineage, snapshot)
@@ -162,12 +192,16 @@ class BuildCall:
         again = not_again(lineage, snapshot, self._tried)
         # What is built by hand is built at once, and counts as changed.
         compares = not by_hand and self._report.runs < _STAGES
-        plan = workspace.plan(lineage, snapshot, again, self._missing or (), *limits, compares=compares)
+        plan = workspace.plan(
+            lineage, snapshot, again, self._missing or (), *limits, compares=compares, running=self._going_on
+        )
         batches = (node for node in plan.build if node in snapshot.nodes and lineage.microbatch(node))
         if self._missing is None and (plan.tests_only or any(batches)):
             # What is gone cannot be tested, and dbt is told since when to build batches of what is there.
             self._missing = workspace.missing_relations(lineage, snapshot)
-            plan = workspace.plan(lineage, snapshot, again, self._missing, *limits, compares=compares)
+            plan = workspace.plan(
+                lineage, snapshot, again, self._missing, *limits, compares=compares, running=self._going_on
+            )
         return plan
 
     def _tell(self, plan: BuildPlan) -> None:
@@ -192,7 +226,7 @@ class BuildCall:
         So it is asked where a question to dbt is a process of its own: no load waits for it. What failed in this call
         below such a relation failed for want of it, and may be tried again.
         """
-        if snapshot.nodes.keys() <= set(self._report.built):
+        if snapshot.nodes.keys() & lineage.nodes.keys() <= set(self._report.built):
             self._missing = frozenset()
             return False
         self._missing = self._workspace.missing_relations(lineage, snapshot)
@@ -202,6 +236,41 @@ class BuildCall:
         for node in again:
             del self._tried[node]
         return bool(gone)
+
+    # What follows ----------------------------------------------------------------------------------------
+
+    def _look_at_followers(self) -> None:
+        """See what became of followers that were launched before; the build lock is held."""
+        if self._followers is None:
+            from lineage_orch.followers.runs import FollowerRuns
+
+            workspace = self._workspace
+            self._followers = FollowerRuns(
+                self._ledger, workspace.flow_of, clock=workspace.clock, progress=self._progress
+            )
+        self._followers.look()
+
+    @property
+    def _going_on(self) -> frozenset[str]:
+        return self._followers.going_on if self._followers is not None else frozenset()
+
+    def _starts(self, lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan) -> Starts:
+        """Return what starts the due followers of a plan, each as soon as what it follows is recorded."""
+
+        def start(unique_id: str) -> None:
+            assert self._followers is not None
+            assert snapshot.run_id is not None
+            names = short_names(lineage)
+            sources = tuple(sorted(names[each] for each in plan.because[unique_id]))
+            self._followers.start(Start(plan.followers[unique_id], snapshot.tick, snapshot.run_id, sources))
+
+        return Starts(plan, start)
+
+    def _join(self) -> None:
+        if self._followers is not None:
+            self._followers.join()
+            self._report.followed = sorted(self._followers.started)
+            self._report.follow_failed = dict(self._followers.failed)
 
     # After dbt ran ----------------------------------------------------------------------------------------
 

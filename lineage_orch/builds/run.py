@@ -13,6 +13,7 @@ from lineage_orch.dbt.engine import BUILT, PASSED, Outcome
 from lineage_orch.dbt.microbatch import event_times
 from lineage_orch.dbt.recorder import BuildRecorder
 from lineage_orch.dbt.retries import Retries
+from lineage_orch.followers.starts import Starts
 from lineage_orch.ledger import LedgerSnapshot
 from lineage_orch.ledger.lock import BuildLock
 from lineage_orch.lineage import Lineage
@@ -35,6 +36,7 @@ class DbtRun:
         held: the build lock.
         retries: which nodes of this call are tried again.
         by_hand: what a person asked for, if it is that.
+        starts: starts the followers of what is recorded.
         progress: takes a line for people.
     """
 
@@ -49,6 +51,7 @@ class DbtRun:
         held: BuildLock,
         retries: Retries,
         by_hand: HandBuild | None,
+        starts: Starts,
         progress: Progress,
     ) -> None:
         self._workspace = workspace
@@ -61,6 +64,7 @@ class DbtRun:
         self._held = held
         self._retries = retries
         self._by_hand = by_hand
+        self._starts = starts
         self._progress = progress
         # Before dbt runs, which writes the manifest anew: it is read again for them.
         self._identities = {node: lineage.identity_parts(node) for node in (*plan.build, *plan.passed_through)}
@@ -74,7 +78,7 @@ class DbtRun:
         self.recorder = BuildRecorder(
             workspace.tests_to_run(plan, plan.build),
             self._record,
-            lambda node: self._ledger.take_back(self._tick, [node]),
+            self._take_back,
             passed=workspace.tests_to_run(plan, (*plan.tests_only, *plan.passed_through)),
             tested_by=lineage.tested_by,
             check=held.check_now_and_then,
@@ -85,7 +89,11 @@ class DbtRun:
     def _record(self, node: str) -> None:
         if node in self._plan.tests_only:
             self._ledger.record_tested(self._tick, [node])
-            return
+        else:
+            self._record_built(node)
+        self._starts.recorded(node)
+
+    def _record_built(self, node: str) -> None:
         self._ledger.record_built(
             self._tick,
             [node] if node not in self._in_part else [],
@@ -93,6 +101,10 @@ class DbtRun:
             identities={node: self._identities[node]},
             seconds={} if node in self._plan.passed_through else self.recorder.seconds_of(node),
         )
+
+    def _take_back(self, node: str) -> None:
+        self._ledger.take_back(self._tick, [node])
+        self._starts.taken_back(node)
 
     def _record_failed(self, failed: Mapping[str, str]) -> None:
         self._ledger.record_failed(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from lineage_orch.dbt.command import is_full_refresh, not_built_by, threads_in
 from lineage_orch.dbt.current import CurrentLineage
@@ -15,8 +16,16 @@ from lineage_orch.dbt.project import DbtProject
 from lineage_orch.errors import LineageError
 from lineage_orch.ledger import Ledger, LedgerSnapshot
 from lineage_orch.lineage import Lineage
+from lineage_orch.lineage.followers import Follower
+from lineage_orch.loads.following import declared_followers, following_of
 from lineage_orch.plan import BuildPlan, Estimate, estimate, history_of, plan_builds
+from lineage_orch.plan.followers import followers_of
 from lineage_orch.settings import LineageOrchSettings
+
+if TYPE_CHECKING:
+    from prefect.flows import Flow
+
+    from lineage_orch.loads.discovery import DiscoveryResult
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +77,8 @@ class Workspace:
 
     def snapshot(self, lineage: Lineage) -> LedgerSnapshot:
         """Return what the ledger knows, with all that a plan asks for."""
-        return self.seen_with(lineage, self.ledger.snapshot(history_of=history_of(lineage, self.being_loaded)))
+        history = history_of(lineage, self.being_loaded, self.followers(lineage))
+        return self.seen_with(lineage, self.ledger.snapshot(history_of=history))
 
     def seen_with(self, lineage: Lineage, snapshot: LedgerSnapshot) -> LedgerSnapshot:
         """Return a snapshot in which names that were kept as given stand for the sources of this manifest.
@@ -84,15 +94,48 @@ class Workspace:
         )
 
     @cached_property
-    def found_producers(self) -> tuple[frozenset[str], tuple[str, ...]]:
-        """The sources of the producers that the setting ``producers`` names, and what to tell people of the rest."""
+    def _found(self) -> DiscoveryResult | None:
+        """What is found where the setting ``producers`` says; None: it names no place."""
         if not self.settings.producers:
-            return frozenset(), ()
+            return None
         from lineage_orch.loads.discovery import find_producers
 
-        found = find_producers(self.settings.producers)
+        return find_producers(self.settings.producers)
+
+    @property
+    def found_producers(self) -> tuple[frozenset[str], tuple[str, ...]]:
+        """The sources of the producers that the setting ``producers`` names, and what to tell people of the rest."""
+        found = self._found
+        if found is None:
+            return frozenset(), ()
         said = [f"Producers in {failure.place} are not known: {failure.why}" for failure in found.failures]
         return frozenset(source for each in found.producers for source in each.sources), tuple(said)
+
+    # What follows the nodes ------------------------------------------------------------------------------
+
+    def followers(self, lineage: Lineage) -> tuple[Follower, ...]:
+        """Return the followers: exposures that name a deployment, and flows with ``@follows``.
+
+        Of flows, those that were imported in this process, and those where the setting ``producers`` says.
+        """
+        declared = {each.name: each for each in (self._found.followers if self._found else ())}
+        for name, flow in declared_followers().items():
+            if (following := following_of(flow)) is not None:
+                declared[name] = following
+        return followers_of(lineage, declared.values())
+
+    def flow_of(self, follower: Follower) -> Flow[Any, Any]:
+        """Return the flow of a follower that runs in this process.
+
+        Raises:
+            ProducerError: it cannot be imported.
+        """
+        if (flow := declared_followers().get(follower.name)) is not None:
+            return flow
+        from lineage_orch.loads.discovery import load_follower
+
+        found = (each for each in (self._found.followers if self._found else ()) if each.name == follower.name)
+        return load_follower(next(found))
 
     def as_last_parsed(self) -> tuple[Lineage, LedgerSnapshot] | None:
         """Return the lineage as dbt parsed it last, and the ledger; None where its files say something else by now.
@@ -116,6 +159,7 @@ class Workspace:
         only: Collection[str] | None = None,
         forced: Collection[str] = (),
         compares: bool = True,
+        running: Collection[str] = (),
     ) -> BuildPlan:
         """Return :func:`lineage_orch.plan.plan_builds` by the settings, as of now."""
         settings = self.settings
@@ -134,6 +178,8 @@ class Workspace:
             patience=timedelta(seconds=settings.patience),
             # A full refresh builds all of the plan anew, whatever came out above it.
             cutoff=settings.cutoff if compares and not is_full_refresh(settings.dbt_flags) else "off",
+            followers=self.followers(lineage),
+            running=running,
         )
 
     def ask_loading(self, lineage: Lineage) -> None:

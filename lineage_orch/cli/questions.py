@@ -140,7 +140,9 @@ def status(
 def explain(
     node: Annotated[
         str,
-        Parameter(help="A model, snapshot or seed: its name, package.name, name.v2 or unique_id; or a source."),
+        Parameter(
+            help="A model, snapshot or seed: its name, package.name, name.v2 or unique_id; or a source or follower."
+        ),
     ],
     /,
     *,
@@ -153,15 +155,26 @@ def explain(
         try:
             explanation = orchestrator.explain(node)
         except UnknownNodeError as no_node:
-            try:
-                source = orchestrator.lineage.resolve_source(node)
-            except UnknownSourceError:
-                raise no_node from None
-            data, lines = _explain_source(orchestrator, source)
+            data, lines = _explain_other(orchestrator, node, no_node)
         else:
             data, lines = explanation.to_dict(), explanation_lines(explanation)
     print_result(common, {**data, "lines": lines}, lines)
     return DONE
+
+
+def _explain_other(
+    orchestrator: Orchestrator, name: str, no_node: UnknownNodeError
+) -> tuple[dict[str, Any], list[str]]:
+    """Explain a source or a follower; raises ``no_node`` if the name is neither's."""
+    with suppress(UnknownSourceError):
+        return _explain_source(orchestrator, orchestrator.lineage.resolve_source(name))
+    from lineage_orch.reports.follower_wording import follower_lines
+
+    try:
+        status = orchestrator.explain_follower(name)
+    except UnknownNodeError:
+        raise no_node from None
+    return status.to_dict(), follower_lines(status, names_in(orchestrator), now())
 
 
 def _explain_source(orchestrator: Orchestrator, source: str) -> tuple[dict[str, Any], list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -27,8 +27,9 @@ from prefect.client.schemas.objects import FlowRun, StateType, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
 
 from lineage_orch.errors import ProducerError
+from lineage_orch.followers.deployments import DEAD_AFTER, last_heartbeat
 from lineage_orch.loads.declaration import Declaration, can_mean, is_template
-from lineage_orch.loads.tags import BUILDS, NOTHING_NEW, sources_in, trigger_tag
+from lineage_orch.loads.tags import BUILDS, FOLLOWER, NOTHING_NEW, sources_in, trigger_tag
 from lineage_orch.updates import SourceUpdate
 
 if TYPE_CHECKING:
@@ -36,11 +37,6 @@ if TYPE_CHECKING:
 
 # Completed states in which no data came, or in which it was taken back.
 _NO_LOADS = ("Cached", "RolledBack")
-# Several times the 3 minutes between the heartbeats of a run.
-DEAD_AFTER = timedelta(minutes=15)
-
-# Clocks differ.
-_LEEWAY = timedelta(minutes=10)
 _PAGE = 200
 
 Run = TypeVar("Run", FlowRun, TaskRun)
@@ -234,7 +230,7 @@ def running_loads(
 
 
 def dead_runs(client: SyncPrefectClient, triggers: Sequence[LoadsOf], now: datetime) -> Iterator[DeadRun]:
-    """Yield the flow runs that are RUNNING by name only: such loads, flows around such tasks, and builds.
+    """Yield the flow runs that are RUNNING by name only: such loads, flows around such tasks, builds, and followers.
 
     Raises:
         httpx.HTTPError: Prefect's API cannot be reached, or failed.
@@ -243,7 +239,7 @@ def dead_runs(client: SyncPrefectClient, triggers: Sequence[LoadsOf], now: datet
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
         start_time=FlowRunFilterStartTime(before_=now - DEAD_AFTER),
     )
-    tags = [*(trigger.tag() for trigger in triggers), BUILDS]
+    tags = [*(trigger.tag() for trigger in triggers), BUILDS, FOLLOWER]
     tagged = running.model_copy(update={"tags": FlowRunFilterTags(any_=tags)})
     # The tags of a task run are there when it ends: a flow in which none ended has loaded nothing yet.
     loading = TaskRunFilter(tags=TaskRunFilterTags(any_=[trigger.tag(of_task=True) for trigger in triggers]))
@@ -264,25 +260,10 @@ def dead_runs(client: SyncPrefectClient, triggers: Sequence[LoadsOf], now: datet
 
     runs = {run.id: run for read in (loads_and_builds, around_tasks) for run in _pages(read)}
     for run in runs.values():
-        last = _last_heartbeat(client, run, now)
+        last = last_heartbeat(client, run, now)
         # Without any, heartbeats are switched off, and nothing can be said.
         if last is not None and now - last > DEAD_AFTER:
             yield DeadRun(str(run.id), run.name, last)
-
-
-def _last_heartbeat(client: SyncPrefectClient, run: FlowRun, now: datetime) -> datetime | None:
-    since = (run.start_time or now) - _LEEWAY
-    body = {
-        "filter": {
-            "occurred": {"since": since.isoformat(), "until": (now + _LEEWAY).isoformat()},
-            "event": {"name": ["prefect.flow-run.heartbeat"]},
-            "resource": {"id": [f"prefect.flow-run.{run.id}"]},
-            "order": "DESC",
-        },
-        "limit": 1,
-    }
-    events = client.request("POST", "/events/filter", json=body).json().get("events") or []
-    return datetime.fromisoformat(events[0]["occurred"]) if events else None
 
 
 def _pages(read: Callable[[int], list[Run]]) -> Iterator[Run]:

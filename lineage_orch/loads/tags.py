@@ -23,6 +23,8 @@ BUILDS = "lineage_orch:builds"
 TRIGGERED = "lineage_orch:triggered"
 WAKE_UP = "lineage_orch:wake-up"
 DEADLINE = "lineage_orch:deadline"
+# On runs of followers in deployments; and with the follower's unique_id behind it.
+FOLLOWER = "lineage_orch:follower"
 # On a dbt deployment: a setting that its runs may replace.
 ALLOWS = "lineage_orch:allows:"
 # On runs of a load whose sources were found unchanged: nothing to build, however the run is found.

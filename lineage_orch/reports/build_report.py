@@ -43,6 +43,9 @@ class BuildReport:
         busy: who held the lock, if this call left the work to another.
         answered: with ``busy``: whether the other had answered, before this call returned, the loads that it was to
             wait for. ``failing`` then names what failed there.
+        followed: the followers that this call started.
+        follow_failed: each of those that did not end Completed, as far as this call knows -> why. No build fails for
+            them: they are tried again later.
         stale_below: of a build of a selection: what is stale now since it reads what was built, and was not selected.
     """
 
@@ -67,6 +70,8 @@ class BuildReport:
     expected: float = 0.0
     busy: str | None = None
     answered: bool = False
+    followed: list[str] = field(default_factory=list)
+    follow_failed: dict[str, str] = field(default_factory=dict)
     stale_below: list[str] = field(default_factory=list)
 
     def took(self, seconds: float, expected: Estimate) -> None:
@@ -84,6 +89,7 @@ class BuildReport:
     def take_plan(self, plan: BuildPlan) -> None:
         """Note what the next plan of the call makes of the nodes that waited for this one."""
         due = {*plan.build, *plan.perhaps, *plan.tests_only, *plan.passed_through, *plan.held, *plan.not_built}
+        due |= {*plan.follow, *plan.follow_held}
         waited = dict.fromkeys((*self.unchanged_upstream, *self.waiting))
         self.unchanged_upstream = [node for node in waited if node not in due]
         self.waiting = list(plan.perhaps)
@@ -130,6 +136,9 @@ class BuildReport:
             parts.append(f"{len(self.unreported)} without a result from dbt")
         if self.unplanned:
             parts.append(f"{len(self.unplanned)} built by dbt without being planned")
+        if self.followed:
+            failed = f", of which {len(self.follow_failed)} failed" if self.follow_failed else ""
+            parts.append(f"{count(self.followed, 'follower')} started{failed}")
         if self.more:
             parts.append(f"{len(self.more)} stale again by what was loaded meanwhile, and left to the next build")
         text = ", ".join(parts)
@@ -188,6 +197,8 @@ class BuildReport:
             "more": self.more,
             "busy": self.busy,
             "answered": self.answered,
+            "followed": self.followed,
+            "follow_failed": self.follow_failed,
             "stale_below": self.stale_below,
         }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lineage_orch.loads.declaration import can_mean
 from lineage_orch.plan import plan_graph, producing_sources
 from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso
+from lineage_orch.reports.followers import FollowerStatus, follower_statuses
 
 if TYPE_CHECKING:
     from lineage_orch.ledger import Failure, Holder, LedgerSnapshot
@@ -86,6 +87,7 @@ class Status:
         unresolved: each name that was loaded and that no source of the manifest has, with the tick of its newest
             update; it becomes an update of the source as soon as a manifest has one.
         unmatched: what producers declare that can mean no source of the manifest.
+        followers: one row each, sorted by unique_id.
     """
 
     tick: int
@@ -95,16 +97,18 @@ class Status:
     holder: Holder | None
     unresolved: Mapping[str, int]
     unmatched: tuple[str, ...]
+    followers: tuple[FollowerStatus, ...] = ()
 
     def only(self, ids: Collection[str] | None = None, states: Collection[NodeState] = ()) -> Status:
         """Return the status of some sources and nodes alone.
 
         Args:
-            ids: their unique_ids; None for all.
+            ids: their unique_ids; None for all. Of the followers, those of one of these.
             states: of the nodes; empty for all. With any, there are no sources in it: they have no such state.
         """
         return replace(
             self,
+            followers=() if states else tuple(each for each in self.followers if ids is None or each.is_below(ids)),
             sources=() if states else tuple(each for each in self.sources if ids is None or each.unique_id in ids),
             nodes=tuple(
                 each
@@ -144,6 +148,7 @@ class Status:
                 }
                 for each in self.nodes
             ],
+            "followers": [each.to_dict() for each in self.followers],
         }
 
 
@@ -198,7 +203,8 @@ def status(lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, holder: 
     nodes = tuple(row(node) for node in graph.ids[graph.source_count :])
     patterns = sorted(snapshot.producer_patterns)
     unmatched = tuple(each for each in patterns if not any(can_mean(each, source) for source in lineage.sources))
-    return Status(snapshot.tick, sources, nodes, plan.next_due, holder, snapshot.unresolved, unmatched)
+    followers = follower_statuses(snapshot, plan)
+    return Status(snapshot.tick, sources, nodes, plan.next_due, holder, snapshot.unresolved, unmatched, followers)
 
 
 def loaded_at(snapshot: LedgerSnapshot, source: str) -> datetime | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from lineage_orch.reports.activity import METHOD
 from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso
 from lineage_orch.reports.explanation import reason_to_dict
+from lineage_orch.reports.follower_wording import follower_rows
 from lineage_orch.reports.freshness import FreshnessState
 from lineage_orch.reports.status import NodeState
 from lineage_orch.reports.wording import (
@@ -89,6 +90,8 @@ def _plan_to_dict(plan: BuildPlan, expected: Estimate | None) -> dict[str, Any]:
         "because": {node: sorted(sources) for node, sources in plan.because.items()},
         "changed_code": sorted(plan.changed_code),
         "select": list(plan.select),
+        "follow": list(plan.follow),
+        "follow_held": {each: held_to_dict(held) for each, held in plan.follow_held.items()},
         "next_due": iso(plan.next_due),
         "estimate": asdict(expected) if expected else None,
     }
@@ -108,7 +111,7 @@ def plan_parts(
     """
     parts: Parts = []
     build = Table(f"To build: {count(len(plan.build), 'node')}", ["node", "because of"])
-    if plan.is_empty:
+    if plan.needs_no_dbt:
         parts.append("Nothing to build now.")
     else:
         hows = dict.fromkeys(plan.tests_only, " (tests only)")
@@ -138,12 +141,32 @@ def plan_parts(
         parts.append(table)
     parts += _failed_parts(_of(plan.failures, only), plan.held, names, now)
     parts += _held_parts(_of(plan.held, only), names, now)
+    if only is None:
+        parts += _follow_parts(plan, names, now)
     parts += plan.notes
     if not_built := [each for each in plan.not_built if only is None or each in only]:
         stale = listed(short_name(each, names) for each in not_built)
         parts.append(f"Stale, and not built by dbt {command} as it is called here: {stale}.")
     if plan.select and only is None:
         parts.append(f"dbt {command} --select {shlex.join(plan.select)}")
+    return parts
+
+
+def _follow_parts(plan: BuildPlan, names: Names, now: datetime) -> Parts:
+    parts: Parts = []
+    if plan.follow:
+        table = Table(f"To run then: {count(plan.follow, 'follower')}", ["follower", "after", "because of"])
+        for each in plan.follow:
+            follows = listed(short_name(parent, names) for parent in plan.followers[each].parents)
+            reasons = short_reasons(plan.reasons[each], plan.because[each], names)
+            table.rows.append([plan.followers[each].name, follows, reasons])
+        parts.append(table)
+    if plan.follow_held:
+        table = Table(f"Not run now: {count(plan.follow_held, 'follower')}", ["follower", "until", "reason"])
+        for each, held in plan.follow_held.items():
+            when_due = until(held.until, now) if held.until else "-"
+            table.rows.append([plan.followers[each].name, when_due, held_reason(held, names)])
+        parts.append(table)
     return parts
 
 
@@ -177,7 +200,9 @@ def status_parts(status: Status, now: datetime, shown: Status | None = None) -> 
         if node.held is not None:
             state = f"held: {_held_until(node.held, names, now)}"
         nodes.rows.append([node.name, state, str(node.tick or "-"), when(node.built_at) if node.built_at else "never"])
-    parts += [each for each in (sources, nodes) if each.rows]
+    followers = Table("Followers", ["follower", "follows", "runs", "state", "last run"])
+    followers.rows += follower_rows(shown.followers, names, now)
+    parts += [each for each in (sources, nodes, followers) if each.rows]
     failures = {node.unique_id: node.failure for node in shown.nodes if node.failure is not None}
     held = {node.unique_id: node.held for node in shown.nodes if node.held is not None}
     return parts + _failed_parts(failures, held, names, now)
@@ -190,6 +215,11 @@ def report_parts(report: BuildReport, names: Names, now: datetime) -> Parts:
         parts.append("Built: " + ", ".join(short_name(each, names) for each in report.built))
     if report.timing:
         parts.append(report.timing)
+    for each in report.followed:
+        why = report.follow_failed.get(each)
+        parts.append(
+            f"Follower {short_name(each, names)}: " + (f"failed, and is tried again later: {why}" if why else "started")
+        )
     if report.unchanged:
         parts.append("Came out as before: " + ", ".join(short_name(each, names) for each in report.unchanged))
     if report.unchanged_upstream:

@@ -43,6 +43,8 @@ def short_name(unique_id: str, names: Mapping[str, str]) -> str:
     if known is not None:
         return known
     kind, _, rest = unique_id.partition(".")
+    if kind == "follower":
+        return rest  # the flow's name, whatever stands in it
     name = rest.partition(".")[2]
     # The hash at the end of a test's id says nothing to people.
     return (name.rpartition(".")[0] if kind == "test" else "") or name or unique_id
@@ -115,6 +117,7 @@ def held_reason(held: Held, names: Names) -> str:
         "failing": f"waits for {waiting}, which failed" if waiting else f"failed before{detail}",
         "bad_config": f"waits for {waiting}, whose config cannot be read" if waiting else held.detail or "its config",
         "failed": f"waits for {waiting}, which failed" if waiting else "failed",
+        "running": "its run goes on",
     }[held.reason]
 
 

@@ -31,6 +31,7 @@ ROOMS = (
     "loads",
     "plan",
     "dbt",
+    "followers",
     "reports",
     "builds",
     "orchestrator",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from lineage_orch.loads.declaration import declaration_of
 from lineage_orch.loads.discovery import find_producers, load_follower
 from lineage_orch.loads.following import (
     declared_followers,
-    followers_declared_meanwhile_forgotten,
     following_of,
     follows,
 )
@@ -33,12 +31,6 @@ import beside
 def push(out: Path | None = None):
     return beside.NAME
 """
-
-
-@pytest.fixture(autouse=True)
-def _forgotten() -> Iterator[None]:
-    with followers_declared_meanwhile_forgotten():
-        yield
 
 
 def test_flow_itself_comes_back_with_what_was_declared() -> None:
