@@ -139,6 +139,7 @@
     choose(key);
     center(boxes.get(key));
     focus(key);
+    card.hidden = true; // it would say what stands beside it
   };
   const focus = key => {
     svg.querySelector('.n[tabindex="0"]')?.removeAttribute("tabindex");
@@ -268,7 +269,14 @@
     if (next) { event.preventDefault(); next.querySelector("button")?.focus(); }
   });
   for (const id of ["tag", "folder"]) el(id).addEventListener("change", paint);
-  el("source").addEventListener("change", () => el("source").value ? choose(el("source").value) : clear());
+  el("source").addEventListener("change", () => {
+    const key = el("source").value;
+    if (!key) return clear();
+    choose(key);
+    // The focus stays in the list: there one goes on by the keyboard.
+    const box = boxes.get(key) || boxes.get(`f${folderOf[Number(key)]}`);
+    if (box) center(box);
+  });
   el("view").addEventListener("change", () => show(Number(el("view").value)));
   for (const chip of document.querySelectorAll(".chip")) {
     chip.addEventListener("click", () => {

@@ -98,6 +98,7 @@ def test_search_finds_a_node_and_goes_there(opened: Open) -> None:
     assert tab.locator("#hits button").all_text_contents() == ["stg_users · model · up to date"]
     tab.keyboard.press("Enter")
     assert tab.locator("#name").text_content() == "stg_users"
+    assert tab.locator("#card").is_hidden()
     assert lit(tab) == {"model.shop.stg_users"}
     tab.fill("#search", "nothing like it")
     assert tab.locator("#hits").text_content() == "Nothing has such a name."
@@ -264,10 +265,24 @@ def test_names_that_are_markup_are_text(opened: Open) -> None:
 
 def test_what_is_too_large_to_read_opens_at_its_start_and_fits_on_demand(opened: Open) -> None:
     scale = "Number(document.querySelector('main .all').getAttribute('transform').match(/scale.([\\d.]+)/)[1])"
-    tab = opened(many(12, 40))
+    page = many(12, 40)
+    tab = opened(page)
     assert tab.locator("#view option").all_text_contents()[:2] == ["Folders", "All"]
     assert tab.locator("main .n.k-folder").count() == 14
     assert tab.evaluate(scale) > 0.5
+    tab.select_option("#view", label="All")
+    # What is chosen from a list comes into sight, and the focus stays in the list.
+    tab.mouse.move(500, 300)
+    tab.mouse.down()
+    tab.mouse.move(500, -3000)
+    tab.mouse.up()
+    tab.focus("#source")
+    tab.select_option("#source", label="raw.users")
+    seen, frame = box(tab, "raw.users", page).bounding_box(), tab.locator("main").bounding_box()
+    assert frame["x"] <= seen["x"] <= frame["x"] + frame["width"]
+    assert frame["y"] <= seen["y"] <= frame["y"] + frame["height"]
+    assert tab.evaluate("document.activeElement.id") == "source"
+    tab.select_option("#source", "")
     tab.select_option("#view", label="All")
     assert tab.locator("main .n").count() == 483
     assert tab.evaluate(scale) == 0.8
