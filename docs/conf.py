@@ -44,12 +44,14 @@ CONTENTS = """
 :caption: Use
 
 docs/tutorial
+docs/how-do-i
 docs/how-it-decides
 docs/by-hand
 docs/production
 docs/other-loads
 docs/followers
 docs/lineage-page
+docs/pull-requests
 docs/promises
 docs/dbt-engines
 docs/testing-your-project
