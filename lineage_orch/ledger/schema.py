@@ -234,6 +234,19 @@ launches = _table(
 producers = _table("producers", _scope(), _key("source"))
 """What producers declare: sources, and wildcards, templates and names as they were given."""
 
+relations = _table(
+    "relations",
+    _scope(),
+    # Of a source, or of a node.
+    _key("unique_id"),
+    # In the one form in which names of relations are compared.
+    Column("relation", Text, nullable=False),
+    # Of a node: the unique_ids of what it reads, as JSON; of a source, nothing.
+    Column("parents", Text),
+    Index("lineage_orch_relation", "relation"),
+)
+"""The tables that each project reads (its sources) and builds (its nodes), as of its last build, for the others."""
+
 marks = _table("marks", _scope(), _key("name"), Column("value", Text, nullable=False))
 
 holders = _table("holders", _scope(), Column("who", Text, nullable=False), Column("since", Instant, nullable=False))

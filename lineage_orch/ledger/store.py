@@ -33,8 +33,10 @@ from sqlalchemy import (
 
 from lineage_orch.errors import LedgerError
 from lineage_orch.ledger import launches as of_followers
+from lineage_orch.ledger import relations
 from lineage_orch.ledger.database import Database
 from lineage_orch.ledger.lock import BuildLock
+from lineage_orch.ledger.relations import BuiltElsewhere, Origin, Place, Published, ReadElsewhere
 from lineage_orch.ledger.schema import (
     builds,
     debts,
@@ -1219,6 +1221,49 @@ class Ledger:
         row = {"scope_id": scope.id, "name": name, "value": value}
         scope.connection.execute(self._database.backend.upsert(marks, "value"), [row])
 
+    # -- other projects -------------------------------------------------------------------------------------
+
+    def publish(self, tables: Mapping[str, Published]) -> None:
+        """Write what this project reads and builds, for the others of the same ledger to see.
+
+        Args:
+            tables: All its sources and nodes of which the relation is known, by unique_id.
+        """
+        if not self._read(lambda scope: relations.is_published(scope.connection, scope.id, tables)):
+            with self._write() as scope:
+                relations.publish(scope.connection, scope.id, tables)
+
+    def built_elsewhere(self, read: Mapping[str, str]) -> dict[str, BuiltElsewhere]:
+        """Return which nodes of other projects build what is read here, as of now.
+
+        Args:
+            read: Source to its relation.
+        """
+        return self._read(
+            lambda scope: relations.built_elsewhere(scope.connection, scope.id, self._scope_name(scope), read)
+        )
+
+    def read_elsewhere(self) -> list[ReadElsewhere]:
+        """Return the projects that read what was built here, and have not taken in the last of it yet."""
+        return self._read(lambda scope: relations.read_elsewhere(scope.connection, scope.id) if scope.id else [])
+
+    def cycle_through_others(self, tables: Mapping[str, Published]) -> list[tuple[Place, str]] | None:
+        """Return a cycle of tables that leads through other projects, as the data flows; ``None`` if there is none.
+
+        Args:
+            tables: What this project reads and builds by now, as for :meth:`publish`.
+        """
+        return self._read(
+            lambda scope: relations.find_cycle(scope.connection, scope.id, self._scope_name(scope), tables)
+        )
+
+    def origins(self, built: BuiltElsewhere) -> list[Origin]:
+        """Return what was loaded in another project, and the last build of a node there took in; newest first."""
+        return self._read(lambda scope: relations.origins(scope.connection, built.scope, built.node))
+
+    def _scope_name(self, scope: _Scope) -> Place:
+        return Place(self.project, self.target, scope.place)
+
     # -- the build lock -------------------------------------------------------------------------------------
 
     @contextmanager
@@ -1518,8 +1563,12 @@ def _mark(scope: _Scope, name: str) -> str | None:
 
 
 def _is_source(name: str) -> bool:
-    """Whether a name is a unique_id, as ``source.package.source_name.table``, and no template or wildcard of one."""
-    return name.startswith("source.") and name.count(".") >= 3 and "{" not in name and "*" not in name
+    """Whether a name is a unique_id, and no template or wildcard of one.
+
+    As ``source.package.source_name.table``; or ``model.package.name``, of a model of another project.
+    """
+    dots = 3 if name.startswith("source.") else 2 if name.startswith("model.") else None
+    return dots is not None and name.count(".") >= dots and "{" not in name and "*" not in name
 
 
 def _some(ids: Iterable[str]) -> Iterator[list[str]]:

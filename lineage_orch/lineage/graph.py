@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from lineage_orch.errors import LineageError, UnknownNodeError, did_you_mean
@@ -32,6 +33,7 @@ from lineage_orch.lineage.records import (
     read_resources,
     sources_of,
 )
+from lineage_orch.lineage.relations import relation_key
 from lineage_orch.lineage.selectors import SelectorWriter
 
 if TYPE_CHECKING:
@@ -95,8 +97,8 @@ class Lineage:
 
     @cached_property
     def sources(self) -> Mapping[str, SourceTable]:
-        """The enabled source tables, by unique_id."""
-        return sources_of(self._ids[: self._source_count], self._manifest.sources or {})
+        """The enabled source tables, and the models of other dbt projects that are read, by unique_id."""
+        return sources_of(self._ids[: self._source_count], self._manifest.sources or {}, self._manifest.nodes)
 
     @cached_property
     def nodes(self) -> Mapping[str, Node]:
@@ -127,6 +129,17 @@ class Lineage:
             block = block_of(records[unique_id])
             if block is not None:
                 yield unique_id, block
+
+    @cached_property
+    def relation_keys(self) -> Mapping[str, str]:
+        """Which relation each source and node is, in the one form that is compared, by unique_id.
+
+        Those of which the manifest does not say it are left out.
+        """
+        named: Iterable[SourceTable | Node] = chain(self.sources.values(), self.nodes.values())
+        return {
+            each.unique_id: relation_key(each.relation_name, self.adapter_type) for each in named if each.relation_name
+        }
 
     @cached_property
     def graph(self) -> networkx.DiGraph[str]:

@@ -81,6 +81,7 @@ class Node(Record):
     depends_on: DependsOn | None = None
     # Where dbt before 1.10 also writes it.
     meta: AnyMeta = None
+    relation_name: str | None = None
 
 
 class SourceConfig(Record):

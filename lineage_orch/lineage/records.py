@@ -24,7 +24,7 @@ class ManifestWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True)
 class SourceTable:
-    """A dbt source table."""
+    """A dbt source table; or a model of another dbt project, whose ``source_name`` is that project."""
 
     unique_id: str
     package: str
@@ -47,6 +47,7 @@ class Node:
         materialized: as configured, in dbt's words or those of a materialization of one's own.
         original_file_path: its file, below the root of its package.
         checksum: of its file, or None where dbt keeps none.
+        relation_name: where it is in the warehouse, as the adapter renders it.
     """
 
     unique_id: str
@@ -58,6 +59,7 @@ class Node:
     materialized: str = ""
     original_file_path: str = ""
     checksum: str | None = None
+    relation_name: str | None = None
 
 
 class Named(NamedTuple):
@@ -113,6 +115,15 @@ def package_of(unique_id: str) -> str:
     return unique_id.partition(".")[2].partition(".")[0]
 
 
+def is_of_other_project(unique_id: str, node: raw.Node) -> bool:
+    """Whether an entry of ``nodes`` is a model that another dbt project builds, and this one only reads.
+
+    Such a model has no file: dbt's own test (``ModelNode.is_external_node``). So dbt-core writes what a plugin
+    (dbt-loom) tells it of a cross-project ``ref``.
+    """
+    return node.original_file_path == "" and unique_id.startswith("model.") and bool(node.relation_name)
+
+
 def is_enabled(node: raw.Node) -> bool:
     """Whether an entry of ``nodes`` is part of the project; some manifests list the others too."""
     return node.config is None or node.config.enabled is not False
@@ -130,13 +141,19 @@ def selectable(nodes: Mapping[str, raw.Node]) -> Iterator[Named]:
             yield Named(unique_id, fqn_of(unique_id, node), node.version is not None)
 
 
-def sources_of(source_ids: Iterable[str], sources: Mapping[str, raw.Source]) -> dict[str, SourceTable]:
-    """Return the source tables with these unique_ids."""
-    return {
-        unique_id: SourceTable(unique_id, record.package_name, record.source_name, record.name, record.relation_name)
-        for unique_id in source_ids
-        for record in (sources[unique_id],)
-    }
+def sources_of(
+    source_ids: Iterable[str], sources: Mapping[str, raw.Source], nodes: Mapping[str, raw.Node]
+) -> dict[str, SourceTable]:
+    """Return the source tables, and models of other projects, with these unique_ids."""
+    out: dict[str, SourceTable] = {}
+    for unique_id in source_ids:
+        if (source := sources.get(unique_id)) is not None:
+            names = (source.package_name, source.source_name, source.name, source.relation_name)
+        else:
+            package = package_of(unique_id)
+            names = (package, package, unique_id.split(".", 2)[-1], nodes[unique_id].relation_name)
+        out[unique_id] = SourceTable(unique_id, *names)
+    return out
 
 
 def nodes_of(nodes: Mapping[str, raw.Node]) -> dict[str, Node]:
@@ -144,7 +161,7 @@ def nodes_of(nodes: Mapping[str, raw.Node]) -> dict[str, Node]:
     out: dict[str, Node] = {}
     for unique_id, record in nodes.items():
         resource_type = unique_id.partition(".")[0]
-        if resource_type not in BUILT_TYPES or not is_enabled(record):
+        if resource_type not in BUILT_TYPES or not is_enabled(record) or is_of_other_project(unique_id, record):
             continue
         materialized = str(record.config.materialized or "") if record.config else ""
         if materialized == "ephemeral":
@@ -161,6 +178,7 @@ def nodes_of(nodes: Mapping[str, raw.Node]) -> dict[str, Node]:
             materialized,
             record.original_file_path or "",
             record.checksum.checksum if record.checksum else None,
+            record.relation_name,
         )
     return out
 
@@ -183,9 +201,15 @@ def _number(manifest: Manifest) -> _Numbered:
         if source.config is None or source.config.enabled is not False:
             ids.append(unique_id)
             types.append("source")
+    external: set[str] = set()
+    for unique_id, node in manifest.nodes.items():
+        if is_of_other_project(unique_id, node) and is_enabled(node):
+            external.add(unique_id)
+            ids.append(unique_id)
+            types.append("source")
     source_count = len(ids)
     for unique_id, node in manifest.nodes.items():
-        if is_enabled(node):
+        if is_enabled(node) and unique_id not in external:
             ids.append(unique_id)
             types.append(unique_id.partition(".")[0])
             depends.append(node.depends_on)

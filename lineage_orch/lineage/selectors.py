@@ -112,6 +112,8 @@ class SelectorWriter:
             LineageError: every way to write it would match another source too.
         """
         source = self._sources[unique_id]
+        if unique_id in self._records:  # a model of another project, of which dbt builds nothing
+            return f"fqn:{_anchor(fqn_of(unique_id, self._records[unique_id]))}"
         parts = (source.package, source.source_name, source.table)
         if all(map(_is_plain, parts)):
             return "source:" + ".".join(parts)
@@ -127,7 +129,7 @@ class SelectorWriter:
     def _source_matches(self, written: list[str]) -> Iterator[bool]:
         package, source_name, table = written
         for source in self._sources.values():
-            yield (
+            yield source.unique_id not in self._records and (
                 fnmatchcase(source.package, package)
                 and fnmatchcase(source.source_name, source_name)
                 and fnmatchcase(source.table, table)

@@ -21,6 +21,7 @@ from lineage_orch.ledger import Ledger, LedgerSnapshot, Moment, NodeFact, engine
 from lineage_orch.updates import SourceUpdate
 from tests.ledger.schema_1 import make_ledger_1
 from tests.ledger.test_migration import check_taken_over
+from tests.ledger.test_relations import check_two_projects
 
 pytestmark = pytest.mark.integration
 
@@ -332,6 +333,10 @@ def test_lost_session_stops_what_is_recorded(
 
 def test_postgres_takes_ledger_of_0_1_0_over(postgres_database: str) -> None:
     check_taken_over(postgres_database)
+
+
+def test_projects_of_one_postgres_ledger_see_each_other(postgres_database: str) -> None:
+    check_two_projects(postgres_database)
 
 
 def test_postgres_has_tables_that_are_described(postgres_database: str) -> None:

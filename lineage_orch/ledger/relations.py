@@ -1,0 +1,371 @@
+"""What the projects of one ledger read and build, by relation: so one of them sees what another built.
+
+Each project publishes its own tables when it builds, and knows nothing of the others. Who reads a table asks who builds
+one of that name. All functions read or write within the transaction that they are given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select
+
+from lineage_orch.ledger.schema import builds, marks, nodes, relations, scopes, updates
+from lineage_orch.updates import SourceUpdate
+
+DEPLOYMENT = "lineage_orch.deployment"
+"""The mark of a scope that names the deployment which builds it, as ``flow/name``."""
+
+# How many ids go into one IN (...): far below the limits of the engines.
+_CHUNK = 1000
+
+
+class Published(NamedTuple):
+    """A table of a project, as the others see it.
+
+    Attributes:
+        relation: its name, in the one form that is compared.
+        parents: of a node, the unique_ids of what it reads; of a source None.
+    """
+
+    relation: str
+    parents: tuple[str, ...] | None = None
+
+
+class Place(NamedTuple):
+    """The scope of a ledger: a dbt project, its target, and where that builds (``database.schema``)."""
+
+    project: str
+    target: str
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.project}/{self.target}"
+
+
+@dataclass(frozen=True)
+class BuiltElsewhere:
+    """A node of another project, target or place, that builds what is a source here.
+
+    Attributes:
+        scope: of whom it is.
+        node: its unique_id there.
+        tick: of its last good build that changed it, by the clock of its scope; 0: it was never built.
+        built_at: when that was (UTC); None: it was never built.
+        is_known: whether that build is an update of the source here already.
+    """
+
+    scope: Place
+    node: str
+    tick: int
+    built_at: datetime | None
+    is_known: bool = False
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return f"{self.node.split('.', 2)[-1]} of project {self.scope.project}"
+
+    @property
+    def update_id(self) -> str:
+        """The ``update_id`` of its last build as an update: the same, whoever asks and however often."""
+        return f"built:{' '.join(self.scope)} {self.node} at tick {self.tick}"
+
+    def update_of(self, source: str) -> SourceUpdate:
+        """Return its last build as an update of a source; it was built at least once."""
+        assert self.built_at is not None
+        return SourceUpdate(source, self.update_id, self.built_at, producer=self.name)
+
+
+@dataclass(frozen=True)
+class ReadElsewhere:
+    """A project that has not taken in yet what was built here.
+
+    Attributes:
+        scope: which.
+        sources: what is new there: the unique_ids of its sources.
+        deployment: the one that builds it, as ``flow/name``; None where that is not known.
+    """
+
+    scope: Place
+    sources: tuple[str, ...]
+    deployment: str | None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A load, or a build of another project, that a build of a node took in.
+
+    Attributes:
+        source: the unique_id of the source, in the project of the node.
+        tick: of the update, by the clock of that project.
+        at: when it was loaded or built (UTC).
+        producer: who loaded it; None: not known.
+    """
+
+    source: str
+    tick: int
+    at: datetime
+    producer: str | None
+
+
+def is_published(connection: Connection, scope_id: int, tables: Mapping[str, Published]) -> bool:
+    """Whether what a scope reads and builds is written already."""
+    return _written(connection, scope_id) == _as_rows(tables)
+
+
+def publish(connection: Connection, scope_id: int, tables: Mapping[str, Published]) -> None:
+    """Write what a scope reads and builds, in place of what it did."""
+    wanted, written = _as_rows(tables), _written(connection, scope_id)
+    changed = [each for each in wanted if written.get(each) != wanted[each]]
+    for some in _some(each for each in written if written[each] != wanted.get(each)):
+        connection.execute(delete(relations).where(relations.c.scope_id == scope_id, relations.c.unique_id.in_(some)))
+    rows = [
+        {"scope_id": scope_id, "unique_id": each, "relation": wanted[each][0], "parents": wanted[each][1]}
+        for each in changed
+    ]
+    if rows:
+        connection.execute(insert(relations), rows)
+
+
+def _as_rows(tables: Mapping[str, Published]) -> dict[str, tuple[str, str | None]]:
+    return {
+        unique_id: (each.relation, None if each.parents is None else json.dumps(each.parents))
+        for unique_id, each in tables.items()
+    }
+
+
+def _written(connection: Connection, scope_id: int) -> dict[str, tuple[str, str | None]]:
+    query = select(relations.c.unique_id, relations.c.relation, relations.c.parents)
+    rows = connection.execute(query.where(relations.c.scope_id == scope_id))
+    return {row.unique_id: (row.relation, row.parents) for row in rows}
+
+
+def built_elsewhere(
+    connection: Connection, scope_id: int, me: Place, read: Mapping[str, str]
+) -> dict[str, BuiltElsewhere]:
+    """Return which nodes of other scopes build what a scope reads.
+
+    Where several build one relation, those of a target of the same name come first, and of these the one that was built
+    last. A scope of the same project and place, under another target, is none of the others: it builds the same tables.
+
+    Args:
+        connection: a transaction.
+        scope_id: of who reads; 0: nothing of it was written yet.
+        me: the same.
+        read: source to its relation.
+    """
+    if not read or not _has_others(connection, scope_id):
+        return {}
+    found: dict[str, list[tuple[tuple[bool, float, int], BuiltElsewhere]]] = {}
+    for row in _rows(connection, _builders(scope_id), read.values()):
+        scope = Place(row.project, row.target, row.place)
+        if _are_others(me, scope):
+            each = BuiltElsewhere(scope, row.unique_id, row.tick or 0, row.built_at)
+            at = 0.0 if row.built_at is None else row.built_at.timestamp()
+            found.setdefault(row.relation, []).append(((row.target == me.target, at, -row.scope_id), each))
+    best = {relation: max(some, key=itemgetter(0))[1] for relation, some in found.items()}
+    of_source = {source: best[relation] for source, relation in read.items() if relation in best}
+    query = select(updates.c.update_id, updates.c.source).where(updates.c.scope_id == scope_id)
+    ids = {each.update_id for each in of_source.values()}
+    known = {
+        tuple(row) for some in _some(ids) for row in connection.execute(query.where(updates.c.update_id.in_(some)))
+    }
+    return {source: replace(each, is_known=(each.update_id, source) in known) for source, each in of_source.items()}
+
+
+def read_elsewhere(connection: Connection, scope_id: int) -> list[ReadElsewhere]:
+    """Return the scopes that have not taken in yet what this one built."""
+    if not _has_others(connection, scope_id):
+        return []
+    me = _place_of(connection, scope_id)
+    here = relations.alias("here")
+    found: dict[int, dict[str, str]] = {}
+    for row in connection.execute(
+        select(relations.c.scope_id, relations.c.unique_id, relations.c.relation)
+        .join(here, here.c.relation == relations.c.relation)
+        .where(here.c.scope_id == scope_id, here.c.parents.is_not(None))
+        .where(relations.c.scope_id != scope_id, relations.c.parents.is_(None))
+    ):
+        found.setdefault(row.scope_id, {})[row.unique_id] = row.relation
+    out: list[ReadElsewhere] = []
+    for other, read in sorted(found.items()):
+        theirs = _place_of(connection, other)
+        builders = built_elsewhere(connection, other, theirs, read)
+        new = [
+            source for source, each in sorted(builders.items()) if each.scope == me and each.tick and not each.is_known
+        ]
+        if new:
+            marked = select(marks.c.value).where(marks.c.scope_id == other, marks.c.name == DEPLOYMENT)
+            out.append(ReadElsewhere(theirs, tuple(new), connection.execute(marked).scalar()))
+    return out
+
+
+def find_cycle(
+    connection: Connection, scope_id: int, me: Place, tables: Mapping[str, Published]
+) -> list[tuple[Place, str]] | None:
+    """Return a cycle of tables that goes through other scopes, beginning here; None if there is none.
+
+    Args:
+        connection: a transaction.
+        scope_id: of whose tables these are; 0: nothing of it was written yet.
+        me: the same.
+        tables: what is read and built there by now.
+    """
+    read = {unique_id: each.relation for unique_id, each in tables.items() if each.parents is None}
+    starts = built_elsewhere(connection, scope_id, me, read)
+    if not starts:
+        return None
+    rows = connection.execute(
+        select(scopes.c.project, scopes.c.target, scopes.c.place, relations)
+        .join(scopes, scopes.c.id == relations.c.scope_id)
+        .where(relations.c.scope_id != scope_id)
+    )
+    of_scope: dict[Place, dict[str, Published]] = {me: dict(tables)}
+    for row in rows:
+        parents = None if row.parents is None else tuple(json.loads(row.parents))
+        of_scope.setdefault(Place(row.project, row.target, row.place), {})[row.unique_id] = Published(
+            row.relation, parents
+        )
+    return _cycle_from([(me, each) for each in sorted(starts)], of_scope)
+
+
+def _cycle_from(
+    starts: Sequence[tuple[Place, str]], of_scope: Mapping[Place, Mapping[str, Published]]
+) -> list[tuple[Place, str]] | None:
+    """Walk upstream from sources, depth first; return the tables of a cycle that leads through two scopes or more."""
+    builders: dict[str, list[tuple[Place, str]]] = {}
+    for scope, tables in of_scope.items():
+        for unique_id, each in tables.items():
+            if each.parents is not None:
+                builders.setdefault(each.relation, []).append((scope, unique_id))
+
+    def above(scope: Place, unique_id: str) -> list[tuple[Place, str]]:
+        each = of_scope[scope].get(unique_id)
+        if each is None:
+            return []
+        if each.parents is not None:
+            return [(scope, parent) for parent in each.parents]
+        others = [found for found in builders.get(each.relation, ()) if _are_others(scope, found[0])]
+        same = [found for found in others if found[0].target == scope.target]
+        return same or others
+
+    done: set[tuple[Place, str]] = set()
+    for start in starts:
+        # What is read above each other, each with what is left to be looked at above it.
+        path = {start: iter(above(*start))} if start not in done else {}
+        while path:
+            table = next(reversed(path))
+            parent = next(path[table], None)
+            if parent is None:
+                del path[table]
+                done.add(table)
+            elif parent in path:
+                walked = [*path]
+                # As the data flows: from what is read to what reads it.
+                return [*walked[walked.index(parent) :], parent][::-1]
+            elif parent not in done:
+                path[parent] = iter(above(*parent))
+    return None
+
+
+def origins(connection: Connection, scope: Place, node: str) -> list[Origin]:
+    """Return the loads of its own scope that the last good build of a node took in, the newest first."""
+    of_scope = (scopes.c.project == scope.project, scopes.c.target == scope.target, scopes.c.place == scope.place)
+    scope_id = connection.execute(select(scopes.c.id).where(*of_scope)).scalar()
+    if scope_id is None:
+        return []
+    ticks = (
+        select(builds.c.tick)
+        .where(builds.c.scope_id == scope_id, builds.c.node == node, builds.c.tick == builds.c.changed_tick)
+        .order_by(builds.c.tick.desc())
+        .limit(2)
+    )
+    built = [*connection.execute(ticks).scalars()]
+    if not built:
+        return []
+    before = built[1] if len(built) > 1 else 0
+    above = _sources_above(connection, scope_id, node)
+    query = (
+        select(updates.c.source, updates.c.tick, updates.c.loaded_at, updates.c.producer)
+        .where(updates.c.scope_id == scope_id, updates.c.tick > before, updates.c.tick < built[0])
+        .where(updates.c.resolved_tick.is_(None), ~updates.c.unchanged)
+        .order_by(updates.c.tick.desc())
+    )
+    return [Origin(*row) for row in connection.execute(query) if row.source in above]
+
+
+def _sources_above(connection: Connection, scope_id: int, node: str) -> frozenset[str]:
+    """Return the sources of a scope above one of its nodes, as it published them."""
+    found: set[str] = set()
+    seen = {node}
+    level: Collection[str] = [node]
+    while level:
+        parents: set[str] = set()
+        for some in _some(level):
+            for row in connection.execute(
+                select(relations.c.unique_id, relations.c.parents).where(
+                    relations.c.scope_id == scope_id, relations.c.unique_id.in_(some)
+                )
+            ):
+                if row.parents is None:
+                    found.add(row.unique_id)
+                else:
+                    parents.update(json.loads(row.parents))
+        level = parents - seen
+        seen |= parents
+    return frozenset(found)
+
+
+def _builders(scope_id: int) -> Select[Any]:
+    """The nodes of other scopes, with when each was built and changed last."""
+    last_change = and_(
+        builds.c.scope_id == nodes.c.scope_id, builds.c.node == nodes.c.node, builds.c.tick == nodes.c.changed_tick
+    )
+    return (
+        select(
+            relations.c.relation,
+            relations.c.unique_id,
+            relations.c.scope_id,
+            scopes.c.project,
+            scopes.c.target,
+            scopes.c.place,
+            nodes.c.changed_tick.label("tick"),
+            # A history that was pruned keeps the time of the last build.
+            func.coalesce(builds.c.built_at, nodes.c.built_at, type_=nodes.c.built_at.type).label("built_at"),
+        )
+        .join(scopes, scopes.c.id == relations.c.scope_id)
+        .outerjoin(nodes, and_(nodes.c.scope_id == relations.c.scope_id, nodes.c.node == relations.c.unique_id))
+        .outerjoin(builds, last_change)
+        .where(relations.c.scope_id != scope_id, relations.c.parents.is_not(None))
+    )
+
+
+def _rows(connection: Connection, query: Select[Any], names: Iterable[str]) -> Iterator[Row[Any]]:
+    for some in _some(names):
+        yield from connection.execute(query.where(relations.c.relation.in_(some)))
+
+
+def _place_of(connection: Connection, scope_id: int) -> Place:
+    query = select(scopes.c.project, scopes.c.target, scopes.c.place).where(scopes.c.id == scope_id)
+    return Place(*connection.execute(query).one())
+
+
+def _are_others(me: Place, scope: Place) -> bool:
+    return (scope.project, scope.place) != (me.project, me.place)
+
+
+def _has_others(connection: Connection, scope_id: int) -> bool:
+    return connection.execute(select(scopes.c.id).where(scopes.c.id != scope_id).limit(1)).first() is not None
+
+
+def _some(ids: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the ids, each once, some at a time."""
+    each_once = sorted(set(ids))
+    for start in range(0, len(each_once), _CHUNK):
+        yield each_once[start : start + _CHUNK]
