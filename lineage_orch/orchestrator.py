@@ -17,6 +17,7 @@ from lineage_orch.builds.adoption import Adoption, adoption, declare
 from lineage_orch.builds.bounds import ROUNDS, Bound, Wait
 from lineage_orch.builds.by_hand import LEFT_TO_HOLDER, HandBuild, build_lock_by_hand, selected
 from lineage_orch.builds.call import BuildCall
+from lineage_orch.builds.elsewhere import check_cycle
 from lineage_orch.builds.typed import TypedCommand, run_typed
 from lineage_orch.builds.workspace import Workspace, resolved
 from lineage_orch.dbt.choice import choose_dbt, dbt_for_commands
@@ -379,9 +380,11 @@ class Orchestrator:
 
         Raises:
             ManifestError, DbtError, LedgerError: the manifest or ledger cannot be read.
+            LineageError: the projects of the ledger go round in a circle.
         """
         lineage = self.lineage
         workspace = self._workspace
+        check_cycle(self.ledger, lineage)
         workspace.ask_loading(lineage)
         snapshot = workspace.snapshot(lineage)
         missing = workspace.missing_relations(lineage, snapshot) if check_relations else frozenset()
@@ -540,6 +543,7 @@ class Orchestrator:
             lineage = self.lineage
             batches = any(lineage.microbatch(node) for node in lineage.nodes)
             missing = self._dbt.missing_relations(lineage) if batches else None
+            self._workspace.take_in(lineage)
             tick, snapshot = self.ledger.begin_build(now=self._clock(), history_of=(), who=who)
             # It may write into any table, and not all that it does is known afterwards.
             self.ledger.forget_contents(node for node, fact in snapshot.nodes.items() if fact.content)
@@ -780,6 +784,7 @@ class Orchestrator:
             if not held:
                 holder = self.ledger.holder()
                 raise LedgerError(f"{holder.who if holder else 'another process'} builds now; adopt when it is done")
+            self._workspace.take_in(lineage)
             before = self.ledger.snapshot(history_of=()).tick
             found = declare(self._workspace, lineage, self.adoption(select), before, forgiven)
         if self.ledger.mark(LEFT_TO_HOLDER) != left:

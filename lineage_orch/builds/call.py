@@ -73,6 +73,7 @@ class BuildCall:
 
         Raises:
             DbtError: dbt could not be run.
+            LineageError: the projects of the ledger go round in a circle.
             ManifestError, LedgerError: the manifest or ledger cannot be read or written, or the lock was lost.
         """
         self._missing = None
@@ -150,6 +151,7 @@ class BuildCall:
         workspace = self._workspace
         lineage = workspace.lineage
         self._name_all(lineage)
+        workspace.take_in(lineage)
         workspace.ask_loading(lineage)
         if followers := workspace.followers(lineage):
             self._look_at_followers()

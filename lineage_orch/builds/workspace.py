@@ -9,12 +9,14 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from lineage_orch.builds.elsewhere import built_elsewhere, publish, tables_of, take_in, with_builds_elsewhere
 from lineage_orch.dbt.command import is_full_refresh, not_built_by, threads_in
 from lineage_orch.dbt.current import CurrentLineage
 from lineage_orch.dbt.engine import DbtEngine
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.errors import LineageError
 from lineage_orch.ledger import Ledger, LedgerSnapshot
+from lineage_orch.ledger.relations import Published
 from lineage_orch.lineage import Lineage
 from lineage_orch.lineage.followers import Follower
 from lineage_orch.loads.following import declared_followers, following_of
@@ -63,6 +65,7 @@ class Workspace:
         self.clock = clock
         self.loading: Callable[[], Iterable[str]] = tuple
         self.being_loaded: frozenset[str] = frozenset()
+        self._published: Mapping[str, Published] | None = None
 
     @property
     def lineage(self) -> Lineage:
@@ -83,8 +86,10 @@ class Workspace:
     def seen_with(self, lineage: Lineage, snapshot: LedgerSnapshot) -> LedgerSnapshot:
         """Return a snapshot in which names that were kept as given stand for the sources of this manifest.
 
-        And in which a source has a producer before its first load: what a plan shows is what a build will do.
+        And in which a source has a producer before its first load, and what other projects built is known: what a plan
+        shows is what a build will do.
         """
+        snapshot = with_builds_elsewhere(snapshot, built_elsewhere(self.ledger, lineage))
         sources = dict(snapshot.sources)
         for name, ids in resolved(lineage, snapshot.unresolved).items():
             for source in ids:
@@ -92,6 +97,18 @@ class Workspace:
         return replace(
             snapshot, sources=sources, producer_patterns=snapshot.producer_patterns | self.found_producers[0]
         )
+
+    def take_in(self, lineage: Lineage) -> None:
+        """Show other projects what is here, and record what they built, before a run takes its tick.
+
+        Raises:
+            LineageError: the projects go round in a circle.
+            LedgerError: the ledger cannot be read or written.
+        """
+        if (tables := tables_of(lineage)) != self._published:
+            publish(self.ledger, lineage, tables)
+            self._published = tables
+        take_in(self.ledger, lineage, self.clock())
 
     @cached_property
     def _found(self) -> DiscoveryResult | None:

@@ -101,7 +101,8 @@ def to_look_at(
     graph = plan_graph(lineage)
     read = {graph.ids[parent] for parents in graph.parents for parent in parents}
     left = frozenset() if also_produced else producing_sources(lineage, snapshot)
-    return tuple(each for each in lineage.sources if each in read and each not in left)
+    # dbt does not ask for the freshness of what another project builds.
+    return tuple(each for each in lineage.sources if each in read and each not in left and each.startswith("source."))
 
 
 def observe(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from lineage_orch.errors import LineageError, UnknownNodeError, did_you_mean
@@ -130,16 +129,14 @@ class Lineage:
             if block is not None:
                 yield unique_id, block
 
-    @cached_property
-    def relation_keys(self) -> Mapping[str, str]:
-        """Which relation each source and node is, in the one form that is compared, by unique_id.
+    def relation_key(self, unique_id: str) -> str | None:
+        """Return which relation a source or node is, in the one form that is compared; None: the manifest has none.
 
-        Those of which the manifest does not say it are left out.
+        Raises:
+            KeyError: no source or node with this unique_id.
         """
-        named: Iterable[SourceTable | Node] = chain(self.sources.values(), self.nodes.values())
-        return {
-            each.unique_id: relation_key(each.relation_name, self.adapter_type) for each in named if each.relation_name
-        }
+        found = self.sources.get(unique_id) or self.nodes[unique_id]
+        return relation_key(found.relation_name, self.adapter_type) if found.relation_name else None
 
     @cached_property
     def graph(self) -> networkx.DiGraph[str]:
