@@ -17,7 +17,7 @@ from lineage_orch.builds.adoption import Adoption, adoption, declare
 from lineage_orch.builds.bounds import ROUNDS, Bound, Wait
 from lineage_orch.builds.by_hand import LEFT_TO_HOLDER, HandBuild, build_lock_by_hand, selected
 from lineage_orch.builds.call import BuildCall
-from lineage_orch.builds.elsewhere import check_cycle
+from lineage_orch.builds.elsewhere import built_elsewhere, check_cycle
 from lineage_orch.builds.typed import TypedCommand, run_typed
 from lineage_orch.builds.workspace import Workspace, resolved
 from lineage_orch.dbt.choice import choose_dbt, dbt_for_commands
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from lineage_orch.ledger.lock import BuildLock
     from lineage_orch.lineage.followers import Follower
     from lineage_orch.reports.activity import Activity
-    from lineage_orch.reports.explanation import Explanation
+    from lineage_orch.reports.explanation import BuiltBy, Explanation
     from lineage_orch.reports.followers import FollowerStatus
     from lineage_orch.reports.freshness import FreshnessReport
     from lineage_orch.reports.history import Event
@@ -493,6 +493,7 @@ class Orchestrator:
                     continue
                 # A load that was recorded after the last plan found the lock still taken, and left it to us.
                 if report.more or not call.has_more():
+                    self._tell_readers(report, progress)
                     return report
 
     def _build_by_hand(self, wanted: HandBuild, who: str | None, progress: Progress) -> BuildReport:
@@ -503,7 +504,15 @@ class Orchestrator:
         report.stale_below = self._stale_below(report.built)
         if not report.runs and not report.held:
             progress("Nothing of what is selected is stale. To build it all the same: force (--force).")
+        self._tell_readers(report, progress)
         return report
+
+    def _tell_readers(self, report: BuildReport, progress: Progress) -> None:
+        """Say which other projects read what was built here: they find out by themselves when they plan."""
+        for each in self.ledger.read_elsewhere() if report.built else ():
+            report.read_elsewhere.append(str(each.scope))
+            how = f"a run of {each.deployment}" if each.deployment else "`lineage-orch build` in that project"
+            progress(f"{each.scope} reads what was built here ({few(each.sources)}): {how} builds what is below it.")
 
     def run_dbt(
         self,
@@ -565,6 +574,7 @@ class Orchestrator:
         report.built, report.failed = recorder.built, recorder.failed
         report.partial = {each.unique_id: list(each.failed_batches) for each in outcome.results if each.failed_batches}
         report.stale_below = self._stale_below(report.built)
+        self._tell_readers(report, progress)
         return code, report
 
     @contextmanager
@@ -712,7 +722,21 @@ class Orchestrator:
         lineage = self.lineage
         snapshot = self._workspace.snapshot(lineage)
         plan = self._workspace.plan(lineage, snapshot)
-        return explain(lineage, snapshot, plan, lineage.resolve_node(node), stored_parts=self.ledger.identity_parts)
+        return explain(
+            lineage,
+            snapshot,
+            plan,
+            lineage.resolve_node(node),
+            stored_parts=self.ledger.identity_parts,
+            built_by=self.built_by(),
+        )
+
+    def built_by(self) -> dict[str, BuiltBy]:
+        """Return the sources that another project of the ledger builds, with its node and what that took in last."""
+        from lineage_orch.reports.explanation import BuiltBy
+
+        found = built_elsewhere(self.ledger, self.lineage)
+        return {source: BuiltBy(each, tuple(self.ledger.origins(each))) for source, each in found.items()}
 
     def page(self, *, days: int = 14, producers: Mapping[str, Sequence[str]] | None = None) -> Page:
         """Return what a picture of the lineage shows: everything with its state and why, and what happened of late.
@@ -739,6 +763,7 @@ class Orchestrator:
             self.ledger.history(since),
             title=f"{project.name} ({project.target})",
             producers=self.ledger.producers() if producers is None else producers,
+            built_by=self.built_by(),
             since=since,
             now=now,
             stored_parts=self.ledger.identity_parts,

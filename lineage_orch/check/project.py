@@ -33,6 +33,7 @@ def check(
     failures: Iterable[ImportFailure] = (),
     deployments: Iterable[Deployment] = (),
     ignore: Iterable[str] = (),
+    others: OtherProjects | None = None,
 ) -> list[Finding]:
     """Return what is wrong, errors first.
 
@@ -44,15 +45,21 @@ def check(
         ignore: codes to leave out, or ``code:pattern`` to leave out the subjects whose name or unique_id matches the
             pattern (``source-without-producer:fivetran.*``, shell-style). A source that needs no producer is loaded
             by something else, so what is downstream of it is reached.
+        others: what the ledger knows of other projects, which build some of the sources; None: it was not asked.
 
     Raises:
         SettingsError: ``ignore`` holds an unknown code.
     """
     rules = ignore_rules(ignore)
     failed = list(failures)
-    checker = _Checker(lineage, tuple(producers or ()), loaded_elsewhere(rules, lineage))
+    elsewhere = loaded_elsewhere(rules, lineage) | (others.sources if others else frozenset())
+    # Models of other projects: these are built there, in whatever ledger.
+    elsewhere |= {each for each in lineage.sources if not each.startswith("source.")}
+    checker = _Checker(lineage, tuple(producers or ()), elsewhere)
     found = [_import_failed(each) for each in failed]
     found += checker.unreadable_policies()
+    if others is not None and others.cycle is not None:
+        found.append(Finding("project-cycle", others.cycle))
     if producers is None:
         found.append(
             Finding(
@@ -79,6 +86,19 @@ def check(
         found += checker.redundant_schedules(deployments)
     kept = (left for each in found if (left := without(each, rules, lineage)) is not None)
     return sorted(kept, key=lambda each: each.severity != "error")
+
+
+@dataclass(frozen=True)
+class OtherProjects:
+    """What the ledger knows of other projects.
+
+    Attributes:
+        sources: the sources that they build, by unique_id.
+        cycle: what is wrong, if they and this one read each other in a circle.
+    """
+
+    sources: frozenset[str]
+    cycle: str | None
 
 
 class _Checker:
@@ -178,7 +198,7 @@ class _Checker:
     # Warnings ---------------------------------------------------------------------------------------------
 
     def sources_without_producer(self) -> Iterator[Finding]:
-        for source in sorted(self.lineage.sources.keys() - self.claims.keys()):
+        for source in sorted(self.lineage.sources.keys() - self.claims.keys() - self.elsewhere):
             models = sum(each in self.lineage.nodes for each in self.lineage.downstream(source))
             below = f"{count(models, 'node')} downstream of it" if models else "nothing is downstream of it"
             name = self.names[source]
@@ -316,16 +336,22 @@ def _strings(value: object) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Project:
-    """A dbt project and its producers, read from disk; ``found`` is None if it is not said where to look."""
+    """A dbt project and its producers, read from disk; ``found`` is None if it is not said where to look.
+
+    ``others``: what the ledger knows of other projects; None: it was not asked.
+    """
 
     lineage: Lineage
     found: DiscoveryResult | None
+    others: OtherProjects | None = None
 
     def check(self, *, deployments: Iterable[Deployment] = (), ignore: Iterable[str] = ()) -> list[Finding]:
         """Return what is wrong; see :func:`check`."""
         failures = self.found.failures if self.found else ()
         producers = self.found.producers if self.found else None
-        return check(self.lineage, producers, failures=failures, deployments=deployments, ignore=ignore)
+        return check(
+            self.lineage, producers, failures=failures, deployments=deployments, ignore=ignore, others=self.others
+        )
 
 
 def read_project(settings: LineageOrchSettings, *, lineage: Lineage | None = None) -> Project:
@@ -346,3 +372,28 @@ def read_project(settings: LineageOrchSettings, *, lineage: Lineage | None = Non
         with Orchestrator(settings, ledger="sqlite://") as orchestrator:
             lineage = orchestrator.lineage
     return Project(lineage, find_producers(settings.producers) if settings.producers else None)
+
+
+def ask_others(settings: LineageOrchSettings, lineage: Lineage) -> OtherProjects | None:
+    """Ask the ledger of the settings for other projects; None where there is no ledger yet.
+
+    Raises:
+        SettingsError: there is no dbt project.
+        DbtError: its profile cannot be read.
+        LedgerError: the ledger cannot be read.
+    """
+    from lineage_orch.builds.elsewhere import built_elsewhere, check_cycle
+    from lineage_orch.dbt.project import DbtProject
+    from lineage_orch.ledger import Ledger
+
+    project = DbtProject.find(settings)
+    if settings.ledger is None and not (project.state_dir / "ledger.db").exists():
+        return None
+    url = settings.ledger or project.ledger_url
+    with Ledger(url, project=project.name, target=project.target, place=project.place) as ledger:
+        sources = frozenset(built_elsewhere(ledger, lineage))
+        try:
+            check_cycle(ledger, lineage)
+        except LineageError as error:
+            return OtherProjects(sources, str(error))
+    return OtherProjects(sources, None)

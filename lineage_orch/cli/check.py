@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from lineage_orch.cli.common import DEFAULTS, DONE, FAILED, Common, Named, Producers, print_result, progress
-from lineage_orch.errors import SettingsError
+from lineage_orch.errors import DbtError, LedgerError, SettingsError
 
 if TYPE_CHECKING:
     from lineage_orch.check.findings import Finding
@@ -45,7 +46,7 @@ def check(
     """
     from lineage_orch.check.deployments import scheduled_deployments
 
-    project = read_checked(common, producers)
+    project = _with_others(common, read_checked(common, producers))
     found = project.check(deployments=scheduled_deployments() if deployments else (), ignore=ignore or ())
     if name:
         only = frozenset(each for one in name for each in project.lineage.named(one)) | set(name)
@@ -97,6 +98,19 @@ def read_checked(common: Common, producers: Sequence[str] | None = None) -> Proj
     # What dbt and the imported modules print is not the answer.
     with redirect_stdout(sys.stderr):
         return read_project(common.settings(producers=tuple(producers) if producers else None), lineage=lineage)
+
+
+def _with_others(common: Common, project: Project) -> Project:
+    """Add what the ledger knows of other projects; where it cannot be asked, as in CI, that is told and left out."""
+    from lineage_orch.check.project import ask_others
+
+    if common.manifest is not None and common.ledger is None:
+        return project
+    try:
+        return replace(project, others=ask_others(common.settings(), project.lineage))
+    except (LedgerError, DbtError) as error:
+        progress(f"lineage-orch: other projects of the ledger were not looked at: {error}")
+        return project
 
 
 def findings_parts(found: Sequence[Finding], errors: Sequence[Finding], project: Project, limit: int = 3) -> Parts:

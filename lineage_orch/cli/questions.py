@@ -185,6 +185,7 @@ def _explain_source(orchestrator: Orchestrator, source: str) -> tuple[dict[str, 
     status = orchestrator.status().only(lineage.named(f"{source}+"))
     (row,) = (each for each in status.sources if each.unique_id == source)
     producers = orchestrator.ledger.producers().get(source, [])
+    by = orchestrator.built_by().get(source)
     data = {
         "source": source,
         "name": row.name,
@@ -192,10 +193,11 @@ def _explain_source(orchestrator: Orchestrator, source: str) -> tuple[dict[str, 
         "loaded_at": iso(row.loaded_at),
         "has_producer": row.has_producer,
         "producers": producers,
+        "built_by": by.to_dict() if by else None,
         "downstream": {each.unique_id: each.state for each in status.nodes},
         "select": lineage.selection(source),
     }
-    return data, source_lines(status, row, producers, lineage.selection(source))
+    return data, source_lines(status, row, producers, lineage.selection(source), by)
 
 
 def sources(*name: Named, limit: Limit = None, producers: Producers = None, common: Common = DEFAULTS) -> int:
@@ -379,11 +381,15 @@ def _sources_of(common: Common, places: list[str] | None) -> tuple[Lineage, dict
     known: dict[str, list[str]] = {}
     # A question makes no ledger.
     if settings.ledger is not None or (project.state_dir / "ledger.db").exists():
+        from lineage_orch.builds.elsewhere import built_elsewhere
         from lineage_orch.ledger import Ledger
 
         url = settings.ledger or project.ledger_url
         with Ledger(url, project=project.name, target=project.target, place=project.place) as ledger:
             known = ledger.producers()
+            for source, each in built_elsewhere(ledger, lineage).items():
+                if each.name not in (names := known.setdefault(source, [])):
+                    names.append(each.name)
     return lineage, _add_found(known, lineage, settings.producers)
 
 

@@ -20,6 +20,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTag
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectException
 
+from lineage_orch.deployed.launch import launch
 from lineage_orch.deployed.observe import look
 from lineage_orch.deployed.promises import telling
 from lineage_orch.deployed.queue import (
@@ -32,8 +33,9 @@ from lineage_orch.deployed.queue import (
 )
 from lineage_orch.deployed.reconcile import reconcile
 from lineage_orch.deployed.run_history import LoadsOf, running_loads
-from lineage_orch.errors import LineageError
-from lineage_orch.loads.completion import Logger
+from lineage_orch.errors import LineageError, TriggerError
+from lineage_orch.ledger.relations import DEPLOYMENT
+from lineage_orch.loads.completion import Completion, Logger
 from lineage_orch.loads.tags import DEADLINE, sources_in, trigger_tag
 from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.reports.build_report import BuildReport
@@ -108,6 +110,7 @@ class DeployedBuild:
             report = _joined(report, orchestrator.build(who=who, progress=self._logger.info, rounds=rounds))
             self._dismiss(taken, report)
         self._wake_up(orchestrator, report, wake_ups)
+        self._set_off_readers(orchestrator)
         return report
 
     @contextmanager
@@ -169,6 +172,8 @@ class DeployedBuild:
             found = reconcile(orchestrator, deployment=name, grace=HOOK_GRACE, client=self._client)
             self._name, self._dead = name, frozenset(run.run_id for run in found.dead)
             self._late, self._look_again = found.late, found.look_again
+            if orchestrator.ledger.mark(DEPLOYMENT) != name:  # for the projects whose tables are read here
+                orchestrator.ledger.set_mark(DEPLOYMENT, name)
             for line in found.lines():
                 self._logger.warning("%s", line)
             loads = self._client.read_deployments(
@@ -178,6 +183,20 @@ class DeployedBuild:
                 orchestrator.register_producers({source for load in loads for source in sources_in(load.tags)})
             except LineageError as error:
                 self._logger.warning("A load's deployment names a source that is not in the manifest: %s", error)
+
+    def _set_off_readers(self, orchestrator: Orchestrator) -> None:
+        """Launch the deployments of other projects that have not taken in yet what was built here."""
+        for each in orchestrator.ledger.read_elsewhere():
+            if each.deployment is None:
+                continue
+            try:
+                launch(each.deployment, Completion(()), self._logger, debounce=0, attempts=2)
+            except TriggerError as error:
+                self._logger.warning(
+                    "%s reads what was built here, and was not set off: %s. Its next run takes it in.",
+                    each.scope,
+                    one_line(error).rstrip("."),
+                )
 
     def _being_loaded(self, patience: float) -> list[str]:
         """Return the sources whose loads are running, or come within the patience; none where that is not known."""

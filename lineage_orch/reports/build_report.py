@@ -47,6 +47,8 @@ class BuildReport:
         follow_failed: each of those that did not end Completed, as far as this call knows -> why. No build fails for
             them: they are tried again later.
         stale_below: of a build of a selection: what is stale now since it reads what was built, and was not selected.
+        read_elsewhere: the other projects of the ledger that read what this one built, and have not taken it in yet, as
+            ``project/target``.
     """
 
     built: list[str] = field(default_factory=list)
@@ -73,6 +75,7 @@ class BuildReport:
     followed: list[str] = field(default_factory=list)
     follow_failed: dict[str, str] = field(default_factory=dict)
     stale_below: list[str] = field(default_factory=list)
+    read_elsewhere: list[str] = field(default_factory=list)
 
     def took(self, seconds: float, expected: Estimate) -> None:
         """Add how long a run of dbt took, and how long it should have taken."""
@@ -200,6 +203,7 @@ class BuildReport:
             "followed": self.followed,
             "follow_failed": self.follow_failed,
             "stale_below": self.stale_below,
+            "read_elsewhere": self.read_elsewhere,
         }
 
 

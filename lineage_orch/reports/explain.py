@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 
@@ -13,6 +14,7 @@ from lineage_orch.lineage.policy import DEFAULT_POLICY, Policy
 from lineage_orch.plan import BuildPlan, Held, plan_graph, producing_sources
 from lineage_orch.reports.explanation import (
     BuildsWhen,
+    BuiltBy,
     Explanation,
     ParentState,
     ParentView,
@@ -34,6 +36,7 @@ def explain(
     *,
     stored_parts: StoredParts = lambda _: None,
     short: Mapping[str, str] | None = None,
+    built_by: Mapping[str, BuiltBy] | None = None,
 ) -> Explanation:
     """Say why a node will build, is held or is up to date.
 
@@ -45,13 +48,20 @@ def explain(
         stored_parts: returns the parts of a node's identity as of its last good build (``Ledger.identity_parts``),
             or None; asked only for nodes whose identity changed.
         short: what people call each source and node, where that is known already.
+        built_by: the sources that another project builds.
 
     Raises:
         UnknownNodeError: no such node in the lineage.
     """
     if node_id not in lineage.nodes:
         raise UnknownNodeError(f"no node {node_id!r} in {lineage.where}{did_you_mean(node_id, lineage.nodes)}")
-    return _Explainer(lineage, snapshot, plan, node_id, stored_parts, short).explain()
+    found = _Explainer(lineage, snapshot, plan, node_id, stored_parts, short).explain()
+    if not built_by:
+        return found
+    return replace(
+        found,
+        built_by={each.unique_id: built_by[each.unique_id] for each in found.sources if each.unique_id in built_by},
+    )
 
 
 class _Explainer:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from lineage_orch.ledger import Failure, Untested
+from lineage_orch.ledger.relations import BuiltElsewhere, Origin
 from lineage_orch.lineage.policy import Policy
 from lineage_orch.plan import Held, Reason
 from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso
@@ -102,6 +103,28 @@ class BuildsWhen:
     not_before: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BuiltBy:
+    """The node of another project that builds a source, and the loads of that project that its last build took in."""
+
+    built: BuiltElsewhere
+    origins: tuple[Origin, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready values; ticks are of the other project's clock."""
+        return {
+            "project": self.built.scope.project,
+            "target": self.built.scope.target,
+            "node": self.built.node,
+            "tick": self.built.tick,
+            "built_at": iso(self.built.built_at),
+            "because": [
+                {"source": each.source, "tick": each.tick, "loaded_at": iso(each.at), "producer": each.producer}
+                for each in self.origins
+            ],
+        }
+
+
 @dataclass(frozen=True)
 class Explanation:
     """Why a node will build, is held or is up to date.
@@ -130,6 +153,7 @@ class Explanation:
         builds_when: what would make it build.
         ticks: the tick of each node and source that is named here.
         names: what people call what is named here.
+        built_by: the sources above it that another project of the ledger builds, and what is known there.
     """
 
     node: str
@@ -154,6 +178,7 @@ class Explanation:
     builds_when: BuildsWhen
     ticks: Mapping[str, int]
     names: Mapping[str, str]
+    built_by: Mapping[str, BuiltBy] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the explanation as JSON-ready values: times ISO 8601 (UTC), spans in seconds."""
@@ -196,6 +221,7 @@ class Explanation:
             "changed_above": list(self.changed_above),
             "held_above": {node: held_to_dict(each) for node, each in self.held_above.items()},
             "unchanged_above": list(self.unchanged_above),
+            "built_by": {source: each.to_dict() for source, each in self.built_by.items()},
             "builds_when": {
                 "kind": when.kind,
                 "waiting_for": list(when.waiting_for),

@@ -16,13 +16,14 @@ from lineage_orch.reports.activity import Day, daily, shared_builds
 from lineage_orch.reports.explain import StoredParts, explain
 from lineage_orch.reports.looks import LOOKS
 from lineage_orch.reports.status import short_names
-from lineage_orch.reports.wording import explanation_lines, late_line, promise_detail, until, when
+from lineage_orch.reports.wording import built_by_line, explanation_lines, late_line, promise_detail, until, when
 from lineage_orch.text import count, few, one_line, roughly
 
 if TYPE_CHECKING:
     from lineage_orch.ledger import History, LedgerSnapshot
     from lineage_orch.lineage import Lineage
     from lineage_orch.plan import BuildPlan
+    from lineage_orch.reports.explanation import BuiltBy
     from lineage_orch.reports.freshness import Promised
     from lineage_orch.reports.status import NodeStatus, SourceStatus, Status
 
@@ -144,6 +145,7 @@ def read_page(
     now: datetime,
     stored_parts: StoredParts = lambda _: None,
     medians: Mapping[str, float] | None = None,
+    built_by: Mapping[str, BuiltBy] | None = None,
 ) -> Page:
     """Return what there is to show of a project.
 
@@ -159,6 +161,7 @@ def read_page(
         now: when this is (aware).
         stored_parts: see :func:`~lineage_orch.reports.explain.explain`.
         medians: unique_id -> how many seconds a build of the node takes; by default as the history says.
+        built_by: the sources that another project builds.
 
     Raises:
         ManifestError: the manifest is of other code by now.
@@ -171,7 +174,8 @@ def read_page(
     items: list[Item] = []
     for unique_id in lineage.graph:
         if unique_id in sources:
-            items.append(_source_item(lineage, sources[unique_id], producers.get(unique_id, ())))
+            by = (built_by or {}).get(unique_id)
+            items.append(_source_item(lineage, sources[unique_id], producers.get(unique_id, ()), by))
         elif unique_id in nodes:
             why = explain(lineage, snapshot, plan, unique_id, stored_parts=stored_parts, short=short)
             # The picture shows the paths.
@@ -238,10 +242,12 @@ def with_promises(page: Page, rows: Iterable[Promised]) -> Page:
     return replace(page, items=tuple(map(told, page.items)))
 
 
-def _source_item(lineage: Lineage, source: SourceStatus, producers: Sequence[str]) -> Item:
+def _source_item(lineage: Lineage, source: SourceStatus, producers: Sequence[str], built_by: BuiltBy | None) -> Item:
     state = "loaded" if source.tick else "never_loaded" if source.has_producer else "no_producer"
     loaded = f"Last loaded {when(source.loaded_at)}, at tick {source.tick}." if source.tick else "Never loaded."
     by = f"Loaded by {few(producers)}." if producers else "" if source.has_producer else "No producer is known."
+    if built_by is not None:
+        by = f"{built_by_line(source.name, built_by)}."
     record = lineage.sources[source.unique_id]
     below = f"{count(source.models_below, 'model')} downstream."
     return Item(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lineage_orch.lineage.policy import DEFAULT_POLICY, Policy
 from lineage_orch.plan import Held, Reason
-from lineage_orch.reports.explanation import Explanation, PartChange, SourceView
+from lineage_orch.reports.explanation import BuiltBy, Explanation, PartChange, SourceView
 from lineage_orch.text import count, listed, roughly, span
 
 if TYPE_CHECKING:
@@ -179,6 +179,11 @@ def explanation_lines(why: Explanation, now: datetime | None = None) -> list[str
         )
     shown = _shown_sources(why)
     lines += [f"Path: {' -> '.join(why.names[each] for each in source.path)}" for source in shown]
+    lines += [
+        built_by_line(why.names[each.unique_id], why.built_by[each.unique_id])
+        for each in shown
+        if each.unique_id in why.built_by
+    ]
     if why.policy != DEFAULT_POLICY:
         lines.append(f"Policy: {_policy(why.policy)}")
     if why.parents:
@@ -190,7 +195,26 @@ def explanation_lines(why: Explanation, now: datetime | None = None) -> list[str
     return lines
 
 
-def source_lines(status: Status, source: SourceStatus, producers: Sequence[str], select: str) -> list[str]:
+def built_by_line(source: str, by: BuiltBy) -> str:
+    """Return in plain words which node of another project builds a source, when that was, and what it took in."""
+    built = by.built
+    start = f"{source} is built by {built.name} (target {built.scope.target})"
+    if not built.tick:
+        return f"{start}, which was never built"
+    origins = (
+        f"{each.source.split('.', 2)[-1]} was loaded at tick {each.tick} ({when(each.at)})"
+        + (f" by {each.producer}" if each.producer else "")
+        for each in by.origins
+    )
+    loads = listed(origins)
+    return f"{start}: last changed at tick {built.tick} there ({when(built.built_at)})" + (
+        f", after {loads}" if loads else ""
+    )
+
+
+def source_lines(
+    status: Status, source: SourceStatus, producers: Sequence[str], select: str, by: BuiltBy | None = None
+) -> list[str]:
     """Return in plain words when a source was loaded, by whom, and how what is downstream of it stands.
 
     Args:
@@ -198,17 +222,19 @@ def source_lines(status: Status, source: SourceStatus, producers: Sequence[str],
         source: its row there.
         producers: the names of those that loaded it of late.
         select: dbt's selector of all that is downstream of it.
+        by: the node of another project that builds it.
     """
-    by = f", by {listed(producers)}" if producers else ""
+    loaded_by = f", by {listed(producers)}" if producers else ""
     if source.tick:
-        first = f"{source.name} was loaded at tick {source.tick} ({when(source.loaded_at)}){by}."
+        first = f"{source.name} was loaded at tick {source.tick} ({when(source.loaded_at)}){loaded_by}."
     elif source.has_producer:
         first = f"{source.name} has a producer and was never loaded."
     else:
         first = f"{source.name} was never loaded, and no producer of it is known."
+    start = [first] if by is None else [first, f"{built_by_line(source.name, by)}."]
     if not status.nodes:
-        return [first, "Nothing that dbt builds is downstream of it."]
-    lines = [first, f"Downstream of it: {count(status.nodes, 'node')}."]
+        return [*start, "Nothing that dbt builds is downstream of it."]
+    lines = [*start, f"Downstream of it: {count(status.nodes, 'node')}."]
     for state in dict.fromkeys(each.state for each in status.nodes):
         names = [each.name for each in status.nodes if each.state == state]
         lines.append(f"{_start(STATES[state])}: {listed(names, most=8)}")
