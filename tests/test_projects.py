@@ -6,14 +6,19 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lineage_orch.errors import LineageError
+from lineage_orch.cli import main
+from lineage_orch.deployed.build import set_off_readers
+from lineage_orch.errors import LineageError, TriggerError
 from lineage_orch.lineage import Lineage
 from lineage_orch.orchestrator import Orchestrator
+from lineage_orch.reports.wording import explanation_lines
 from lineage_orch.testing import FakeDbt
+from lineage_orch.updates import SourceUpdate
 from tests.manifests import manifest, node, source
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -249,3 +254,118 @@ def test_history_that_was_pruned_makes_no_news(opened: Open, clock: Clock) -> No
     assert ads.ledger.prune(now=clock.now) == 0
     assert ads.ledger.built_elsewhere({READ: "w.core.fct"})[READ].is_known
     assert ads.plan().is_empty
+
+
+def test_model_of_another_project_in_the_manifest_is_the_same_thing(opened: Open) -> None:
+    """As dbt-loom, or dbt's own cross-project ``ref``, puts it there: with its relation, and no file."""
+    there = model("fct", package="core", original_file_path="")
+    (core, _), (ads, dbt) = opened("core"), opened("ads", there, model("mart", FCT, package="ads"))
+    core.build()
+    assert set(ads.lineage.sources) == {FCT}
+    assert ads.observe().asked == ()
+    core.record(["raw.a"])
+    core.build()
+    assert built(ads) == ["mart"]
+    assert dbt.commands == [("fqn:core.[f]ct+",)]
+    assert ads.ledger.snapshot().sources == {FCT: 1}
+    assert not built(ads)
+    ads.record(["core.fct"])  # by hand, under the name that people give it
+    assert built(ads) == ["mart"]
+
+
+def test_who_reads_it_is_told_of_what_was_built(opened: Open) -> None:
+    (core, _), (ads, _) = opened("core"), opened("ads")
+    ads.build()
+    said: list[str] = []
+    core.record(["raw.a"])
+    assert core.build(progress=said.append).read_elsewhere == ["ads/prod"]
+    assert said[-1].startswith(f"ads/prod reads what was built here ({READ}): `lineage-orch build` in that project")
+    ads.ledger.set_mark("lineage_orch.deployment", "build-affected/ads")
+    core.mark_stale(["fct"])
+    core.build(progress=said.append)
+    assert "a run of build-affected/ads builds what is below it" in said[-1]
+    ads.build()
+    assert core.ledger.read_elsewhere() == []
+
+
+def test_explanation_goes_across(opened: Open, clock: Clock) -> None:
+    (core, _), (ads, _) = opened("core"), opened("ads")
+    core.build()
+    ads.record(["raw.b"])
+    lines = explanation_lines(ads.explain("mart"), clock.now)
+    assert "core.fct is built by fct of project core (target prod), which was never built" in lines
+    core.record([SourceUpdate("raw.a", "1", NOW, producer="export")])
+    core.build()
+    why = ads.explain("stg_fct")
+    assert (
+        "core.fct is built by fct of project core (target prod): last changed at tick 3 there (2026-01-01 00:00 UTC), "
+        "after raw.a was loaded at tick 2 (2026-01-01 00:00 UTC) by export"
+    ) in explanation_lines(why, clock.now)
+    assert why.to_dict()["built_by"][READ]["because"][0]["producer"] == "export"
+    item = next(each for each in ads.page().items if each.key == READ)
+    assert any(line.startswith("core.fct is built by fct of project core") for line in item.lines)
+    ads.build()
+    assert ads.ledger.producers()[READ] == ["fct of project core"]
+
+
+def test_command_line_knows_other_projects(
+    opened: Open, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (core, _), (ads, _) = opened("core"), opened("ads")
+    core.build()
+    back = source("ads.mart", package="core", relation_name='"w"."ads"."mart"')
+    ads.record(["raw.b"])
+    ads.build()
+    opened("core", back, *CORE[:1], model("stg_a", "raw.a", "ads.mart", package="core"), *CORE[2:])
+    monkeypatch.setenv("LINEAGE_ORCH_LEDGER", f"sqlite:///{tmp_path / 'ledger.db'}")
+
+    def run(project: str, *args: str) -> Any:
+        monkeypatch.setenv("LINEAGE_ORCH_MANIFEST", str(tmp_path / project / "prod.json"))
+        capsys.readouterr()
+        main([*args, "--project-dir", str(tmp_path / project), "--json"])
+        return json.loads(capsys.readouterr().out)
+
+    rows = {each["unique_id"]: each["producers"] for each in run("ads", "sources")["sources"]}
+    assert rows == {READ: ["fct of project core"], "source.ads.raw.b": []}
+    by = run("ads", "explain", "core.fct")
+    assert (by["built_by"]["node"], by["built_by"]["tick"]) == (FCT, 0)
+    assert by["lines"][1] == "core.fct is built by fct of project core (target prod), which was never built."
+    (tmp_path / "loads.py").write_text(
+        "from prefect import flow\nfrom lineage_orch import produces_source\n"
+        "@produces_source('raw.a', 'raw.b', shared=True)\n@flow\ndef load_for_projects(): ...\n"
+    )
+    found = {each["code"]: each for each in run("ads", "check", "--producers", str(tmp_path / "loads.py"))["findings"]}
+    assert set(found) == {"unknown-source"}, "of core.fct it is known who builds it"
+    found = {each["code"]: each for each in run("core", "check", "--producers", str(tmp_path / "loads.py"))["findings"]}
+    assert "core/prod: source.core.ads.mart -> core/prod: model.core.stg_a" in found["project-cycle"]["message"]
+    assert "source-without-producer" not in found
+
+
+def test_deployments_of_those_who_read_it_are_set_off(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[str] = []
+
+    def launch(deployment: str, *_: Any, **__: Any) -> None:
+        launched.append(deployment)
+        if len(launched) > 1:
+            raise TriggerError("Prefect has no deployment 'build-affected/ads'; deploy it")
+
+    monkeypatch.setattr("lineage_orch.deployed.build.launch", launch)
+    (core, _), (ads, _) = opened("core"), opened("ads")
+    core.record(["raw.a"])
+    ads.build()
+    core.build()
+    warned: list[str] = []
+    logger = SimpleNamespace(warning=lambda text, *args: warned.append(text % args))
+    set_off_readers(core, logger)
+    assert launched == [], "no one knows who builds it"
+    ads.ledger.set_mark("lineage_orch.deployment", "build-affected/ads")
+    for _ in range(2):
+        set_off_readers(core, logger)
+    assert launched == ["build-affected/ads"] * 2
+    assert warned == [
+        "ads/prod reads what was built here, and was not set off: Prefect has no deployment 'build-affected/ads'; "
+        "deploy it. Its next run takes it in."
+    ]
+    ads.build()
+    set_off_readers(core, logger)
+    assert len(launched) == 2

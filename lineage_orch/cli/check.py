@@ -104,11 +104,12 @@ def _with_others(common: Common, project: Project) -> Project:
     """Add what the ledger knows of other projects; where it cannot be asked, as in CI, that is told and left out."""
     from lineage_orch.check.project import ask_others
 
-    if common.manifest is not None and common.ledger is None:
+    settings = common.settings()
+    if settings.manifest is not None and settings.ledger is None:
         return project
     try:
-        return replace(project, others=ask_others(common.settings(), project.lineage))
-    except (LedgerError, DbtError) as error:
+        return replace(project, others=ask_others(settings, project.lineage))
+    except (LedgerError, DbtError, SettingsError) as error:
         progress(f"lineage-orch: other projects of the ledger were not looked at: {error}")
         return project
 

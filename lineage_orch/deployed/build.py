@@ -110,7 +110,7 @@ class DeployedBuild:
             report = _joined(report, orchestrator.build(who=who, progress=self._logger.info, rounds=rounds))
             self._dismiss(taken, report)
         self._wake_up(orchestrator, report, wake_ups)
-        self._set_off_readers(orchestrator)
+        set_off_readers(orchestrator, self._logger)
         return report
 
     @contextmanager
@@ -184,20 +184,6 @@ class DeployedBuild:
             except LineageError as error:
                 self._logger.warning("A load's deployment names a source that is not in the manifest: %s", error)
 
-    def _set_off_readers(self, orchestrator: Orchestrator) -> None:
-        """Launch the deployments of other projects that have not taken in yet what was built here."""
-        for each in orchestrator.ledger.read_elsewhere():
-            if each.deployment is None:
-                continue
-            try:
-                launch(each.deployment, Completion(()), self._logger, debounce=0, attempts=2)
-            except TriggerError as error:
-                self._logger.warning(
-                    "%s reads what was built here, and was not set off: %s. Its next run takes it in.",
-                    each.scope,
-                    one_line(error).rstrip("."),
-                )
-
     def _being_loaded(self, patience: float) -> list[str]:
         """Return the sources whose loads are running, or come within the patience; none where that is not known."""
         now = datetime.now(UTC)
@@ -241,6 +227,20 @@ class DeployedBuild:
                 self._client, self._deployment_id, due, settings=self._settings, run_id=self._run.id, why=why, tags=tags
             )
             self._logger.info("Run %r will %s %s UTC.", run.name, what, f"{due:%Y-%m-%d %H:%M:%S}")
+
+
+def set_off_readers(orchestrator: Orchestrator, logger: Logger) -> None:
+    """Launch the deployments of other projects that have not taken in yet what was built here; raises LedgerError."""
+    for each in orchestrator.ledger.read_elsewhere():
+        if each.deployment is None:
+            continue
+        try:
+            launch(each.deployment, Completion(()), logger, debounce=0, attempts=2)
+        except TriggerError as error:
+            why = one_line(error).rstrip(".")
+            logger.warning(
+                "%s reads what was built here, and was not set off: %s. Its next run takes it in.", each.scope, why
+            )
 
 
 def _wait_for_what_is_nearly_due(report: BuildReport) -> bool:
