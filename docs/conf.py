@@ -50,6 +50,7 @@ docs/by-hand
 docs/production
 docs/other-loads
 docs/followers
+docs/several-projects
 docs/lineage-page
 docs/pull-requests
 docs/promises
