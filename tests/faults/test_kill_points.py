@@ -17,6 +17,7 @@ import pytest
 
 from lineage_orch.errors import LedgerUnavailableError
 from lineage_orch.ledger import Ledger, store
+from lineage_orch.ledger.relations import Published
 from lineage_orch.updates import SourceUpdate
 from tests.faults.plugs import Plug, plugged
 from tests.ledger.schema_1 import make_ledger_1
@@ -36,6 +37,7 @@ def fill(ledger: Ledger) -> int:
     """Some of everything: loads, builds, failures, tests that did not pass, names that are not known yet."""
     ledger.record_updates([SourceUpdate(ORDERS, "1", AT, fingerprint="a"), SourceUpdate("shops", "1", AT)], now=AT)
     ledger.register_producers([ORDERS])
+    ledger.publish({STG: Published("db.old.stg", ()), TOP: Published("db.gold.top", (STG,))})
     tick, _ = ledger.begin_build(now=AT)
     ledger.record_built(tick, [STG, MART], built_at=AT, identities={STG: {"file": "x"}})
     ledger.record_contents(tick, {STG: "same"})
@@ -72,6 +74,10 @@ CALLS: dict[str, tuple[Callable[[Ledger, int], object], bool]] = {
     "clear_failures": (lambda it, _: it.clear_failures([TOP]), True),
     "forget": (lambda it, _: it.forget([ORDERS, "shops", MART]), True),
     "prune": (lambda it, _: it.prune(now=LATER), True),
+    "publish": (
+        lambda it, _: it.publish({ORDERS: Published("db.raw.orders"), STG: Published("db.gold.stg", (ORDERS,))}),
+        True,
+    ),
     "set_mark": (lambda it, _: it.set_mark("watermark", "x"), True),
 }
 
