@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import duckdb
 import pytest
 from dbt.cli.main import dbtRunner
 
-from lineage_orch import Orchestrator
+from lineage_orch import Orchestrator, SourceUpdate
 from lineage_orch.reports.wording import explanation_lines
+from tests.integration.real_prefect import RealPrefect, end, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -45,7 +47,7 @@ def write_project(folder: Path, name: str, files: dict[str, Any]) -> Path:
     )
     (root / "profiles.yml").write_text(
         "all:\n  target: prod\n  outputs:\n    prod:\n      type: duckdb\n"
-        f"      path: \"{{{{ env_var('TEST_WAREHOUSE') }}}}\"\n      schema: {name}\n"
+        f"      path: \"{{{{ env_var('TEST_WAREHOUSE') }}}}\"\n      schema: {name}\n      keep_open: false\n"
     )
     lines = ["sources:"]
     for source, tables in files["sources"].items():
@@ -68,6 +70,14 @@ class Warehouse:
                 connection.execute(statement)
             return connection.fetchall()
 
+    def load(self) -> None:
+        self.run(
+            "create schema raw",
+            "create table raw.orders as select * from (values (1, 1, 10.0), (2, 2, 20.0)) t(id, person, amount)",
+            "create table raw.people as select * from (values (1, 'ann'), (2, 'bob')) t(person, name)",
+            "create table raw.spend as select * from (values (1, 2.0), (2, 4.0)) t(person, spend)",
+        )
+
     def tables(self, schema: str) -> dict[str, list[tuple[Any, ...]]]:
         names = self.run(f"select table_name from information_schema.tables where table_schema = '{schema}'")
         return {name: sorted(self.run(f"from {schema}.{name}")) for (name,) in names}
@@ -82,12 +92,7 @@ def test_tables_of_second_project_equal_full_build_of_both(tmp_path: Path, monke
     folders = {name: write_project(tmp_path, name, files) for name, files in PROJECTS.items()}
     warehouse = Warehouse(tmp_path / "w.duckdb")
     monkeypatch.setenv("TEST_WAREHOUSE", str(warehouse.path))
-    warehouse.run(
-        "create schema raw",
-        "create table raw.orders as select * from (values (1, 1, 10.0), (2, 2, 20.0)) t(id, person, amount)",
-        "create table raw.people as select * from (values (1, 'ann'), (2, 'bob')) t(person, name)",
-        "create table raw.spend as select * from (values (1, 2.0), (2, 4.0)) t(person, spend)",
-    )
+    warehouse.load()
     ledger = f"sqlite:///{tmp_path / 'ledger.db'}"
     core, ads = (Orchestrator(project_dir=folder, profiles_dir=folder, ledger=ledger) for folder in folders.values())
     with core, ads:
@@ -126,3 +131,38 @@ def test_tables_of_second_project_equal_full_build_of_both(tmp_path: Path, monke
         assert dbtRunner().invoke([*args, "--target-path", str(folder / "full")]).success
     assert warehouse.tables("ads") == full.tables("ads")
     assert warehouse.tables("ads")["roi"] == [("ann", 20.0), ("bob", 5.0)]
+
+
+@pytest.mark.drill
+def test_run_of_first_project_launches_deployment_of_second(real_prefect: RealPrefect, tmp_path: Path) -> None:
+    folders = {name: write_project(tmp_path, name, files) for name, files in PROJECTS.items()}
+    warehouse = Warehouse(tmp_path / "w.duckdb")
+    warehouse.load()
+    server = real_prefect.telling(
+        tmp_path,
+        TEST_WAREHOUSE=str(warehouse.path),
+        LINEAGE_ORCH_LEDGER=f"sqlite:///{tmp_path / 'ledger.db'}",
+        **{f"TEST_{name.upper()}": str(folder) for name, folder in folders.items()},
+    )
+    core, ads = "build-affected/core", "build-affected/ads"
+    serving = server.serve(core, ads)
+
+    def update(source: str) -> dict[str, Any]:
+        return SourceUpdate(source, os.urandom(8).hex(), datetime.now(UTC)).to_dict()
+
+    try:
+        # The first has nothing to build yet, and shows what it will; so the second waits for it.
+        assert server.ended(server.launch(core))["state_name"] == "Completed"
+        assert server.ended(server.launch(ads, {"updates": [update("raw.spend")]}))["state_name"] == "Completed"
+        loads = {"updates": [update("raw.orders"), update("raw.people")]}
+        first = server.launch(core, loads)
+        assert server.ended(first)["state_name"] == "Completed", server.logs(first)
+        child = wait_for("the second project is set off", lambda: server.child_of(first))
+        assert server.ended(child["id"])["state_name"] == "Completed", server.logs(child["id"])
+        assert warehouse.tables("ads")["roi"] == [("ANN", 5.0), ("BOB", 5.0)]
+        server.settle(ads)
+        assert server.ended(server.launch(core))["state_name"] == "Completed"
+        server.settle(core)
+        assert len(server.runs(ads)) == 2, "nothing is new there"
+    finally:
+        end(serving)
