@@ -54,6 +54,7 @@ docs/several-projects
 docs/lineage-page
 docs/pull-requests
 docs/promises
+docs/in-prefect
 docs/dbt-engines
 docs/testing-your-project
 docs/troubleshooting

@@ -20,6 +20,7 @@ from prefect.states import Completed, Failed
 
 from lineage_orch.deployed.observe import look
 from lineage_orch.deployed.promises import telling
+from lineage_orch.deployed.telling import RunTeller
 from lineage_orch.errors import LineageError, LineageOrchError, SettingsError
 from lineage_orch.loads.completion import Logger
 from lineage_orch.orchestrator import Orchestrator
@@ -147,6 +148,7 @@ def _record_and_build(
         settings = _trusted(settings or {}, flow_run, flow_run.deployment_id, logger)
     with Orchestrator(**_known(settings or {}, logger)) as orchestrator:
         loads = [SourceUpdate.from_dict(each) for each in updates]
+        teller = RunTeller(orchestrator, flow_run.id if flow_run else None, logger, loads)
         unknown: LineageError | None = None
         try:
             orchestrator.record(loads)  # before all that can fail
@@ -162,6 +164,7 @@ def _record_and_build(
             # Not this load's own, perhaps; that one says so when it completes.
             logger.warning("A producer declares a source that is not in the manifest: %s", error)
         not_looked = look(orchestrator, logger) if observe else None
+        teller.loads()
         if flow_run is not None and flow_run.deployment_id is not None:
             from lineage_orch.deployed.build import DeployedBuild
 
@@ -176,6 +179,7 @@ def _record_and_build(
                     report = orchestrator.build(who=who, progress=logger.info, rounds=0, wait_for=brought)
                 else:
                     report = orchestrator.build(who=who, progress=logger.info)
+        teller.build(report)
         for load in loads:
             with suppress(LineageError):  # said above, or by the build
                 for source in orchestrator.without_nodes([load.source]):

@@ -163,6 +163,11 @@ class Orchestrator:
         """
         return self._current.now(parse=True)
 
+    @property
+    def tells_assets(self) -> bool:
+        """Whether what runs dbt tells Prefect by itself, in a Prefect run, which assets it made."""
+        return self._dbt.tells_assets
+
     # Updates ----------------------------------------------------------------------------------------------
 
     def record(self, updates: Iterable[SourceUpdate | str]) -> int:

@@ -197,6 +197,11 @@ class LineageOrchSettings(BaseSettings):
         description="With a deployment: how many seconds new data waits for loads that are running, or scheduled "
         "within that time, so that one build takes them all. 0: it does not wait.",
     )
+    page_url: str | None = Field(
+        None,
+        description="Where people read the page that `lineage-orch page` writes: each run of build_affected leaves a "
+        "link to it in Prefect.",
+    )
     producers: _Words = Field(
         (),
         description="Modules, files or folders where `check`, `sources` and `status` look for producers, "

@@ -65,9 +65,11 @@ class DbtEngine(Protocol):
     Attributes:
         has_callbacks: dbt runs in this process, and calls back. Otherwise each command is a process or a job of its
             own, so that a question may cost seconds.
+        tells_assets: in a Prefect run, this tells Prefect by itself which assets a build made of nodes.
     """
 
     has_callbacks: bool = False
+    tells_assets: bool = False
 
     def version(self) -> str:
         """Return dbt's version, such as ``1.11.16``; "" if it is not known. Raises DbtError if dbt does not answer."""

@@ -34,6 +34,7 @@ class DbtRunner(DbtEngine):
     """dbt in this process: through ``PrefectDbtRunner`` inside a Prefect run, which then shows each node as a task."""
 
     has_callbacks = True
+    tells_assets = True
 
     def __init__(self, project: DbtProject, settings: LineageOrchSettings) -> None:
         self._project = project

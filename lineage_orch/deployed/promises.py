@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+from lineage_orch.deployed.run_events import RunEvents
 from lineage_orch.errors import LineageOrchError
 from lineage_orch.loads.completion import Logger
 from lineage_orch.orchestrator import Orchestrator
@@ -56,6 +57,7 @@ def tell(orchestrator: Orchestrator, logger: Logger) -> datetime | None:
     # What others told meanwhile is in the mark; what is told here is in it before it is told.
     orchestrator.ledger.change_mark(LATE_MARK, told)
     names = short_names(orchestrator.lineage)
+    RunEvents(orchestrator, logger).lateness(found)
     for row in found.late:
         logger.warning("%s", late_line(row, names))
     for row in found.recovered:

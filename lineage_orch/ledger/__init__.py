@@ -7,27 +7,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lineage_orch.ledger.snapshot import (
+        Built,
         Failure,
         History,
         Holder,
         Launch,
         LedgerSnapshot,
+        Load,
         Moment,
         NodeFact,
         Untested,
     )
     from lineage_orch.ledger.store import Ledger
 
-__all__ = ["Failure", "History", "Holder", "Launch", "Ledger", "LedgerSnapshot", "Moment", "NodeFact", "Untested"]
+__all__ = [
+    "Built",
+    "Failure",
+    "History",
+    "Holder",
+    "Launch",
+    "Ledger",
+    "LedgerSnapshot",
+    "Load",
+    "Moment",
+    "NodeFact",
+    "Untested",
+]
 
 # Loaded at first use: a plan needs the snapshot, and no database.
 _HOMES = {
+    "Built": "snapshot",
     "Failure": "snapshot",
     "History": "snapshot",
     "Holder": "snapshot",
     "Launch": "snapshot",
     "Ledger": "store",
     "LedgerSnapshot": "snapshot",
+    "Load": "snapshot",
     "Moment": "snapshot",
     "NodeFact": "snapshot",
     "Untested": "snapshot",

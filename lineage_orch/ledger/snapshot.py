@@ -118,6 +118,7 @@ class Load(NamedTuple):
         baseline: Whether it only declared what stood in the warehouse.
         unchanged: Whether it brought nothing new, by its fingerprint.
         update_id: Of the load, which may be of several sources.
+        flow_run_id: The flow run that loaded it; ``None``: not known.
     """
 
     tick: int
@@ -127,6 +128,7 @@ class Load(NamedTuple):
     baseline: bool
     unchanged: bool = False
     update_id: str = ""
+    flow_run_id: str | None = None
 
 
 class Built(NamedTuple):

@@ -434,15 +434,7 @@ class Ledger:
         def question(scope: _Scope) -> History:
             ask = scope.connection.execute
             loads = ask(
-                select(
-                    updates.c.tick,
-                    updates.c.source,
-                    updates.c.loaded_at,
-                    updates.c.producer,
-                    updates.c.baseline,
-                    updates.c.unchanged,
-                    updates.c.update_id,
-                )
+                select(*_load_columns())
                 .where(updates.c.scope_id == scope.id, updates.c.loaded_at >= start, updates.c.resolved_tick.is_(None))
                 .order_by(updates.c.tick.desc())
                 .limit(limit)
@@ -470,6 +462,44 @@ class Ledger:
                 [Failed(*row) for row in reversed(bad)],
                 {row.tick: row.who for row in begun if row.who is not None},
             )
+
+        return self._read(question)
+
+    def recent_loads(self, above: Mapping[str, int], *, limit: int = 20) -> dict[str, list[Load]]:
+        """Return the last loads of sources, each source's newest first; a source of which none is kept is left out.
+
+        Args:
+            above: Source to the tick above which its loads are asked for.
+            limit: How many of each source, at most.
+        """
+        query = (
+            select(*_load_columns())
+            .where(updates.c.scope_id == bindparam("its_scope"), updates.c.source == bindparam("its"))
+            .where(updates.c.tick > bindparam("above"))
+            .order_by(updates.c.tick.desc())
+            .limit(limit)
+        )
+
+        def question(scope: _Scope) -> dict[str, list[Load]]:
+            ask = scope.connection.execute
+            found = {
+                source: [Load(*row) for row in ask(query, {"its_scope": scope.id, "its": source, "above": tick})]
+                for source, tick in above.items()
+            }
+            return {source: loads for source, loads in found.items() if loads}
+
+        return self._read(question)
+
+    def loads_since(self, tick: int, *, limit: int = 100) -> list[Load]:
+        """Return up to ``limit`` loads with a higher tick than this, newest first.
+
+        One whose name was resolved since stands under its sources, at their ticks.
+        """
+        query = select(*_load_columns()).where(updates.c.tick > tick, updates.c.resolved_tick.is_(None))
+
+        def question(scope: _Scope) -> list[Load]:
+            newest = query.where(updates.c.scope_id == scope.id).order_by(updates.c.tick.desc()).limit(limit)
+            return [Load(*row) for row in scope.connection.execute(newest)]
 
         return self._read(question)
 
@@ -1548,6 +1578,12 @@ def _first_above(
         if found:
             history[name] = sorted(found)
     return history
+
+
+def _load_columns() -> list[Column[Any]]:
+    """What a ``Load`` holds, in its order."""
+    names = ("tick", "source", "loaded_at", "producer", "baseline", "unchanged", "update_id", "flow_run_id")
+    return [updates.c[name] for name in names]
 
 
 def _names_of_producers(scope_id: int) -> Select[Any]:

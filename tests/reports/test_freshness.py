@@ -49,6 +49,12 @@ class Clock:
 Opened = tuple[Orchestrator, FakeDbt, Clock]
 
 
+@pytest.fixture(autouse=True)
+def no_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events go nowhere: emitting would start a server."""
+    monkeypatch.setattr("lineage_orch.deployed.run_events.emit_event", lambda *_, **__: None)
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Opened]:
     (tmp_path / "dbt_project.yml").write_text("name: shop\nprofile: shop\n")
