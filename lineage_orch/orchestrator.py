@@ -154,6 +154,11 @@ class Orchestrator:
         """
         return self._current.now()
 
+    @property
+    def lineage_as_parsed(self) -> Lineage:
+        """The project's lineage as dbt parsed it last, for who only tells of what was done; see :attr:`lineage`."""
+        return self._current.for_names()
+
     def parse(self) -> Lineage:
         """Have dbt parse the project anew, however new its manifest is; returns the lineage.
 
@@ -654,15 +659,19 @@ class Orchestrator:
         snapshot = self._workspace.snapshot(lineage)
         return status(lineage, snapshot, self._workspace.plan(lineage, snapshot), self.ledger.holder())
 
-    def freshness(self) -> FreshnessReport:
+    def freshness(self, *, as_parsed: bool = False) -> FreshnessReport:
         """Return how the promises on freshness of the project's sources and nodes are kept, by the ledger alone.
+
+        Args:
+            as_parsed: of the project as dbt parsed it last, whatever its files say by now.
 
         Raises:
             ManifestError, DbtError, LedgerError: the manifest or ledger cannot be read.
         """
         from lineage_orch.reports.freshness import FreshnessReport, read_freshness
 
-        lineage, now = self.lineage, self._clock().astimezone(UTC)
+        lineage = self.lineage_as_parsed if as_parsed else self.lineage
+        now = self._clock().astimezone(UTC)
         if not (promises := read_promises(lineage)):
             return FreshnessReport(now, unreadable=promises.unreadable)
         snapshot = self._workspace.snapshot(lineage)

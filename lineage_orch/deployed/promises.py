@@ -44,7 +44,8 @@ def tell(orchestrator: Orchestrator, logger: Logger) -> datetime | None:
     Raises:
         LineageOrchError: the manifest or ledger cannot be read, or the ledger not be written.
     """
-    report = orchestrator.freshness()
+    # As it was parsed last: a project that does not parse builds nothing, which is when this matters.
+    report = orchestrator.freshness(as_parsed=True)
     if not report.rows:
         return None
     found = Lateness()
@@ -56,7 +57,7 @@ def tell(orchestrator: Orchestrator, logger: Logger) -> datetime | None:
 
     # What others told meanwhile is in the mark; what is told here is in it before it is told.
     orchestrator.ledger.change_mark(LATE_MARK, told)
-    names = short_names(orchestrator.lineage)
+    names = short_names(orchestrator.lineage_as_parsed)
     RunEvents(orchestrator, logger).lateness(found)
     for row in found.late:
         logger.warning("%s", late_line(row, names))

@@ -55,7 +55,7 @@ def leave_artifacts(
         now: the time (UTC).
         logger: of the run.
     """
-    lineage, project = orchestrator.lineage, orchestrator.project
+    lineage, project = orchestrator.lineage_as_parsed, orchestrator.project
     names = short_names(lineage)
     scope = f"{project.name}-{project.target}"
     shown = f"{project.name} ({project.target})"

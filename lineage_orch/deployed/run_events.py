@@ -50,7 +50,7 @@ class RunEvents:
     def __init__(self, orchestrator: Orchestrator, logger: Logger) -> None:
         self._orchestrator = orchestrator
         self._logger = logger
-        self._lineage = orchestrator.lineage
+        self._lineage = orchestrator.lineage_as_parsed
         self._names = short_names(self._lineage)
         self._left = MOST_EVENTS
 

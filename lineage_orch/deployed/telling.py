@@ -65,7 +65,7 @@ class RunTeller:
         orchestrator, ledger = self._orchestrator, self._orchestrator.ledger
         events = RunEvents(orchestrator, self._logger)
         self._told += events.loads(self._before, self._own)  # those of waiting runs, and those that were lost
-        lineage = orchestrator.lineage
+        lineage = orchestrator.lineage_as_parsed
         after = ledger.snapshot(history_of=())
         wanted = loads_wanted(lineage, self._before, after, report.built)
         loads = ledger.recent_loads(wanted, limit=_MOST_LOADS)

@@ -238,7 +238,7 @@ class Stream:
         self.settings = SimpleNamespace(debounce=0.0)
         self.runs = 0
 
-    def freshness(self) -> FreshnessReport:
+    def freshness(self, *, as_parsed: bool) -> FreshnessReport:
         return FreshnessReport(NOW)
 
     def build(self, *, who: str, progress: Any, rounds: int) -> BuildReport:

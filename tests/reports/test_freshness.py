@@ -289,11 +289,28 @@ def test_what_is_late_is_told_when_dbt_cannot_run(
     assert watched == [START + 12 * HOUR]
 
 
+def test_what_is_late_is_told_when_the_project_does_not_parse(
+    make: Callable[..., Opened], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orchestrator, _, clock = make()
+    orchestrator.record(["raw.a"])
+    clock.now += 3 * HOUR
+
+    def no_lineage(_: object) -> Lineage:
+        raise DbtError("the dbt project does not parse")
+
+    monkeypatch.setattr(Orchestrator, "lineage", property(no_lineage))
+    monkeypatch.setattr("lineage_orch.dbt.current.CurrentLineage.now", no_lineage)
+    with pytest.raises(DbtError, match="does not parse"), telling(orchestrator, logging.getLogger("run")):
+        orchestrator.build()
+    assert "Late: mart has not taken in a load of raw.a" in caplog.text
+
+
 def test_look_that_fails_does_not_hide_what_the_build_did(
     make: Callable[..., Opened], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orchestrator, _, _ = make()
-    monkeypatch.setattr(orchestrator, "freshness", lambda: (_ for _ in ()).throw(DbtError("no profile")))
+    monkeypatch.setattr(orchestrator, "freshness", lambda **_: (_ for _ in ()).throw(DbtError("no profile")))
     with telling(orchestrator, logging.getLogger("run")):
         pass
     assert "Whether anything is late could not be said: no profile" in caplog.text
