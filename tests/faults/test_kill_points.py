@@ -18,6 +18,7 @@ import pytest
 from lineage_orch.errors import LedgerUnavailableError
 from lineage_orch.ledger import Ledger, store
 from lineage_orch.ledger.relations import Published
+from lineage_orch.ledger.snapshot import Launch
 from lineage_orch.updates import SourceUpdate
 from tests.faults.plugs import Plug, plugged
 from tests.ledger.schema_1 import make_ledger_1
@@ -27,6 +28,7 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = AT + timedelta(days=200)
 ORDERS, SHOPS = "source.shop.raw.orders", "source.shop.raw.shops"
 STG, MART, TOP = "model.shop.stg", "model.shop.mart", "model.shop.top"
+CSV = "follower.csv"
 
 
 def ledger_in(folder: Path) -> Ledger:
@@ -43,6 +45,7 @@ def fill(ledger: Ledger) -> int:
     ledger.record_contents(tick, {STG: "same"})
     ledger.record_failed(tick, {TOP: "no such column"}, failed_at=AT)
     ledger.record_updates([SourceUpdate(ORDERS, "2", AT)], now=AT)
+    ledger.add_launch(Launch("follower.mail", tick, "a-run", AT, "mail/prod"))
     tick, _ = ledger.begin_build(now=AT)
     ledger.record_built(tick, [STG], built_at=AT)
     ledger.record_untested(tick, [MART], built_at=AT)
@@ -79,6 +82,9 @@ CALLS: dict[str, tuple[Callable[[Ledger, int], object], bool]] = {
         True,
     ),
     "set_mark": (lambda it, _: it.set_mark("watermark", "x"), True),
+    "change_mark": (lambda it, _: it.change_mark("watermark", lambda _: "x"), True),
+    "add_launch": (lambda it, at: it.add_launch(Launch(CSV, at, "a-run", AT, "csv/prod")), True),
+    "end_launch": (lambda it, _: it.end_launch("follower.mail"), True),
 }
 
 
