@@ -102,6 +102,10 @@ def _parts(account: Account, names: Names, link: Link, now: datetime, most: int)
     parts += listing("Passed their tests only now", report.tested)
     parts += listing("Stale again by what was loaded meanwhile", report.more)
     parts += listing("Planned, and without a result from dbt", report.unreported)
+    parts += listing("Stale, and not built by dbt as it is called here", report.not_built)
+    parts += listing("Followers started", report.followed)
+    unfollowed = [(name(each), escaped(why, most=_SAID)) for each, why in report.follow_failed.items()]
+    parts += _table("Followers that failed", ("follower", "why"), unfollowed, most)
     if account.loads:
         parts += listing("Not affected by these loads", account.not_affected)
     if (compared := account.compared) is not None:

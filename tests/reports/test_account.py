@@ -98,6 +98,8 @@ def test_all_of_it_is_in_the_markdown() -> None:
         },
         unchanged_upstream=[OTHER],
         more=[MART],
+        followed=["exposure.shop.dashboard"],
+        follow_failed={"exposure.shop.dashboard": "it crashed"},
         seconds=20.4,
         expected=30.0,
     )
@@ -116,6 +118,8 @@ def test_all_of_it_is_in_the_markdown() -> None:
         "**Not built, since what they read came out as before** (1): other.",
         "**Stale again by what was loaded meanwhile** (1): mart.",
         "**Not affected by these loads** (1): other.",
+        "**Followers started** (1): dashboard.",
+        "| dashboard | it crashed |",
     ):
         assert line in text.splitlines(), line
     assert "3 nodes built in 20 s; one dbt command per load would have built 12 in about 2 min." in text
