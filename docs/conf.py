@@ -48,6 +48,7 @@ docs/how-do-i
 docs/how-it-decides
 docs/by-hand
 docs/production
+docs/reliability
 docs/other-loads
 docs/followers
 docs/several-projects

@@ -154,7 +154,7 @@ def _of_bytes(data: bytes, where: str) -> _Details:
         # What strict JSON refuses but Python's own reader takes (NaN, a BOM).
         try:
             return _of_mapping(json.loads(data.decode("utf-8-sig", "surrogatepass")), where)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ManifestError(f"{where} cannot be read again: {error}") from None
 
 
@@ -163,5 +163,5 @@ def _of_mapping(data: Mapping[str, Any], where: str) -> _Details:
     sections = {name: data.get(name) for name in ("nodes", "functions", "macros")}
     try:
         return _decoder.decode(msgspec.json.encode(sections, enc_hook=str))
-    except (msgspec.ValidationError, msgspec.EncodeError) as error:
+    except (msgspec.ValidationError, msgspec.EncodeError, UnicodeEncodeError) as error:
         raise not_a_manifest(where, str(error)) from None

@@ -321,7 +321,7 @@ def decode_in_pieces(
                     start = 1
                     end = rest + 1 + (file.readinto(view[rest + 1 :]) or 0)
                 tail = decoder.decode(_joined(b'{"nodes": {' + bytes(view[start:end]), file))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -372,6 +372,8 @@ def _decode(data: bytes, where: str) -> Manifest:
         raise not_a_manifest(where, str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return _decode_leniently(data, where, error)
+    except RecursionError:
+        raise _too_deep(where) from None
 
 
 def _decode_leniently(data: bytes, where: str, error: Exception) -> Manifest:
@@ -380,6 +382,8 @@ def _decode_leniently(data: bytes, where: str, error: Exception) -> Manifest:
         return _from_mapping(json.loads(data.decode("utf-8-sig", "surrogatepass")), where)
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise ManifestError(f"{where} is not JSON: {_diagnose(data, error)}") from None
+    except RecursionError:
+        raise _too_deep(where) from None
 
 
 def _diagnose(data: bytes, error: Exception) -> str:
@@ -398,8 +402,14 @@ def _from_mapping(data: Any, where: str = "the manifest that was passed in") -> 
         raise not_a_manifest(where, f"it holds a JSON {type(data).__name__}, not an object")
     try:
         return _check(msgspec.convert(data, Manifest), where)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # half of a surrogate pair is no text
         raise not_a_manifest(where, str(error)) from None
+    except RecursionError:
+        raise _too_deep(where) from None
+
+
+def _too_deep(where: str) -> ManifestError:
+    return not_a_manifest(where, "its values are nested deeper than any that dbt writes")
 
 
 def _check(manifest: Manifest, where: str) -> Manifest:

@@ -69,6 +69,8 @@ class WatchedWarehouse(Warehouse):
         self.world = world
         self.before_build = self.look
         self.before_node = lambda _: world.others_come()
+        # What dbt said, and of it what its listener has come to an end with.
+        self.said: list[Result] = []
         self.heard: list[Result] = []
         self.untested: set[str] = set()
         self.builders = 0
@@ -84,7 +86,7 @@ class WatchedWarehouse(Warehouse):
         self, select: Sequence[str], exclude: Collection[str], on_result: OnResult, flags: Sequence[str] = ()
     ) -> Outcome:
         """Build as the double does, table by table; whoever builds is alone."""
-        self.heard.clear()
+        self.forget_run()
         assert self.builders == 0, "two builds at once"
         self.builders += 1
 
@@ -96,6 +98,7 @@ class WatchedWarehouse(Warehouse):
                 self.made_now.add(node)
                 self.world.others_come()
             self.world.plug.moment(f"{node} is done")
+            self.said.append(result)
             on_result(result)
             self.heard.append(result)
 
@@ -105,6 +108,11 @@ class WatchedWarehouse(Warehouse):
             return outcome
         finally:
             self.builders -= 1
+
+    def forget_run(self) -> None:
+        """Begin to listen anew."""
+        self.said.clear()
+        self.heard.clear()
 
     def judge(self, node: str) -> None:
         """A node is built for its first time, for new data, for other code, for a lost table, or since it was asked."""
@@ -119,15 +127,21 @@ class WatchedWarehouse(Warehouse):
             not last
             or node in self.missing_before
             or last < before.debts.get(node, 0) < before.tick
-            # One whose tests alone run is in the plan, and what reads it with it.
-            or any(each in self.made_now | self.untested or self.changed(each) > last for each in parents)
+            or any(self.is_new(each) or self.changed(each) > last for each in parents)
         ), f"{node} was built at {before.tick} for nothing: {fact}, {untested}"
+
+    def is_new(self, each: str) -> bool:
+        """Whether it is in the plan: it was built just now, or only its tests run, or it is a view of what is new."""
+        if each in self.made_now or each in self.untested:
+            return True
+        graph, is_view = self.lineage.built_graph, each in self.lineage.nodes and self.world.is_view(each)
+        return is_view and any(self.is_new(graph.ids[parent]) for parent in graph.parents[graph.index[each]])
 
     def changed(self, each: str) -> int:
         """The tick of the last change of a source or node; of a view, of all that is seen through it."""
         fact, graph = self.before.nodes.get(each), self.lineage.built_graph
         tick = self.before.sources.get(each, 0) if fact is None else fact.changed_tick
-        if each in self.lineage.nodes and self.lineage.nodes[each].materialized == "view":
+        if each in self.lineage.nodes and self.world.is_view(each):
             above = [self.changed(graph.ids[parent]) for parent in graph.parents[graph.index[each]]]
             return max([tick, *above])
         return tick
@@ -307,16 +321,16 @@ class World:
         warehouse.failing = set(dice.sample(things, dice.choice([0, 0, 1, 2]) % len(things)))
         warehouse.wobble = set(dice.sample(self.nodes, 1))
         warehouse.unknown = set(dice.sample(self.nodes, dice.choice([0, 0, 1])))
-        warehouse.heard.clear()
+        warehouse.forget_run()
         warehouse.untested = set(self.ledger_says().untested)
         self.try_to("build", lambda: self.orchestrator.build(rounds=dice.choice([0, 2])).summary())
         self.check_good()
 
     def check_good(self) -> None:
         """What the last run recorded was done well in it, and so were the tests on it."""
-        if not self.warehouse.heard:
+        if not self.warehouse.said:
             return
-        status = {each.unique_id: each.status for each in self.warehouse.heard}
+        status = {each.unique_id: each.status for each in self.warehouse.said}
         tick = self.warehouse.before.tick
         for node, fact in self.ledger_says().nodes.items():
             if fact.tick == tick and node in self.lineage.nodes:
@@ -450,8 +464,8 @@ class World:
                 if held.reason == "first_load":
                     assert all(each in ledger.producers and each not in loaded for each in held.waiting_for), held
             parents = [graph.ids[parent] for parent in graph.parents[graph.index[node]]]
-            if any(each in waiting for each in parents) and node not in warehouse.tables:
-                waiting.add(node)  # for what is held, and was never built
+            if any(each in waiting and (node not in warehouse.tables or self.is_view(each)) for each in parents):
+                waiting.add(node)  # for what is held: it was never built, or shows more than was passed on
             if held is not None:
                 waiting.add(node)
             if node not in below or node in waiting:
