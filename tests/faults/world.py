@@ -126,7 +126,8 @@ class WatchedWarehouse(Warehouse):
         assert (
             not last
             or node in self.missing_before
-            or last < before.debts.get(node, 0) < before.tick
+            # A run itself notes what it sets about, over what was asked for before.
+            or last < before.debts.get(node, 0) < before.tick + (node in self.world.wanted)
             or any(self.is_new(each) or self.changed(each) > last for each in parents)
         ), f"{node} was built at {before.tick} for nothing: {fact}, {untested}"
 
@@ -181,6 +182,7 @@ class World:
         self.warehouse = WatchedWarehouse(self.lineage, self, kinds=dice.choice([2, 3, 1000]))
         self.loads: list[SourceUpdate] = []
         self.late: list[SourceUpdate] = []
+        self.wanted: set[str] = set()
         self.asked: dict[str, int] = {}
         self.copied: dict[str, bytes] | None = None
         self.is_nested = False
@@ -390,6 +392,7 @@ class World:
 
     def ask(self) -> None:
         node = self.dice.choice(self.nodes)
+        self.wanted.add(node)
         if self.try_to(f"ask for {node}", lambda: self.orchestrator.mark_stale([node])):
             self.asked[node] = self.ledger_says().tick
 
@@ -421,6 +424,7 @@ class World:
             for name, content in self.copied.items():
                 (self.folder / name).write_bytes(content)
             self.orchestrator.mark_stale(self.nodes)
+        self.wanted.update(self.nodes)
         self.asked.clear()
         self.log.append("the ledger is restored, and all of it marked stale")
 
@@ -433,6 +437,7 @@ class World:
         self.is_nested = True  # nothing happens any more
         warehouse.failing, warehouse.wobble, warehouse.unknown = set(), set(), set()
         warehouse.before_node = lambda _: None
+        warehouse.untested = set(self.ledger_says().untested)
         self.log.append("healed")
         self.orchestrator.record(self.loads)
         for _ in range(100):
