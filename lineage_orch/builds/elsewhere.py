@@ -12,7 +12,7 @@ from datetime import datetime
 
 from lineage_orch.errors import LineageError
 from lineage_orch.ledger import Ledger, LedgerSnapshot, Moment
-from lineage_orch.ledger.relations import BuiltElsewhere, Published
+from lineage_orch.ledger.others import BuiltElsewhere, Published
 from lineage_orch.lineage import Lineage
 
 

@@ -16,7 +16,7 @@ from lineage_orch.dbt.engine import DbtEngine
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.errors import LineageError
 from lineage_orch.ledger import Ledger, LedgerSnapshot
-from lineage_orch.ledger.relations import Published
+from lineage_orch.ledger.others import Published
 from lineage_orch.lineage import Lineage
 from lineage_orch.lineage.followers import Follower
 from lineage_orch.loads.following import declared_followers, following_of

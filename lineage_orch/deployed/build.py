@@ -34,7 +34,7 @@ from lineage_orch.deployed.queue import (
 from lineage_orch.deployed.reconcile import reconcile
 from lineage_orch.deployed.run_history import LoadsOf, running_loads
 from lineage_orch.errors import LineageError, TriggerError
-from lineage_orch.ledger.relations import DEPLOYMENT
+from lineage_orch.ledger.others import DEPLOYMENT
 from lineage_orch.loads.completion import Completion, Logger
 from lineage_orch.loads.tags import DEADLINE, sources_in, trigger_tag
 from lineage_orch.orchestrator import Orchestrator

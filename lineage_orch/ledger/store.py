@@ -36,7 +36,7 @@ from lineage_orch.ledger import launches as of_followers
 from lineage_orch.ledger import relations
 from lineage_orch.ledger.database import Database
 from lineage_orch.ledger.lock import BuildLock
-from lineage_orch.ledger.relations import BuiltElsewhere, Origin, Place, Published, ReadElsewhere
+from lineage_orch.ledger.others import BuiltElsewhere, Origin, Place, Published, ReadElsewhere
 from lineage_orch.ledger.schema import (
     builds,
     debts,

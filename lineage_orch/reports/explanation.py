@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from lineage_orch.ledger import Failure, Untested
-from lineage_orch.ledger.relations import BuiltElsewhere, Origin
+from lineage_orch.ledger.others import BuiltElsewhere, Origin
 from lineage_orch.lineage.policy import Policy
 from lineage_orch.plan import Held, Reason
 from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso

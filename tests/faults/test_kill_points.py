@@ -17,7 +17,7 @@ import pytest
 
 from lineage_orch.errors import LedgerUnavailableError
 from lineage_orch.ledger import Ledger, store
-from lineage_orch.ledger.relations import Published
+from lineage_orch.ledger.others import Published
 from lineage_orch.ledger.snapshot import Launch
 from lineage_orch.updates import SourceUpdate
 from tests.faults.plugs import Plug, plugged

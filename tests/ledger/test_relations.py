@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lineage_orch.ledger import Ledger
-from lineage_orch.ledger.relations import BuiltElsewhere, Place, Published, ReadElsewhere
+from lineage_orch.ledger.others import BuiltElsewhere, Place, Published, ReadElsewhere
 from lineage_orch.updates import SourceUpdate
 
 NOW = datetime(2026, 5, 17, 12, 30, tzinfo=UTC)
