@@ -234,14 +234,15 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, tables: Tables, port: int, verbose: bool) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(self, tables: Tables, port: int, verbose: bool, host: str = "127.0.0.1") -> None:
+        super().__init__((host, port), _Handler)
+        self.host = host
         self.tables = tables
         self.verbose = verbose
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"http://{self.host}:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):  # a client that hung up is no news
@@ -270,11 +271,12 @@ def main() -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(description="Serve the example's shop on this machine.")
     parser.add_argument("--port", type=int, default=0, help="0, the default, takes any free port")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container, for the others to reach it")
     parser.add_argument("--rows", type=Path, metavar="DIR", help="a folder with products.json and so on")
     parser.add_argument("--day", type=int, default=0, help="the generated shop after so many days")
     options = parser.parse_args()
     tables = read_rows(options.rows) if options.rows else generate(options.day)
-    server = _Server(tables, options.port, verbose=True)
+    server = _Server(tables, options.port, verbose=True, host=options.host)
     print(server.base_url, flush=True)
     try:
         server.serve_forever()

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,8 @@ class Demo:
         before = self._ticks()
         self.console.print(f"\n[bold]{number}. {title}[/bold]")
         started = time.monotonic()
-        state = export(return_state=True)
+        with self._built_shown(before):
+            state = export(return_state=True)
         if not state.is_completed():
             why = (state.message or "it gave no reason").removeprefix("Flow run encountered an exception: ")
             self.fail(f"The load of {source} failed, so no model was built: {why}")
@@ -84,6 +87,30 @@ class Demo:
         others = [name for name in after if name not in below]
         self.console.print(f"   not affected {_list(others, most=2)}", style="dim")
         self.console.print(f"   took         {time.monotonic() - started:.1f} s", style="dim")
+
+    @contextmanager
+    def _built_shown(self, before: dict[str, int]) -> Iterator[None]:
+        """In a terminal, show each model as the ledger learns that it is built; all of them are printed after."""
+        if not self.console.is_terminal:
+            yield
+            return
+        from rich.live import Live
+
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.2):
+                built = [name for name, tick in self._ticks().items() if tick != before[name]]
+                live.update("\n".join(f"   built        {name}" for name in built))
+
+        with Live(console=self.console, transient=True) as live:
+            watching = threading.Thread(target=watch)
+            watching.start()
+            try:
+                yield
+            finally:
+                done.set()
+                watching.join()
 
     def query(self, title: str, sql: str) -> None:
         """Print the rows of a query on the warehouse."""
