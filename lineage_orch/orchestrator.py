@@ -18,6 +18,7 @@ from lineage_orch.builds.bounds import ROUNDS, Bound, Wait
 from lineage_orch.builds.by_hand import LEFT_TO_HOLDER, HandBuild, build_lock_by_hand, selected
 from lineage_orch.builds.call import BuildCall
 from lineage_orch.builds.elsewhere import built_elsewhere, check_cycle
+from lineage_orch.builds.run import OnNode
 from lineage_orch.builds.typed import TypedCommand, run_typed
 from lineage_orch.builds.workspace import Workspace, resolved
 from lineage_orch.dbt.choice import choose_dbt, dbt_for_commands
@@ -37,6 +38,7 @@ from lineage_orch.errors import (
     did_you_mean,
 )
 from lineage_orch.ledger import Ledger
+from lineage_orch.ledger.snapshot import EVERYTHING
 from lineage_orch.lineage import Lineage
 from lineage_orch.loads.declaration import is_pattern
 from lineage_orch.plan import BuildPlan, Estimate, below, read_promises
@@ -347,6 +349,47 @@ class Orchestrator:
         self.ledger.ask_for(nodes, reason=reason)
         return nodes
 
+    def pause(
+        self, names: Iterable[str], *, until: datetime | None = None, reason: str | None = None
+    ) -> tuple[str, ...]:
+        """Pause sources and nodes: loads are recorded, and nothing is built for them.
+
+        A paused node is held, and so is what is stale below it. A paused source makes nothing stale.
+
+        Args:
+            names: of sources and nodes, as for :meth:`named`; ``*`` is all nodes, those to come too.
+            until: when it ends by itself (aware); by default when it is resumed.
+            reason: why, in words for people.
+
+        Returns:
+            The unique_ids, or ``*``.
+
+        Raises:
+            UnknownNodeError: nothing goes by a name.
+            DbtError: dbt cannot be asked.
+        """
+        wanted = set(names)
+        paused = {EVERYTHING} & wanted | self.named(wanted - {EVERYTHING})
+        self.ledger.pause(paused, now=self._clock(), until=until, reason=reason)
+        return tuple(sorted(paused))
+
+    def resume(self, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Let sources and nodes go on; ``*`` is all that is paused.
+
+        Returns:
+            What is resumed, and what is paused still: unique_ids, or ``*`` for all nodes.
+
+        Raises:
+            UnknownNodeError: nothing goes by a name, and nothing is paused under it.
+            DbtError: dbt cannot be asked.
+        """
+        paused = self.ledger.snapshot(history_of=()).pauses
+        wanted: set[str] = set()
+        for name in names:
+            wanted |= paused.keys() if name == EVERYTHING else {name} if name in paused else self.named([name])
+        resumed = self.ledger.resume(wanted)
+        return tuple(sorted(resumed)), tuple(sorted(paused.keys() - resumed))
+
     def forget(self, names: Iterable[str]) -> tuple[str, ...]:
         """Take sources, nodes or producers out of the ledger: their facts, debts and failures, not the history.
 
@@ -415,6 +458,7 @@ class Orchestrator:
         *,
         who: str | None = None,
         progress: Progress = lambda _: None,
+        on_node: OnNode = lambda _: None,
         rounds: int | None = ROUNDS,
         wait_for: Collection[str] = (),
         select: Collection[str] = (),
@@ -441,6 +485,8 @@ class Orchestrator:
         Args:
             who: how others are told who builds; this process and host are added.
             progress: takes a line for people on each step.
+            on_node: told of the end of each node, and of each test that fails, as it happens; in dbt's threads, one
+                at a time.
             rounds: how many dbt runs it makes at most for what became stale after it began; None: until nothing is
                 stale. What was stale when it began is built in any case.
             wait_for: sources, whose loads up to now are to be answered: what is downstream of them built, held or
@@ -470,13 +516,13 @@ class Orchestrator:
                 event_time_start=event_time_start,
                 event_time_end=event_time_end,
             )
-            return self._build_by_hand(wanted, who, progress)
+            return self._build_by_hand(wanted, who, progress, on_node)
         if force or full_refresh or event_time_start or event_time_end:
             raise SettingsError("say what to force: select names nodes, or takes dbt's selectors; '*' is all")
         report = BuildReport()
         me = _me(who)
         is_left = False
-        call = BuildCall(self._workspace, report, progress, Bound(rounds))
+        call = BuildCall(self._workspace, report, progress, Bound(rounds), on_node=on_node)
         wait = Wait(self._workspace, wait_for, report, progress) if wait_for else None
         names, said = self._workspace.found_producers
         self.ledger.register_producers(sorted(names))
@@ -506,9 +552,9 @@ class Orchestrator:
                     self._tell_readers(report, progress)
                     return report
 
-    def _build_by_hand(self, wanted: HandBuild, who: str | None, progress: Progress) -> BuildReport:
+    def _build_by_hand(self, wanted: HandBuild, who: str | None, progress: Progress, on_node: OnNode) -> BuildReport:
         report = BuildReport()
-        call = BuildCall(self._workspace, report, progress, Bound(None), wanted)
+        call = BuildCall(self._workspace, report, progress, Bound(None), wanted, on_node)
         with self._lock_by_hand(report, who, progress) as held:
             call.drain(held)
         report.stale_below = self._stale_below(report.built)

@@ -23,6 +23,7 @@ class Adoption:
         failed: The nodes whose last build failed, which stay stale unless they are forgiven by name.
         missing: The nodes whose relation is not in the warehouse, which stay as they are.
         tick: The tick of the adoption; None before it is done.
+        is_sure: Whether the warehouse could be asked what is there; else all nodes are taken to be.
     """
 
     sources: tuple[str, ...]
@@ -30,6 +31,7 @@ class Adoption:
     failed: tuple[str, ...]
     missing: tuple[str, ...]
     tick: int | None = None
+    is_sure: bool = True
 
 
 def adoption(workspace: Workspace, lineage: Lineage, select: Iterable[str] = ()) -> Adoption:
@@ -45,12 +47,14 @@ def adoption(workspace: Workspace, lineage: Lineage, select: Iterable[str] = ())
     """
     snapshot = workspace.facts(lineage)
     found = selected(lineage, workspace.dbt, tuple(select))
-    gone = workspace.dbt.missing_relations(lineage) or frozenset()
+    answer = workspace.dbt.missing_relations(lineage)
+    gone = answer or frozenset()
     return Adoption(
         sources=tuple(each for each in found.sources if each not in snapshot.sources),
         nodes=tuple(each for each in found.nodes if each not in gone and each not in snapshot.failures),
         failed=tuple(each for each in found.nodes if each not in gone and each in snapshot.failures),
         missing=tuple(each for each in found.nodes if each in gone),
+        is_sure=answer is not None,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lineage_orch.builds.bounds import Bound
 from lineage_orch.builds.by_hand import HandBuild, Limits
-from lineage_orch.builds.run import DbtRun
+from lineage_orch.builds.run import DbtRun, OnNode
 from lineage_orch.builds.workspace import Workspace, resolved
 from lineage_orch.dbt.retries import Retries
 from lineage_orch.errors import DbtError
@@ -39,6 +39,7 @@ class BuildCall:
         progress: takes a line for people.
         bound: how much it builds.
         by_hand: what a person asked for, if it is that.
+        on_node: told of each node's end, in dbt's threads, one at a time.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class BuildCall:
         progress: Callable[[str], Any],
         bound: Bound,
         by_hand: HandBuild | None = None,
+        on_node: OnNode = lambda _: None,
     ) -> None:
         self._workspace = workspace
         self._ledger = workspace.ledger
@@ -55,6 +57,7 @@ class BuildCall:
         self._progress = progress
         self._bound = bound
         self._by_hand = by_hand
+        self._on_node = on_node
         # The nodes that were tried and are not built well, each with the tick of the run that tried it.
         self._tried: dict[str, int] = {}
         # The relations that are gone; None as long as nothing asked.
@@ -128,6 +131,7 @@ class BuildCall:
             by_hand=self._by_hand,
             starts=starts,
             progress=self._progress,
+            on_node=self._on_node,
         )
         if plan.select:
             try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from threading import Lock
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from lineage_orch.builds.by_hand import HandBuild
 from lineage_orch.builds.workspace import Workspace
 from lineage_orch.dbt.command import shown_command
-from lineage_orch.dbt.engine import BUILT, PASSED, Outcome
+from lineage_orch.dbt.engine import BUILT, FAILED, PASSED, Outcome, Result
 from lineage_orch.dbt.microbatch import event_times
 from lineage_orch.dbt.recorder import BuildRecorder
 from lineage_orch.dbt.retries import Retries
@@ -17,11 +18,30 @@ from lineage_orch.followers.starts import Starts
 from lineage_orch.ledger import LedgerSnapshot
 from lineage_orch.ledger.lock import BuildLock
 from lineage_orch.lineage import Lineage
-from lineage_orch.plan import BuildPlan, failure_identity, plan_graph
+from lineage_orch.plan import BuildPlan, Estimate, failure_identity, plan_graph
 from lineage_orch.reports.build_report import BuildReport, last_name
 from lineage_orch.text import count, few
 
 Progress = Callable[[str], Any]
+
+
+class NodeEnd(NamedTuple):
+    """How a node of a build ended, or a test on one that failed, told as it happens.
+
+    Attributes:
+        result: what dbt says of it now; its last word, at the end of the run, may be another.
+        number: how many of the nodes that this run of dbt builds have ended by now.
+        of: how many it builds.
+        seconds: how long all of it takes, by how long its nodes took before; None: not known.
+    """
+
+    result: Result
+    number: int
+    of: int
+    seconds: float | None
+
+
+OnNode = Callable[[NodeEnd], Any]
 
 
 class DbtRun:
@@ -38,6 +58,7 @@ class DbtRun:
         by_hand: what a person asked for, if it is that.
         starts: starts the followers of what is recorded.
         progress: takes a line for people.
+        on_node: told of each node's end, in dbt's threads, one at a time.
     """
 
     def __init__(
@@ -53,6 +74,7 @@ class DbtRun:
         by_hand: HandBuild | None,
         starts: Starts,
         progress: Progress,
+        on_node: OnNode,
     ) -> None:
         self._workspace = workspace
         self._ledger = workspace.ledger
@@ -66,6 +88,11 @@ class DbtRun:
         self._by_hand = by_hand
         self._starts = starts
         self._progress = progress
+        self._on_node = on_node
+        self._nodes = frozenset(plan.build)
+        self._ended: set[str] = set()
+        self._telling = Lock()
+        self._expected: Estimate | None = None
         # Before dbt runs, which writes the manifest anew: it is read again for them.
         self._identities = {node: lineage.identity_parts(node) for node in (*plan.build, *plan.passed_through)}
         # What was tried before in this call may be there by now, with some of its batches.
@@ -125,7 +152,7 @@ class DbtRun:
         times = self._event_times()
         self._progress(shown_command(settings, plan.select, exclude, times))
         report.runs += 1
-        expected = self._workspace.estimate(self._lineage, plan)
+        self._expected = expected = self._workspace.estimate(self._lineage, plan)
         begun = monotonic()
         self._begin_nodes()
         if exclude:
@@ -133,10 +160,18 @@ class DbtRun:
                 f"Left out for now: {count(len(exclude), 'test')} that also read what is held or was never built."
             )
         # Only where there are any: an engine of a user's own may know no flags.
-        outcome = self._workspace.dbt.build(plan.select, exclude, self.recorder.on_result, *([times] if times else []))
+        outcome = self._workspace.dbt.build(plan.select, exclude, self._hear, *([times] if times else []))
         if expected is not None:
             report.took(monotonic() - begun, expected)
         self._finish(outcome, report)
+
+    def _hear(self, result: Result) -> None:
+        self.recorder.on_result(result)
+        with self._telling:
+            self._ended |= {result.unique_id} & self._nodes
+            if result.unique_id in self._nodes or result.status in FAILED:
+                seconds = self._expected.seconds if self._expected is not None else None
+                self._on_node(NodeEnd(result, len(self._ended), len(self._nodes), seconds))
 
     def _event_times(self) -> tuple[str, ...]:
         flags = self._workspace.settings.dbt_flags

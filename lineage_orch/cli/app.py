@@ -21,7 +21,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 
 from lineage_orch import __version__
-from lineage_orch.cli import builds, check, init, production, questions
+from lineage_orch.cli import builds, check, init, pauses, production, questions
 from lineage_orch.cli.common import BAD_USAGE, DONE, FAILED, progress
 from lineage_orch.errors import BuildFailedError, LineageOrchError
 from lineage_orch.text import one_line
@@ -53,6 +53,8 @@ for command in (
     builds.adopt,
     builds.retry,
     builds.mark_stale,
+    pauses.pause,
+    pauses.resume,
     builds.dbt,
     builds.forget,
     check.check,
@@ -61,6 +63,7 @@ for command in (
     production.serve,
 ):
     app.command(command)
+app.register_install_completion_command(help="Install tab completion for the shell that runs this.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from lineage_orch.cli.common import DEFAULTS, DONE, FAILED, Common, confirm, names_in, now, print_result, progress
+from lineage_orch.cli.live import nodes_shown
 from lineage_orch.errors import SettingsError
 from lineage_orch.text import count, few, listed
 
@@ -62,10 +63,11 @@ def build(
     from lineage_orch.builds.bounds import ROUNDS
     from lineage_orch.reports import tables
 
-    with common.orchestrator(dbt_flags=dbt_flags) as orchestrator:
+    with common.orchestrator(dbt_flags=dbt_flags) as orchestrator, nodes_shown(common) as on_node:
         report = orchestrator.build(
             who="lineage-orch build",
             progress=progress,
+            on_node=on_node,
             rounds=None if until_done else ROUNDS,
             select=select or (),
             exclude=exclude or (),
@@ -124,7 +126,10 @@ def record(
         )
         unchanged = orchestrator.ledger.unchanged_by([load])
         if build:
-            report = orchestrator.build(who="lineage-orch record --build", progress=progress, rounds=0, wait_for=source)
+            with nodes_shown(common) as on_node:
+                report = orchestrator.build(
+                    who="lineage-orch record --build", progress=progress, on_node=on_node, rounds=0, wait_for=source
+                )
             _hand_over(report, orchestrator)
             names = {} if report.busy else names_in(orchestrator)
     parts: Parts = [f"Recorded {', '.join(source)} at tick {tick}."]
@@ -176,9 +181,14 @@ def observe(
         names = names_in(orchestrator)
         seen = orchestrator.observe(source, sources_json=sources_json, also_produced=all_)
         if build:
-            report = orchestrator.build(
-                who="lineage-orch observe --build", progress=progress, rounds=0, wait_for=list(seen.recorded)
-            )
+            with nodes_shown(common) as on_node:
+                report = orchestrator.build(
+                    who="lineage-orch observe --build",
+                    progress=progress,
+                    on_node=on_node,
+                    rounds=0,
+                    wait_for=list(seen.recorded),
+                )
             _hand_over(report, orchestrator)
     parts: Parts = list(seen.lines(names))
     if report is not None:
@@ -223,6 +233,8 @@ def adopt(
         if found.missing:
             gone = few(sorted(names[each] for each in found.missing))
             progress(f"Not in the warehouse, and not counted as built: {gone}.")
+        if not found.is_sure:
+            progress("Which tables and views are in the warehouse is not known: all are taken to be there.")
         built = len(found.nodes) + len(found.failed) - len(kept)
         what = f"{count(found.sources, 'source')} as loaded and {count(built, 'node')} as built"
         if not yes and not confirm(f"Declare {what} in {ledger.project}, target {ledger.target}?"):

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from lineage_orch.cli.check import findings_parts, read_checked
 from lineage_orch.cli.common import DEFAULTS, DONE, FAILED, Common, confirm, names_in, now, print_result, progress
+from lineage_orch.cli.live import nodes_shown
 from lineage_orch.errors import LineageError, SettingsError
 from lineage_orch.text import count, few, listed
 
@@ -51,15 +52,16 @@ def init(
     flows = written_flows(here)
     for file, why in flows.unread:
         progress(f"{_short(file, here)} is left out: {why}")
-    data, parts = _set_up(common, here, flows, yes=yes)
+    places = sorted({_short(flow.file, here).partition("/")[0] for flow in flows.flows})
+    data, parts = _set_up(common, here, places, yes=yes)
     if data is None:
         progress("Nothing was changed.")
         return FAILED
     with common.orchestrator() as orchestrator:
         data |= _decorators(orchestrator.lineage, flows, here, parts)
-        data["baseline"], failed = _baseline(orchestrator, parts, adopt=adopt, build=build, yes=yes)
+        data["baseline"], failed = _baseline(common, orchestrator, parts, adopt=adopt, build=build, yes=yes)
     if any(flow.sources is not None for flow in flows.flows):
-        project = read_checked(common)
+        project = read_checked(common, None if "producers" in data["settings"] else places)
         found = project.check()
         errors = [each for each in found if each.severity == "error"]
         data["findings"] = [each.to_dict() for each in found]
@@ -77,23 +79,23 @@ def init(
 # The settings ---------------------------------------------------------------------------------------------------------
 
 
-def _set_up(common: Common, here: Path, flows: WrittenFlows, *, yes: bool) -> tuple[dict[str, Any] | None, Parts]:
+def _set_up(common: Common, here: Path, places: Sequence[str], *, yes: bool) -> tuple[dict[str, Any] | None, Parts]:
     """Find the settings, or write them; returns what is known of them, or None if the answer was no."""
     from lineage_orch.settings import find_table
 
     found = find_table(here)
     if found is not None:
         file, values = found
-        return {"pyproject": str(file), "written": False, "settings": values}, [
-            f"{_short(file, here)} has [tool.lineage_orch] already, and stays as it is."
-        ]
+        said: Parts = [f"{_short(file, here)} has [tool.lineage_orch] already, and stays as it is."]
+        if places and "producers" not in values:
+            said.append(f"Add to it where the flows are: producers = {json.dumps(places, ensure_ascii=False)}")
+        return {"pyproject": str(file), "written": False, "settings": values}, said
     file = here / "pyproject.toml"
     values = {"project_dir": _short(_project_dir(common, here), here)}
     for name in ("profiles_dir", "target"):
         if (given := getattr(common, name)) is not None:
             values[name] = str(given)
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
-    places = sorted({_short(flow.file, here).partition("/")[0] for flow in flows.flows})
     if places:
         lines.append(f"producers = {json.dumps(places, ensure_ascii=False)}")
     table = "\n".join(["[tool.lineage_orch]", *lines, ""])
@@ -208,7 +210,7 @@ def _decorator(sources: Collection[str]) -> str:
 
 
 def _baseline(
-    orchestrator: Orchestrator, parts: Parts, *, adopt: bool, build: bool, yes: bool
+    common: Common, orchestrator: Orchestrator, parts: Parts, *, adopt: bool, build: bool, yes: bool
 ) -> tuple[str | None, bool]:
     """Let the ledger begin with what stands; returns what was done, ``adopt`` or ``build``, and whether that failed."""
     from lineage_orch.reports import tables
@@ -218,13 +220,24 @@ def _baseline(
         parts.append(f"The ledger knows of {count(snapshot.nodes, 'built node')} already.")
         return None, False
     if build:
-        report = orchestrator.build(
-            who="lineage-orch init --build", progress=progress, select=list(orchestrator.lineage.nodes), force=True
-        )
+        with nodes_shown(common) as on_node:
+            report = orchestrator.build(
+                who="lineage-orch init --build",
+                progress=progress,
+                on_node=on_node,
+                select=list(orchestrator.lineage.nodes),
+                force=True,
+            )
         names: Mapping[str, str] = {} if report.busy else names_in(orchestrator)
         parts += tables.report_parts(report, names, now())
         return "build", bool(report.failed)
     found = orchestrator.adoption()
+    if not found.is_sure and not adopt:
+        parts.append(
+            "What stands in the warehouse cannot be asked, so nothing counts as built: if all of it is there, "
+            "`lineage-orch adopt` declares it; else the first load of each source builds what is downstream of it."
+        )
+        return None, False
     if not found.nodes:
         parts.append(
             "Nothing of the project stands in the warehouse: the first load builds what is downstream of it, or "

@@ -178,7 +178,7 @@ def _explain_other(
 
 
 def _explain_source(orchestrator: Orchestrator, source: str) -> tuple[dict[str, Any], list[str]]:
-    from lineage_orch.reports.build_report import iso
+    from lineage_orch.reports.build_report import iso, pause_to_dict
     from lineage_orch.reports.wording import source_lines
 
     lineage = orchestrator.lineage
@@ -192,12 +192,13 @@ def _explain_source(orchestrator: Orchestrator, source: str) -> tuple[dict[str, 
         "tick": row.tick,
         "loaded_at": iso(row.loaded_at),
         "has_producer": row.has_producer,
+        "paused": pause_to_dict(row.paused) if row.paused else None,
         "producers": producers,
         "built_by": by.to_dict() if by else None,
         "downstream": {each.unique_id: each.state for each in status.nodes},
         "select": lineage.selection(source),
     }
-    return data, source_lines(status, row, producers, lineage.selection(source), by)
+    return data, source_lines(status, row, producers, lineage.selection(source), now(), by)
 
 
 def sources(*name: Named, limit: Limit = None, producers: Producers = None, common: Common = DEFAULTS) -> int:

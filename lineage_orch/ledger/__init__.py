@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         Load,
         Moment,
         NodeFact,
+        Pause,
         Untested,
     )
     from lineage_orch.ledger.store import Ledger
@@ -31,6 +32,7 @@ __all__ = [
     "Load",
     "Moment",
     "NodeFact",
+    "Pause",
     "Untested",
 ]
 
@@ -46,6 +48,7 @@ _HOMES = {
     "Load": "snapshot",
     "Moment": "snapshot",
     "NodeFact": "snapshot",
+    "Pause": "snapshot",
     "Untested": "snapshot",
 }
 

@@ -231,6 +231,16 @@ launches = _table(
 )
 """The followers whose run in a deployment goes on, as far as is known."""
 
+pauses = _table(
+    "pauses",
+    _scope(),
+    _key("name"),
+    Column("since", Instant, nullable=False),
+    Column("until", Instant),
+    Column("reason", Text),
+)
+"""The sources and nodes that someone paused; ``*`` is all nodes."""
+
 producers = _table("producers", _scope(), _key("source"))
 """What producers declare: sources, and wildcards, templates and names as they were given."""
 

@@ -93,6 +93,29 @@ class Launch:
     flow_run_id: str | None = None
 
 
+class Pause(NamedTuple):
+    """A source or node that someone paused.
+
+    Attributes:
+        since: When that was (UTC).
+        until: When it ends by itself (UTC); ``None``: when someone resumes it.
+        reason: Why, in words for people; ``None``: not said.
+    """
+
+    since: datetime
+    until: datetime | None = None
+    reason: str | None = None
+
+
+def has_ended(pause: Pause, now: datetime) -> bool:
+    """Whether a pause has ended by itself by now."""
+    return pause.until is not None and pause.until <= now
+
+
+EVERYTHING = "*"
+"""The name under which all nodes are paused, those that are yet to come too."""
+
+
 class Moment(NamedTuple):
     """One update of a source, or one build that changed a node: its tick and its time (UTC)."""
 
@@ -201,6 +224,7 @@ class LedgerSnapshot:
         unresolved: Name, as given, to the tick of its newest update that no source has got yet.
         loaded_at: Source to the latest time of its loads (UTC), as they gave it; one that brought nothing new too.
         launches: Follower to its run in a deployment that goes on.
+        pauses: Source, node or ``EVERYTHING`` to its pause, those too that have ended by themselves.
     """
 
     tick: int = 0
@@ -218,3 +242,4 @@ class LedgerSnapshot:
     unresolved: Mapping[str, int] = field(default_factory=dict)
     loaded_at: Mapping[str, datetime] = field(default_factory=dict)
     launches: Mapping[str, Launch] = field(default_factory=dict)
+    pauses: Mapping[str, Pause] = field(default_factory=dict)

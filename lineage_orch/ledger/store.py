@@ -37,6 +37,7 @@ from lineage_orch.ledger import relations
 from lineage_orch.ledger.database import Database
 from lineage_orch.ledger.lock import BuildLock
 from lineage_orch.ledger.others import BuiltElsewhere, Origin, Place, Published, ReadElsewhere
+from lineage_orch.ledger.pauses import read_pauses, rows_of
 from lineage_orch.ledger.schema import (
     builds,
     debts,
@@ -47,6 +48,7 @@ from lineage_orch.ledger.schema import (
     launches,
     marks,
     nodes,
+    pauses,
     producers,
     runs,
     scopes,
@@ -65,6 +67,7 @@ from lineage_orch.ledger.snapshot import (
     Load,
     Moment,
     NodeFact,
+    Pause,
     Untested,
 )
 from lineage_orch.text import few
@@ -1106,6 +1109,32 @@ class Ledger:
             with self._write() as scope:
                 scope.delete(failures, failures.c.node, names)
 
+    def pause(
+        self,
+        names: Iterable[str],
+        *,
+        now: datetime,
+        until: datetime | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Pause sources and nodes, or ``*`` for all nodes; one that is paused already is paused anew.
+
+        Args:
+            names: unique_ids.
+            now: When this is (aware).
+            until: When it ends by itself (aware).
+            reason: Why, in words for people.
+        """
+        with self._write() as scope:
+            new = Pause(_utc(now, "now"), None if until is None else _utc(until, "until"), reason)
+            rows = rows_of(scope.id, dict.fromkeys(names, new))
+            self._upsert(scope, pauses, rows, "since", "until", "reason")
+
+    def resume(self, names: Iterable[str]) -> frozenset[str]:
+        """Let sources and nodes go on that were paused; return those of them that were."""
+        with self._write() as scope:
+            return frozenset(scope.delete(pauses, pauses.c.name, _list_of(names)))
+
     def forget(self, names: Iterable[str]) -> frozenset[str]:
         """Forget what is known of sources, of names as they were given, and of nodes: they are no more.
 
@@ -1129,6 +1158,7 @@ class Ledger:
                 (failures, failures.c.node),
                 (failed, failed.c.node),
                 (launches, launches.c.follower),
+                (pauses, pauses.c.name),
             ):
                 found |= scope.delete(table, column, wanted)
             for some in _some(wanted):
@@ -1517,6 +1547,7 @@ def _snapshot(scope: _Scope, history_of: HistoryOf, run_id: str | None) -> Ledge
         unresolved={source: tick for source, tick, _, _ in newest if not _is_source(source)},
         loaded_at={source: at for source, _, at, _ in newest if _is_source(source)},
         launches=of_followers.read(scope.connection, scope.id),
+        pauses=read_pauses(scope.connection, scope.id),
     )
 
 

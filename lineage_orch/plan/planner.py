@@ -25,7 +25,8 @@ from heapq import heapify, heappop, heappush
 from operator import attrgetter
 from typing import Literal, TypeVar
 
-from lineage_orch.ledger import Failure, LedgerSnapshot, Moment
+from lineage_orch.ledger import Failure, LedgerSnapshot, Moment, Pause
+from lineage_orch.ledger.snapshot import EVERYTHING, has_ended
 from lineage_orch.lineage import Lineage
 from lineage_orch.lineage.followers import Follower
 from lineage_orch.plan import selection
@@ -47,6 +48,7 @@ HeldReason = Literal[
     "bad_config",
     "failed",
     "running",
+    "paused",
 ]
 Views = Literal["build", "pass_through"]
 
@@ -72,10 +74,13 @@ class Held:
             ``bad_config``: its policy, or that of the nodes in ``waiting_for``, cannot be read;
             ``failed``: it, or the nodes in ``waiting_for``, failed in this call and nothing new came since;
             ``running``: of a follower: a run of it goes on, and is looked at ``until``; one more follows if there is
-            something new by then.
+            something new by then;
+            ``paused``: someone paused it, or the nodes in ``waiting_for`` above it, until ``until`` or until it is
+            resumed.
         waiting_for: unique_ids.
         until: when it may build (UTC); None where no time alone will do.
-        detail: what is wrong, for people; only of ``bad_config`` and of a node that is ``failing`` itself.
+        detail: what is wrong, for people; of ``bad_config``, of a node that is ``failing`` itself, and, where it was
+            said, of one that is ``paused`` itself.
     """
 
     reason: HeldReason
@@ -107,6 +112,7 @@ class BuildPlan:
             that do not count.
         maybe_same: those of them that may come out as they were: their content was known, nothing else changed.
         notes: what people should know of configs that could not be read and hold nothing.
+        pauses: the sources and nodes that are paused now; ``*``: all nodes.
         select: what to hand to dbt.
         follow: the followers that run now, each as soon as what it follows and is in the plan is recorded. They are
             none of ``build``: dbt does not build them.
@@ -130,6 +136,7 @@ class BuildPlan:
     follow: tuple[str, ...] = ()
     follow_held: Mapping[str, Held] = field(default_factory=dict)
     followers: Mapping[str, Follower] = field(default_factory=dict)
+    pauses: Mapping[str, Pause] = field(default_factory=dict)
     _lineage: Lineage = field(repr=False, compare=False, kw_only=True)
     _absent: Collection[str] = field(default=(), repr=False, compare=False)
     _left: Collection[str] = field(default=(), repr=False, compare=False)
@@ -312,6 +319,14 @@ class _Planner:
         # Whether a node was built since it changed last.
         self._some_unchanged = False
         self._read_sources()
+        self._pauses = {name: each for name, each in snapshot.pauses.items() if not has_ended(each, now)}
+        self._loaded = {number for number in range(graph.source_count) if self._changed[number]}
+        # What a paused source brings is there, and makes nothing stale.
+        self._set_aside = {
+            number: self._changed[number] for number in self._numbers(self._pauses) if number < graph.source_count
+        }
+        for number in self._set_aside:
+            self._changed[number] = 0
         self._read_facts(rebuild_changed_code)
         self._reach = list(self._changed)
         self._asked = {
@@ -332,11 +347,12 @@ class _Planner:
         self._unloaded = {
             number
             for number in self._numbers(producing_sources(lineage, snapshot))
-            if number < graph.source_count and not self._changed[number]
+            if number < graph.source_count and number not in self._loaded
         }
         self._absent = self._find_absent()
         self._retry_at = self._find_failing()
         self._blocked = self._find_blocked(self._numbers(failed))
+        self._paused = self._find_paused()
         self._obstructed = self._find_obstructed()
         self._waiting: set[int] = set()
         self._left_out: set[int] = set()
@@ -452,6 +468,19 @@ class _Planner:
                 blocked[number] = "failing"
         return blocked
 
+    def _find_paused(self) -> set[int]:
+        """The nodes that are paused, and all below them."""
+        start, everything = self._graph.source_count, EVERYTHING in self._pauses
+        own = self._numbers(self._pauses)
+        paused: set[int] = set()
+        if everything or any(number >= start for number in own):
+            for number in range(start, len(self._graph.ids)):
+                if number not in self._not_built and (
+                    everything or number in own or not paused.isdisjoint(self._graph.parents[number])
+                ):
+                    paused.add(number)
+        return paused
+
     def _find_obstructed(self) -> set[int]:
         """The nodes that cannot be built yet for want of what they read.
 
@@ -489,7 +518,7 @@ class _Planner:
         graph, reach, built, parents = self._graph, self._reach, self._built, self._graph.parents
         free, absent = self._free, self._absent
         careful = bool(graph.policies or graph.bad_configs or self._obstructed or self._blocked or self._not_built)
-        careful |= self._only is not None
+        careful |= self._only is not None or bool(self._paused)
         careful |= bool(self._awaiting)
         timed, planned, in_plan = self._timed, self._planned, IN_PLAN
         # Parents come first, so each asks parents that know their answer: no deep recursion.
@@ -573,7 +602,12 @@ class _Planner:
             return True
         if number in self._blocked:
             return False
-        if number in self._obstructed or number in self._graph.bad_configs or self._held_by_policy(number) is not None:
+        if (
+            number in self._paused
+            or number in self._obstructed
+            or number in self._graph.bad_configs
+            or self._held_by_policy(number) is not None
+        ):
             self._waiting.add(number)
             return False
         return True
@@ -589,6 +623,7 @@ class _Planner:
         held = {ids[number]: self._held(number) for number in held_numbers if number < end}
         follow_held = {ids[number]: self._held(number) for number in held_numbers if number >= end}
         times = [each.until for each in (*held.values(), *follow_held.values()) if each.until is not None]
+        times += self._ends_of_pauses()
         now: list[int] = planned
         perhaps: list[int] = []
         maybe_same: frozenset[int] = frozenset()
@@ -643,6 +678,7 @@ class _Planner:
             follow_held=follow_held,
             followers={each.unique_id: each for each in graph.followers},
             _lineage=self._lineage,
+            pauses={name: each for name, each in self._pauses.items() if name == EVERYTHING or name in graph.index},
             _absent=frozenset(map(ids.__getitem__, self._absent | self._unloaded)),
             _left=frozenset() if self._only is None else frozenset(map(ids.__getitem__, self._left())),
         )
@@ -727,6 +763,8 @@ class _Planner:
         if blocked == "failed" or above:
             assert blocked is not None
             return Held(blocked, self._names(above))
+        if number in self._paused:
+            return self._held_by_pause(number)
         sources, nodes = self._obstacles(number)
         if sources:
             return Held("first_load", self._names(sources))
@@ -737,6 +775,32 @@ class _Planner:
         found = self._held_by_policy(number)
         assert found is not None
         return found
+
+    def _held_by_pause(self, number: int) -> Held:
+        own = self._pauses.get(self._graph.ids[number]) or self._pauses.get(EVERYTHING)
+        if own is not None:
+            return Held("paused", until=own.until, detail=own.reason)
+        above: set[int] = set()
+        seen: set[int] = set()
+        stack = [number]
+        while stack:
+            for parent in self._paused.intersection(self._graph.parents[stack.pop()]) - seen:
+                seen.add(parent)
+                if self._graph.ids[parent] in self._pauses:
+                    above.add(parent)
+                else:
+                    stack.append(parent)
+        ends = [self._pauses[self._graph.ids[each]].until or _NEVER for each in above]
+        return Held("paused", self._names(above), None if (end := max(ends)) == _NEVER else end)
+
+    def _ends_of_pauses(self) -> list[datetime]:
+        """When the pauses end of sources that were loaded since something that reads them was built."""
+        return [
+            until
+            for number, tick in self._set_aside.items()
+            if (until := self._pauses[self._graph.ids[number]].until) is not None
+            and any(self._built[child] < tick for child in self._graph.children[number])
+        ]
 
     def _held_by_policy(self, number: int) -> Held | None:
         """Why its policy or a failure of its own holds a node: the latest of all times."""
@@ -799,9 +863,9 @@ class _Planner:
         """The sources with a producer, or an update that was no baseline, and the nodes that get news from them."""
         graph = self._graph
         baselines = self._numbers(self._snapshot.baselines)
-        moving = {
-            number for number in range(graph.source_count) if self._changed[number] and number not in baselines
-        } | self._numbers(producing_sources(self._lineage, self._snapshot))
+        moving = {number for number in self._loaded if number not in baselines} | self._numbers(
+            producing_sources(self._lineage, self._snapshot)
+        )
         for number in range(graph.source_count, len(graph.ids)):
             if number not in self._not_built and not moving.isdisjoint(graph.parents[number]):
                 moving.add(number)

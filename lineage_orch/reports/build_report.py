@@ -11,7 +11,7 @@ from lineage_orch.errors import BuildFailedError
 from lineage_orch.text import count, few, one_line, roughly
 
 if TYPE_CHECKING:
-    from lineage_orch.ledger import Failure
+    from lineage_orch.ledger import Failure, Pause
     from lineage_orch.plan import BuildPlan, Estimate, Held
 
 
@@ -231,6 +231,11 @@ def failure_to_dict(failure: Failure | None) -> dict[str, Any] | None:
         "last_at": iso(failure.last_at),
         "message": failure.message,
     }
+
+
+def pause_to_dict(pause: Pause) -> dict[str, Any]:
+    """Return since when, until when and why something is paused as JSON-ready values."""
+    return {"since": iso(pause.since), "until": iso(pause.until), "reason": pause.reason}
 
 
 def held_to_dict(held: Held) -> dict[str, Any]:

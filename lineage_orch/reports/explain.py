@@ -9,6 +9,7 @@ from functools import cached_property
 
 from lineage_orch.errors import UnknownNodeError, did_you_mean
 from lineage_orch.ledger import LedgerSnapshot
+from lineage_orch.ledger.snapshot import EVERYTHING
 from lineage_orch.lineage import Lineage, changed_parts
 from lineage_orch.lineage.policy import DEFAULT_POLICY, Policy
 from lineage_orch.plan import BuildPlan, Held, plan_graph, producing_sources
@@ -125,6 +126,11 @@ class _Explainer:
             held_above=held_above,
             unchanged_above=unchanged_above,
             builds_when=self._when(verdict, held, policy, parents, held_above),
+            pauses={
+                name: each
+                for name, each in plan.pauses.items()
+                if name in (node, EVERYTHING) or (name in self._above and name in self._lineage.sources)
+            },
             ticks={each: self._built(each) or self._changed(each) for each in mentioned if each in graph.index},
             names={each: short.get(each) or each.split(".", 2)[-1] for each in mentioned},
         )
@@ -203,7 +209,7 @@ class _Explainer:
         if parent in self._planned:
             state = "in_plan"
         elif tick > self._built(self._node):
-            state = "fresh"
+            state = "paused" if parent in self._plan.pauses and parent in self._lineage.sources else "fresh"
         elif parent in self._plan.held:
             state = "held"
         elif self._built(parent) > self._built(self._node) > 0:
@@ -254,6 +260,8 @@ class _Explainer:
         def state(source: str) -> SourceState:
             if source in because:
                 return "triggering"
+            if source in newer and source in self._plan.pauses:
+                return "paused"
             if source in newer and verdict in ("held", "up_to_date", "perhaps"):
                 return "unchanged" if unchanged and not self._waits_at(source, held_above) else "pending"
             if source in awaited:
@@ -265,6 +273,7 @@ class _Explainer:
             "triggering",
             "pending",
             "awaited",
+            "paused",
             "unchanged",
             "not_newer",
             "never_loaded",
@@ -337,6 +346,9 @@ class _Explainer:
                 return BuildsWhen("first_load", held.waiting_for)
             if held.reason == "bad_config":
                 return BuildsWhen("config_fixed", waiting_for)
+            if held.reason == "paused" and held.until is None:
+                everything = EVERYTHING in self._plan.pauses and self._node not in self._plan.pauses
+                return BuildsWhen("resumed", (EVERYTHING,) if everything else waiting_for)
             if held.reason == "failed" or (held.reason == "failing" and held.until is None):
                 return BuildsWhen("upstream_fixed", waiting_for)
             return BuildsWhen("time", (), held.until)

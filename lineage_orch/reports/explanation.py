@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
-from lineage_orch.ledger import Failure, Untested
+from lineage_orch.ledger import Failure, Pause, Untested
 from lineage_orch.ledger.others import BuiltElsewhere, Origin
 from lineage_orch.lineage.policy import Policy
 from lineage_orch.plan import Held, Reason
-from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso
+from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso, pause_to_dict
 
 Verdict = Literal["build", "perhaps", "tests_only", "passed_through", "held", "not_built", "up_to_date"]
-ParentState = Literal["fresh", "in_plan", "held", "unchanged", "not_newer", "not_moving"]
-SourceState = Literal["triggering", "pending", "awaited", "unchanged", "not_newer", "never_loaded"]
+ParentState = Literal["fresh", "in_plan", "held", "unchanged", "not_newer", "not_moving", "paused"]
+SourceState = Literal["triggering", "pending", "awaited", "paused", "unchanged", "not_newer", "never_loaded"]
 WhenKind = Literal[
     "next_build",
     "upstream_changed",
@@ -25,6 +25,7 @@ WhenKind = Literal[
     "upstream_fixed",
     "upstream_released",
     "config_fixed",
+    "resumed",
     "built_elsewhere",
     "any_load",
     "code_change",
@@ -49,9 +50,9 @@ class ParentView:
         tick: of its newest update or changed content; 0: there was none.
         at: when it was last loaded or built (UTC).
         state: ``fresh`` (newer than the node), ``in_plan`` (built in the same plan), ``held``, ``unchanged`` (built
-            since the node, and its content came out the same), ``not_newer``, or
-            ``not_moving`` (nothing above it has a producer or an update of its own, so ``updates_on: all`` does not
-            wait for it).
+            since the node, and its content came out the same), ``not_newer``, ``paused`` (a source that was loaded
+            since, and is paused), or ``not_moving`` (nothing above it has a producer or an update of its own, so
+            ``updates_on: all`` does not wait for it).
     """
 
     unique_id: str
@@ -69,9 +70,9 @@ class SourceView:
         tick: of its newest update; 0: it was never loaded.
         loaded_at: when that was loaded (UTC).
         state: ``triggering`` (its update is why the node is in the plan), ``pending`` (its update waits at a held
-            node, or for this one), ``awaited`` (a held node waits for its next load), ``unchanged`` (what read its
-            update came out the same), ``not_newer``, or
-            ``never_loaded``.
+            node, or for this one), ``awaited`` (a held node waits for its next load), ``paused`` (it was loaded since,
+            and nothing is built for it while it is paused), ``unchanged`` (what read its update came out the same),
+            ``not_newer``, or ``never_loaded``.
         path: unique_ids from the source to the node, ephemeral models included: the shortest way.
     """
 
@@ -91,9 +92,9 @@ class BuildsWhen:
             ``time`` (at ``not_before``); ``all_new`` (new data in all of ``waiting_for``);
             ``first_load`` (of the sources ``waiting_for``); ``upstream_fixed`` (the nodes ``waiting_for`` build
             well); ``upstream_released`` (the held nodes ``waiting_for`` build); ``config_fixed`` (of the nodes
-            ``waiting_for``); ``built_elsewhere`` (dbt, as it is called here, does not build it); ``any_load`` (of the
-            sources ``waiting_for``); ``code_change`` (of its own); ``never`` (no source is above it, and nothing that
-            builds reads it).
+            ``waiting_for``); ``resumed`` (the nodes ``waiting_for``, ``*`` for all, are paused); ``built_elsewhere``
+            (dbt, as it is called here, does not build it); ``any_load`` (of the sources ``waiting_for``);
+            ``code_change`` (of its own); ``never`` (no source is above it, and nothing that builds reads it).
         waiting_for: unique_ids.
         not_before: the time (UTC) before which it is held in any case.
     """
@@ -151,6 +152,7 @@ class Explanation:
         held_above: the held nodes at which updates for it wait.
         unchanged_above: the nodes above that were built since, and whose content came out the same.
         builds_when: what would make it build.
+        pauses: those of the node, of all nodes (``*``), and of sources above.
         ticks: the tick of each node and source that is named here.
         names: what people call what is named here.
         built_by: the sources above it that another project of the ledger builds, and what is known there.
@@ -176,6 +178,7 @@ class Explanation:
     held_above: Mapping[str, Held]
     unchanged_above: tuple[str, ...]
     builds_when: BuildsWhen
+    pauses: Mapping[str, Pause]
     ticks: Mapping[str, int]
     names: Mapping[str, str]
     built_by: Mapping[str, BuiltBy] = field(default_factory=dict)
@@ -227,6 +230,7 @@ class Explanation:
                 "waiting_for": list(when.waiting_for),
                 "not_before": iso(when.not_before),
             },
+            "pauses": {name: pause_to_dict(each) for name, each in self.pauses.items()},
         }
 
 

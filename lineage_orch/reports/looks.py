@@ -29,9 +29,10 @@ class Look(NamedTuple):
     is_dashed: bool = False
 
 
+_BARS = "M-4 -5h3v10h-3zM1 -5h3v10h-3z"
 _CIRCLE = "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0"
 
-SOURCE_STATES = ("loaded", "never_loaded", "no_producer")
+SOURCE_STATES = ("paused", "loaded", "never_loaded", "no_producer")
 """The states of sources; those of nodes are ``status --json``'s."""
 
 PRODUCER_STATES = ("load_failed",)
@@ -44,7 +45,7 @@ LOOKS: Mapping[str, Look] = {
     "load_failed": Look("last run failed", "bad", "M-6 -6H6V6H-6ZM-2.5 -2.5L2.5 2.5M2.5 -2.5L-2.5 2.5"),
     "failing": Look(STATES["failing"], "bad", "M-4.5 -4.5L4.5 4.5M4.5 -4.5L-4.5 4.5"),
     "late": Look("late", "bad", "M-5.5 0a5.5 5.5 0 1 0 11 0a5.5 5.5 0 1 0 -11 0M0 -3V0.5L2.5 2"),
-    "held": Look(STATES["held"], "held", "M-4 -5h3v10h-3zM1 -5h3v10h-3z", is_filled=True),
+    "held": Look(STATES["held"], "held", _BARS, is_filled=True),
     "due": Look(STATES["due"], "due", "M-4 -5L5 0L-4 5Z", is_filled=True),
     "perhaps": Look(STATES["perhaps"], "due", "M-4 -5L5 0L-4 5Z"),
     "tests_only": Look(STATES["tests_only"], "due", "M-4.5 -4.5H4.5V4.5H-4.5ZM-2 0L-0.5 2L2.5 -2"),
@@ -52,6 +53,7 @@ LOOKS: Mapping[str, Look] = {
     "not_built": Look(STATES["not_built"], "plain", "M-5 0H5"),
     "never_built": Look(STATES["never_built"], "plain", _CIRCLE, is_dashed=True),
     "up_to_date": Look(STATES["up_to_date"], "good", "M-5 0L-1.5 4L5 -4"),
+    "paused": Look(STATES["paused"], "held", _BARS),
     "loaded": Look("loaded", "good", _CIRCLE, is_filled=True),
     "never_loaded": Look("never loaded", "plain", "M0 -6V1M0 4V6", is_dashed=True),
     "no_producer": Look("no producer", "plain", "M0 -6L6 0L0 6L-6 0Z", is_dashed=True),

@@ -16,7 +16,15 @@ from lineage_orch.reports.activity import Day, daily, shared_builds
 from lineage_orch.reports.explain import StoredParts, explain
 from lineage_orch.reports.looks import LOOKS
 from lineage_orch.reports.status import short_names
-from lineage_orch.reports.wording import built_by_line, explanation_lines, late_line, promise_detail, until, when
+from lineage_orch.reports.wording import (
+    built_by_line,
+    explanation_lines,
+    late_line,
+    paused,
+    promise_detail,
+    until,
+    when,
+)
 from lineage_orch.text import count, few, one_line, roughly
 
 if TYPE_CHECKING:
@@ -175,7 +183,7 @@ def read_page(
     for unique_id in lineage.graph:
         if unique_id in sources:
             by = (built_by or {}).get(unique_id)
-            items.append(_source_item(lineage, sources[unique_id], producers.get(unique_id, ()), by))
+            items.append(_source_item(lineage, sources[unique_id], producers.get(unique_id, ()), by, now))
         elif unique_id in nodes:
             why = explain(lineage, snapshot, plan, unique_id, stored_parts=stored_parts, short=short)
             # The picture shows the paths.
@@ -242,8 +250,14 @@ def with_promises(page: Page, rows: Iterable[Promised]) -> Page:
     return replace(page, items=tuple(map(told, page.items)))
 
 
-def _source_item(lineage: Lineage, source: SourceStatus, producers: Sequence[str], built_by: BuiltBy | None) -> Item:
+def _source_item(
+    lineage: Lineage, source: SourceStatus, producers: Sequence[str], built_by: BuiltBy | None, now: datetime
+) -> Item:
     state = "loaded" if source.tick else "never_loaded" if source.has_producer else "no_producer"
+    aside = ""
+    if source.paused is not None:
+        state = "paused"
+        aside = f"Paused {paused(source.paused, now)}: its loads are recorded, and build nothing."
     loaded = f"Last loaded {when(source.loaded_at)}, at tick {source.tick}." if source.tick else "Never loaded."
     by = f"Loaded by {few(producers)}." if producers else "" if source.has_producer else "No producer is known."
     if built_by is not None:
@@ -257,7 +271,7 @@ def _source_item(lineage: Lineage, source: SourceStatus, producers: Sequence[str
         state,
         f"source · {LOOKS[state].words}",
         (record.package, "sources", record.source_name),
-        lines=tuple(filter(None, (loaded, by, below))),
+        lines=tuple(filter(None, (aside, loaded, by, below))),
         select=_selector(lineage.selectors.source, source.unique_id),
     )
 
@@ -275,6 +289,8 @@ def _node_item(
     took = f", in {seconds:.1f} s" if seconds is not None else ""
     due = node.held.until if node.held and node.state == "held" else None
     state = f"held until {until(due, now)}" if due else LOOKS[node.state].words
+    if node.paused is not None:
+        state = f"paused, {state}"
     return Item(
         node.unique_id,
         node.name,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from lineage_orch.loads.declaration import can_mean
 from lineage_orch.plan import plan_graph, producing_sources
-from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso
+from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso, pause_to_dict
 from lineage_orch.reports.followers import FollowerStatus, follower_statuses
 
 if TYPE_CHECKING:
-    from lineage_orch.ledger import Failure, Holder, LedgerSnapshot
+    from lineage_orch.ledger import Failure, Holder, LedgerSnapshot, Pause
     from lineage_orch.lineage import Lineage
     from lineage_orch.plan import BuildPlan, Held
 
@@ -37,6 +37,7 @@ class SourceStatus:
         loaded_at: when that was loaded (UTC).
         has_producer: whether a producer was ever registered for it, or declares a pattern that can mean it.
         models_below: how many models, ephemeral ones included, are downstream of it.
+        paused: since when, until when and why nothing is built for it; None: it is not paused.
     """
 
     unique_id: str
@@ -45,6 +46,7 @@ class SourceStatus:
     loaded_at: datetime | None
     has_producer: bool
     models_below: int
+    paused: Pause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class NodeStatus:
         built_at: when that was (UTC).
         held: why it is held.
         failure: how often, since when and why it failed since its last good build; None: it did not.
+        paused: since when, until when and why it is paused itself; None: it is not.
     """
 
     unique_id: str
@@ -72,6 +75,7 @@ class NodeStatus:
     built_at: datetime | None
     held: Held | None = None
     failure: Failure | None = None
+    paused: Pause | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class Status:
             update; it becomes an update of the source as soon as a manifest has one.
         unmatched: what producers declare that can mean no source of the manifest.
         followers: one row each, sorted by unique_id.
+        pauses: the sources and nodes that are paused now; ``*``: all nodes.
     """
 
     tick: int
@@ -98,6 +103,7 @@ class Status:
     unresolved: Mapping[str, int]
     unmatched: tuple[str, ...]
     followers: tuple[FollowerStatus, ...] = ()
+    pauses: Mapping[str, Pause] = field(default_factory=dict)
 
     def only(self, ids: Collection[str] | None = None, states: Collection[NodeState] = ()) -> Status:
         """Return the status of some sources and nodes alone.
@@ -124,6 +130,7 @@ class Status:
             "next_due": iso(self.next_due),
             "unresolved": dict(self.unresolved),
             "unmatched": list(self.unmatched),
+            "pauses": {name: pause_to_dict(each) for name, each in self.pauses.items()},
             "holder": {"who": self.holder.who, "since": iso(self.holder.since)} if self.holder else None,
             "sources": [
                 {
@@ -172,6 +179,7 @@ def status(lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, holder: 
             loaded_at(snapshot, source),
             source in producing,
             len(below[source]),
+            plan.pauses.get(source),
         )
         for source in sorted(lineage.sources, key=short.__getitem__)
     )
@@ -197,14 +205,25 @@ def status(lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, holder: 
         else:
             state = "up_to_date" if fact else "never_built"
         tick, built_at = (fact.tick, fact.built_at) if fact else (0, None)
-        return NodeStatus(node, short[node], state, tick, built_at, held, snapshot.failures.get(node))
+        pause = plan.pauses.get(node)
+        return NodeStatus(node, short[node], state, tick, built_at, held, snapshot.failures.get(node), pause)
 
     graph = plan_graph(lineage)
     nodes = tuple(row(node) for node in graph.ids[graph.source_count :])
     patterns = sorted(snapshot.producer_patterns)
     unmatched = tuple(each for each in patterns if not any(can_mean(each, source) for source in lineage.sources))
     followers = follower_statuses(snapshot, plan)
-    return Status(snapshot.tick, sources, nodes, plan.next_due, holder, snapshot.unresolved, unmatched, followers)
+    return Status(
+        snapshot.tick,
+        sources,
+        nodes,
+        plan.next_due,
+        holder,
+        snapshot.unresolved,
+        unmatched,
+        followers,
+        plan.pauses,
+    )
 
 
 def loaded_at(snapshot: LedgerSnapshot, source: str) -> datetime | None:

@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from lineage_orch.reports.activity import METHOD
-from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso
+from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso, pause_to_dict
 from lineage_orch.reports.explanation import reason_to_dict
 from lineage_orch.reports.follower_wording import follower_rows
 from lineage_orch.reports.freshness import FreshnessState
@@ -21,6 +22,7 @@ from lineage_orch.reports.wording import (
     STATES,
     Names,
     held_reason,
+    pauses_line,
     promise_detail,
     short_name,
     short_reasons,
@@ -51,6 +53,9 @@ class Table:
 
 
 _Value = TypeVar("_Value")
+
+# More rows than this that say the same, or names in a list, are folded into a number; the JSON has all.
+_FOLDED = 20
 
 # How much of an error is shown in a row; the whole of it is in the JSON.
 _SAID = 200
@@ -92,6 +97,7 @@ def _plan_to_dict(plan: BuildPlan, expected: Estimate | None) -> dict[str, Any]:
         "select": list(plan.select),
         "follow": list(plan.follow),
         "follow_held": {each: held_to_dict(held) for each, held in plan.follow_held.items()},
+        "pauses": {name: pause_to_dict(each) for name, each in plan.pauses.items()},
         "next_due": iso(plan.next_due),
         "estimate": asdict(expected) if expected else None,
     }
@@ -139,6 +145,8 @@ def plan_parts(
             above = (each for reason in plan.reasons[node] for each in reason.subjects)
             table.rows.append([short_name(node, names), listed(short_name(each, names) for each in above)])
         parts.append(table)
+    if only is None and (line := pauses_line(plan.pauses, names, now)):
+        parts.append(line)
     parts += _failed_parts(_of(plan.failures, only), plan.held, names, now)
     parts += _held_parts(_of(plan.held, only), names, now)
     if only is None:
@@ -148,7 +156,11 @@ def plan_parts(
         stale = listed(short_name(each, names) for each in not_built)
         parts.append(f"Stale, and not built by dbt {command} as it is called here: {stale}.")
     if plan.select and only is None:
-        parts.append(f"dbt {command} --select {shlex.join(plan.select)}")
+        if len(plan.select) > _FOLDED:
+            shown, left = shlex.join(plan.select[:3]), len(plan.select) - 3
+            parts.append(f"dbt {command} --select {shown} and {left} more selectors; --json has all.")
+        else:
+            parts.append(f"dbt {command} --select {shlex.join(plan.select)}")
     return parts
 
 
@@ -182,6 +194,8 @@ def status_parts(status: Status, now: datetime, shown: Status | None = None) -> 
         parts.append(f"The next held node is due at {until(status.next_due, now)}.")
     if status.holder is not None:
         parts.append(f"Build lock: taken by {status.holder.who} since {when(status.holder.since)}.")
+    if line := pauses_line(status.pauses, names, now):
+        parts.append(line)
     if never := [source.name for source in status.sources if source.has_producer and not source.tick]:
         parts.append(f"With a producer, and never loaded: {listed(never, most=8)}.")
     if status.unresolved:
@@ -192,6 +206,8 @@ def status_parts(status: Status, now: datetime, shown: Status | None = None) -> 
     sources = Table("Sources", ["source", "tick", "last loaded", "producer", "models"])
     for source in shown.sources:
         loaded = when(source.loaded_at) if source.tick else "never"
+        if source.paused is not None:
+            loaded += " (paused)"
         producer = "yes" if source.has_producer else "-"
         sources.rows.append([source.name, str(source.tick or "-"), loaded, producer, str(source.models_below)])
     nodes = Table("Nodes", ["node", "state", "tick", "last built"])
@@ -199,6 +215,8 @@ def status_parts(status: Status, now: datetime, shown: Status | None = None) -> 
         state = STATES[node.state]
         if node.held is not None:
             state = f"held: {_held_until(node.held, names, now)}"
+        elif node.paused is not None:
+            state += " (paused)"
         nodes.rows.append([node.name, state, str(node.tick or "-"), when(node.built_at) if node.built_at else "never"])
     followers = Table("Followers", ["follower", "follows", "runs", "state", "last run"])
     followers.rows += follower_rows(shown.followers, names, now)
@@ -212,7 +230,7 @@ def report_parts(report: BuildReport, names: Names, now: datetime) -> Parts:
     """Return what a build did, for people."""
     parts: Parts = [report.summary()]
     if report.built:
-        parts.append("Built: " + ", ".join(short_name(each, names) for each in report.built))
+        parts.append("Built: " + few((short_name(each, names) for each in report.built), most=_FOLDED))
     if report.timing:
         parts.append(report.timing)
     for each in report.followed:
@@ -221,7 +239,7 @@ def report_parts(report: BuildReport, names: Names, now: datetime) -> Parts:
             f"Follower {short_name(each, names)}: " + (f"failed, and is tried again later: {why}" if why else "started")
         )
     if report.unchanged:
-        parts.append("Came out as before: " + ", ".join(short_name(each, names) for each in report.unchanged))
+        parts.append("Came out as before: " + few((short_name(each, names) for each in report.unchanged), most=_FOLDED))
     if report.unchanged_upstream:
         same = listed((short_name(each, names) for each in report.unchanged_upstream), most=8)
         parts.append(f"Not built, unchanged upstream: {same}.")
@@ -317,11 +335,23 @@ def history_parts(events: Sequence[Event], names: Names) -> Parts:
     if not events:
         return ["Nothing was loaded, built or failed in that time."]
     table = Table("History", ["when", "tick", "what", "source or node", "by", "dbt says"])
-    for each in events:
-        said = one_line(each.message or "", most=_SAID)
-        name = short_name(each.unique_id, names)
-        table.rows.append([when(each.at), str(each.tick), each.kind, name, each.by or "-", said])
+    for (kind, by, said, _), group in groupby(events, key=_alike):
+        alike = list(group)
+        of = dict.fromkeys(short_name(each.unique_id, names) for each in alike)
+        if len(of) > _FOLDED:
+            ticks = dict.fromkeys(str(each.tick) for each in (alike[-1], alike[0]))
+            table.rows.append([when(alike[0].at), "-".join(ticks), kind, f"{len(of)}: {few(of)}", by, said])
+            continue
+        for each in alike:
+            name = short_name(each.unique_id, names)
+            table.rows.append([when(each.at), str(each.tick), kind, name, by, said])
     return [table]
+
+
+def _alike(event: Event) -> tuple[str, str, str, int]:
+    """What many events in a row have in common: of loads the producer, of builds and failures the run."""
+    said = one_line(event.message or "", most=_SAID)
+    return event.kind, event.by or "-", said, 0 if event.kind == "loaded" else event.tick
 
 
 def sources_parts(rows: Sequence[Mapping[str, Any]], names: Names, *, most: int = 5) -> Parts:
@@ -410,11 +440,21 @@ def _held_parts(held: Mapping[str, Held], names: Names, now: datetime) -> Parts:
     if not held:
         return []
     table = Table(f"Held: {count(len(held), 'node')}", ["node", "until", "reason"])
+    behind = {node for node, each in held.items() if each.reason in ("failed", "failing") and each.waiting_for}
+    alike: dict[tuple[str, str], list[str]] = {}
     for node, each in held.items():
-        table.rows.append(
-            [short_name(node, names), until(each.until, now) if each.until else "-", held_reason(each, names)]
-        )
+        # Of many, for which node each of them waits says less than how many there are.
+        many = len(behind) > _FOLDED and node in behind
+        reason = "waits for what failed" if many else held_reason(each, names)
+        alike.setdefault((until(each.until, now) if each.until else "-", reason), []).append(short_name(node, names))
+    for (end, reason), nodes in alike.items():
+        table.rows += [[node, end, reason] for node in _folded(nodes)]
     return [table]
+
+
+def _folded(names: Sequence[str]) -> list[str]:
+    """Return the names that one row each is worth: many of which the same is to be said are one, with their number."""
+    return [*names] if len(names) <= _FOLDED else [f"{len(names)}: {few(names)}"]
 
 
 def _held_until(held: Held, names: Names, now: datetime) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from lineage_orch.ledger.snapshot import EVERYTHING, Pause
 from lineage_orch.lineage.policy import DEFAULT_POLICY, Policy
 from lineage_orch.plan import Held, Reason
 from lineage_orch.reports.explanation import BuiltBy, Explanation, PartChange, SourceView
@@ -25,6 +26,7 @@ STATES = {
     "held": "held",
     "not_newer": "not newer",
     "not_moving": "not moving",
+    "paused": "paused",
     "unchanged": "rebuilt, same content",
     "up_to_date": "up to date",
     "never_built": "never built",
@@ -118,7 +120,26 @@ def held_reason(held: Held, names: Names) -> str:
         "bad_config": f"waits for {waiting}, whose config cannot be read" if waiting else held.detail or "its config",
         "failed": f"waits for {waiting}, which failed" if waiting else "failed",
         "running": "its run goes on",
+        "paused": f"waits for {waiting}, paused" if waiting else f"is paused{detail}",
     }[held.reason]
+
+
+def pauses_line(pauses: Mapping[str, Pause], names: Names, now: datetime) -> str | None:
+    """Return what is paused, in a line; None for nothing."""
+    if not pauses:
+        return None
+    alike: dict[str, list[str]] = {}
+    for name, each in sorted(pauses.items()):
+        said = "all nodes" if name == EVERYTHING else short_name(name, names)
+        alike.setdefault(paused(each, now), []).append(said)
+    what = "; ".join(f"{listed(those, most=8)} {how}" for how, those in alike.items())
+    return f"Paused: {what}. `lineage-orch resume` lets them go on."
+
+
+def paused(pause: Pause, now: datetime) -> str:
+    """Return since when, until when and why something is paused: ``since 14:05 UTC (disk full)``."""
+    end = f", until {until(pause.until, now)}" if pause.until else ""
+    return f"since {_time_of(pause.since, now)}{end}" + (f" ({pause.reason})" if pause.reason else "")
 
 
 # A build that is due for one of these is noted in the ledger as asked for, when it begins.
@@ -173,6 +194,7 @@ def explanation_lines(why: Explanation, now: datetime | None = None) -> list[str
         lines.append(next_step)
     if why.failure is not None and (why.held is None or why.held.reason != "failing" or why.held.waiting_for):
         lines.append(f"{_start(_failed(why.failure, now))}: {why.failure.message}")
+    lines += _pauses(why, now)
     if why.code_changed and not any(each.kind == "identity" for each in why.reasons):
         lines.append(
             f"{_start(_what_changed(why, why.node))} since its last good build, which alone does not build it here."
@@ -213,7 +235,12 @@ def built_by_line(source: str, by: BuiltBy) -> str:
 
 
 def source_lines(
-    status: Status, source: SourceStatus, producers: Sequence[str], select: str, by: BuiltBy | None = None
+    status: Status,
+    source: SourceStatus,
+    producers: Sequence[str],
+    select: str,
+    now: datetime,
+    by: BuiltBy | None = None,
 ) -> list[str]:
     """Return in plain words when a source was loaded, by whom, and how what is downstream of it stands.
 
@@ -222,6 +249,7 @@ def source_lines(
         source: its row there.
         producers: the names of those that loaded it of late.
         select: dbt's selector of all that is downstream of it.
+        now: when this is (aware).
         by: the node of another project that builds it.
     """
     loaded_by = f", by {listed(producers)}" if producers else ""
@@ -231,6 +259,8 @@ def source_lines(
         first = f"{source.name} has a producer and was never loaded."
     else:
         first = f"{source.name} was never loaded, and no producer of it is known."
+    if source.paused is not None:
+        first += f" It is paused {paused(source.paused, now)}: its loads are recorded, and nothing is built for them."
     start = [first] if by is None else [first, f"{built_by_line(source.name, by)}."]
     if not status.nodes:
         return [*start, "Nothing that dbt builds is downstream of it."]
@@ -245,7 +275,7 @@ def _shown_sources(why: Explanation) -> Sequence[SourceView]:
     """The sources whose path is worth a line: those that matter, or else a few of those that would make it build."""
     if why.verdict in ("build", "tests_only", "passed_through"):
         return [each for each in why.sources if each.state == "triggering"]
-    return [each for each in why.sources if each.state in ("pending", "awaited")] or why.sources[:3]
+    return [each for each in why.sources if each.state in ("pending", "awaited", "paused")] or why.sources[:3]
 
 
 def _why_due(why: Explanation) -> str:
@@ -316,6 +346,12 @@ def _why_held(why: Explanation, held: Held, now: datetime) -> str:
         loads = listed(names[each] for each in held.waiting_for)
         at_most = f", until {until(held.until, now)} at most" if held.until else ""
         return f"is held: it waits for the load of {loads}, which is running or about to{at_most}"
+    if held.reason == "paused":
+        end = f" until {until(held.until, now)}" if held.until else ""
+        if held.waiting_for:
+            are = "is" if len(held.waiting_for) == 1 else "are"
+            return f"is held{end}: it waits for {listed(names[each] for each in held.waiting_for)}, which {are} paused"
+        return f"is paused{end}{f': {held.detail}' if held.detail else ''}"
     if held.waiting_for:
         return f"is held: it waits for {listed(names[each] for each in held.waiting_for)}, which failed"
     if held.reason == "failed" or held.until is None:
@@ -342,6 +378,8 @@ def _why_not(why: Explanation, now: datetime) -> str:
         if waits:
             return f"{start}, but {_loads(waits, names)}, which has not reached it: it waits at {at}"
         return f"{start}, and what is to come waits at {at}"
+    if aside := [each for each in why.sources if each.state == "paused"]:
+        return f"{start}, but {_loads(aside, names)}, and is paused: nothing is built for it until it is resumed"
     if not why.sources:
         if why.tick:
             return "is up to date: nothing above it is loaded; it builds when its own code changes"
@@ -375,12 +413,17 @@ def _will_build(why: Explanation) -> str:
 def _next_step(why: Explanation, now: datetime) -> str | None:
     """Return what would make it build, where the first line does not say so."""
     step = why.builds_when
-    waiting = listed(why.names[each] for each in step.waiting_for)
+    waiting = listed(why.names.get(each, each) for each in step.waiting_for)
     text = {
         "first_load": f"It will build when {waiting} {'is' if len(step.waiting_for) == 1 else 'are'} loaded.",
         "upstream_fixed": f"It will build when {waiting} {_s(step.waiting_for, 'build')} well.",
         "upstream_released": f"It will build when {waiting} {_s(step.waiting_for, 'build')}.",
     }.get(step.kind)
+    if step.kind == "resumed":
+        paused_names = (
+            "--all" if EVERYTHING in step.waiting_for else " ".join(map(why.names.__getitem__, step.waiting_for))
+        )
+        text = f"It will build after `lineage-orch resume {paused_names}`."
     if why.held is not None and why.held.reason == "failing" and why.held.until is not None:
         text = (
             "New data alone does not build it earlier; a change of its definition or of a test on it does, and "
@@ -394,6 +437,15 @@ def _next_step(why: Explanation, now: datetime) -> str | None:
         later = f"Not before {until(step.not_before, now)}: freshness.build_after."
         text = f"{text} {later}" if text else later
     return text
+
+
+def _pauses(why: Explanation, now: datetime) -> Iterator[str]:
+    """Yield the pauses that matter and are not said yet: of the node, of all nodes, of sources above."""
+    for name, each in why.pauses.items():
+        if name.startswith("source."):
+            yield f"{why.names[name]} is paused {paused(each, now)}: its loads are recorded, and build nothing."
+        elif why.held is None or why.held.reason != "paused":
+            yield f"{'All nodes are' if name == EVERYTHING else 'It is'} paused {paused(each, now)}."
 
 
 def _policy(policy: Policy) -> str:

@@ -102,6 +102,17 @@ def test_wrong_decorator_fails_its_check(repository: Path, capsys: pytest.Captur
     assert [each["code"] for each in found if each["severity"] == "error"] == ["unknown-source"]
 
 
+def test_settings_without_producers_are_told_of_them(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (repository / "pyproject.toml").write_text('[tool.lineage_orch]\nproject_dir = "analytics"\n')
+    for name in ("orders", "users"):
+        text = BARE.format(name).replace("@flow", f'@produces_source("raw.{name}")\n@flow')
+        (repository / "flows" / f"{name}.py").write_text(f"from lineage_orch import produces_source\n{text}")
+    assert main(["init", "--yes"]) == 0
+    out = capsys.readouterr().out
+    assert 'Add to it where the flows are: producers = ["flows"]' in out
+    assert "0 errors" in out
+
+
 def test_no_answer_changes_nothing(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +132,14 @@ def test_empty_warehouse_is_left_to_first_loads(
     assert fake_dbt.built == []
     assert data(capsys, "--build")["baseline"] == "build"
     assert len(fake_dbt.built[0]) == 4
+
+
+def test_warehouse_that_cannot_be_asked_is_not_taken_as_built(
+    repository: Path, fake_dbt: FakeDbt, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fake_dbt, "missing_relations", lambda _: None)
+    assert data(capsys)["baseline"] is None
+    assert data(capsys, "--adopt")["baseline"] == "adopt"
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ class Reference:
         self.identities, self.failure_identities = identities, failure_identities
         self.pass_through, self.rebuild_changed_code = views == "pass_through", rebuild_changed_code
         self.missing, self.not_built, self.failed = set(missing_relations), set(not_built), set(failed)
+        self.paused = {name for name, each in snapshot.pauses.items() if each.until is None or each.until > now}
         self.plan: set[str] = set()
         self.settle()
 
@@ -94,9 +95,13 @@ class Reference:
     def built(self, name: str) -> int:
         return self.snapshot.nodes[name].tick if name in self.snapshot.nodes else 0
 
+    def loaded(self, source: str) -> int:
+        return self.snapshot.sources.get(source, 0)
+
     def changed(self, name: str) -> int:
+        """What a paused source brought makes nothing stale."""
         if self.is_source(name):
-            return self.snapshot.sources.get(name, 0)
+            return 0 if name in self.paused else self.loaded(name)
         return self.snapshot.nodes[name].changed_tick if name in self.snapshot.nodes else 0
 
     def history(self, name: str) -> list[tuple[int, datetime]]:
@@ -120,7 +125,7 @@ class Reference:
     def moves(self, name: str) -> bool:
         """A source moves if it had an update that was no baseline, or has a producer; a node, if one above does."""
         if self.is_source(name):
-            return self.has_producer(name) or (self.changed(name) > 0 and name not in self.snapshot.baselines)
+            return self.has_producer(name) or (self.loaded(name) > 0 and name not in self.snapshot.baselines)
         return name not in self.not_built and any(self.moves(each) for each in self.parents(name))
 
     # Stale ------------------------------------------------------------------------------------------------
@@ -172,7 +177,7 @@ class Reference:
         found = {
             each
             for each in self.parents(name)
-            if self.is_source(each) and self.has_producer(each) and self.changed(each) == 0
+            if self.is_source(each) and self.has_producer(each) and self.loaded(each) == 0
         }
         for parent in self.missing_parents(name):
             found |= self.first_loads(parent)
@@ -213,6 +218,20 @@ class Reference:
             return "failed"
         return "failing" if self.retry_at(name) or "failing" in above else None
 
+    def is_paused(self, name: str) -> bool:
+        return (
+            not self.is_source(name)
+            and name not in self.not_built
+            and (name in self.paused or "*" in self.paused or any(map(self.is_paused, self.parents(name))))
+        )
+
+    def pausing(self, name: str) -> frozenset[str]:
+        """The next nodes above that someone paused."""
+        found: set[str] = set()
+        for each in filter(self.is_paused, self.parents(name)):
+            found |= {each} if each in self.paused else self.pausing(each)
+        return frozenset(found)
+
     def verdict(self, name: str) -> Verdict:
         if name in self.plan:
             return Verdict("tests" if self.is_only_tested(name) else "passed" if self.passes(name) else "build")
@@ -225,6 +244,12 @@ class Reference:
             return Verdict("current")
         elif name in self.not_built:
             return Verdict("not_built")
+        if self.is_paused(name):
+            if name in self.paused or "*" in self.paused:
+                return Verdict("paused", frozenset(), self.snapshot.pauses[name if name in self.paused else "*"].until)
+            above = self.pausing(name)
+            ends = [self.snapshot.pauses[each].until for each in above]
+            return Verdict("paused", above, None if None in ends else max(ends))
         if sources := self.first_loads(name):
             return Verdict("first_load", frozenset(sources))
         if self.is_unreadable(name):

@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineage_orch.ledger import Failure, LedgerSnapshot, Moment, NodeFact, Untested
+from lineage_orch.ledger import Failure, LedgerSnapshot, Moment, NodeFact, Pause, Untested
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import BuildPlan, failure_digest, plan_builds
 from tests import manifests
@@ -93,6 +93,7 @@ class Ledger:
     debts: dict[str, int] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
     untested: dict[str, Untested] = field(default_factory=dict)
+    pauses: dict[str, Pause] = field(default_factory=dict)
 
     def load(self, source: str, *, baseline: bool = False) -> None:
         self.tick += 1
@@ -141,6 +142,7 @@ class Ledger:
             failures=dict(self.failures),
             untested=dict(self.untested),
             producer_patterns=frozenset(self.patterns),
+            pauses=dict(self.pauses),
         )
 
 
@@ -196,10 +198,14 @@ def ledgers(draw: st.DrawFn, lineage: Lineage, *, simple: bool = False) -> Ledge
                 unchanged = not simple and draw(st.integers(0, 3)) == 0
                 ledger.build(tick, node, how=draw(st.sampled_from(hows)), is_unchanged=unchanged)
     ledger.now += timedelta(minutes=draw(st.sampled_from([0, 1, 30, 60, 240, 1440])))
+    if not simple and draw(st.booleans()):
+        until = st.sampled_from([None, *(ledger.now + timedelta(hours=each) for each in (-1, 0, 1, 5))])
+        for name in draw(st.lists(st.sampled_from([*sources, *nodes, *nodes, "*"]), max_size=2, unique=True)):
+            ledger.pauses[name] = Pause(ledger.now, draw(until))
     return ledger
 
 
-HELD = {"updates_on_all", "build_after", "lag_tolerance", "first_load", "failing", "bad_config", "failed"}
+HELD = {"updates_on_all", "build_after", "lag_tolerance", "first_load", "failing", "bad_config", "failed", "paused"}
 
 
 def assert_as_the_reference(plan: BuildPlan, reference: Reference) -> None:
@@ -220,7 +226,19 @@ def assert_as_the_reference(plan: BuildPlan, reference: Reference) -> None:
             verdict.until,
         )
         assert len(found.waiting_for) == len(verdict.waiting_for)
-    assert plan.next_due == min((verdict.until for verdict in held.values() if verdict.until), default=None)
+    due = [verdict.until for verdict in held.values() if verdict.until]
+    due += [
+        pause.until
+        for source, pause in reference.snapshot.pauses.items()
+        if pause.until is not None
+        and source in reference.paused & reference.manifest["sources"].keys()
+        and any(
+            reference.loaded(source) > reference.built(each)
+            for each in reference.nodes()
+            if source in reference.parents(each)
+        )
+    ]
+    assert plan.next_due == min(due, default=None)
     planned = (*plan.build, *plan.tests_only, *plan.passed_through)
     assert {each: plan.because[each] for each in planned} == {each: reference.because(each) for each in planned}
     assert set(plan.because) == set(planned)
@@ -247,7 +265,7 @@ def assert_all_is_there(plan: BuildPlan, reference: Reference) -> None:
     for each in plan.build:
         for parent in reference.parents(each):
             if reference.is_source(parent):
-                assert reference.changed(parent) or not reference.has_producer(parent)
+                assert reference.loaded(parent) or not reference.has_producer(parent)
             else:
                 assert parent in (*plan.build, *plan.tests_only) or not reference.is_absent(parent)
 
@@ -299,6 +317,7 @@ def test_everything_is_built_when_time_passes_and_all_load(data: st.DataObject, 
     lineage = Lineage.from_manifest(manifest)
     ledger = data.draw(ledgers(lineage))
     ledger.now += timedelta(days=40_000)  # later than any clock said before
+    ledger.pauses.clear()
     for source in manifest["sources"]:
         ledger.load(source)
     built: set[str] = set()
