@@ -41,7 +41,9 @@ from tests.manifests import manifest, node, source
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-WAYS_IN = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "example_project/README.md")]
+WAYS_IN = [
+    ROOT / name for name in ("AGENTS.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "example_project/README.md")
+]
 DOCS = [README, *WAYS_IN, *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = pytest.mark.parametrize("page", DOCS, ids=lambda page: page.relative_to(ROOT).as_posix())
 
@@ -488,6 +490,35 @@ def test_readme_leads_to_every_page() -> None:
                     reached.add(each)
                     waiting.append(each)
     assert set(DOCS) - {README} <= reached
+
+
+def test_llms_txt_names_every_page_once() -> None:
+    text = (ROOT / "llms.txt").read_text(encoding="utf-8")
+    listed = re.findall(r"^- \[([^]]+)\]\(([^)]+)\): \S", text, flags=re.M)
+    paths = [path for _, path in listed]
+    pages = [page.relative_to(ROOT).as_posix() for page in DOCS]
+    single = [page for page in pages if not page.startswith(("docs/decisions/0", "CHANGELOG", "SECURITY"))]
+    assert sorted(paths) == sorted(single)
+    for title, path in listed:
+        if path.startswith("docs/") and path != "docs/decisions/README.md":
+            assert f"# {title}\n" in (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_every_extra_is_named_in_docs() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
+    pages = "".join(page.read_text(encoding="utf-8") for page in DOCS)
+    named = {each for words in re.findall(r"lineage_orch\[([\w,-]+)\]", pages) for each in words.split(",")}
+    assert named <= extras
+    assert extras - {"dev", "docs"} <= named
+
+
+def test_updates_that_recipes_post_are_those_of_flow() -> None:
+    from lineage_orch.flows import build_affected
+
+    (posted,) = (json.loads(each.text) for each in blocks(ROOT / "docs" / "recipes.md") if each.language == "json")
+    parameters = build_affected.validate_parameters(posted["parameters"])
+    (update,) = map(SourceUpdate.from_dict, parameters["updates"])
+    assert update.to_dict() == posted["parameters"]["updates"][0]
 
 
 @pytest.mark.parametrize("page", ["cli.md", "settings.md", pytest.param("lineage.svg", marks=pytest.mark.integration)])
