@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from lineage_orch.builds.adoption import Adoption, adoption, declare
+from lineage_orch.builds.backfill import Backfill, slices
 from lineage_orch.builds.bounds import ROUNDS, Bound, Wait
 from lineage_orch.builds.by_hand import LEFT_TO_HOLDER, HandBuild, build_lock_by_hand, selected
 from lineage_orch.builds.call import BuildCall
@@ -25,6 +26,7 @@ from lineage_orch.dbt.choice import choose_dbt, dbt_for_commands
 from lineage_orch.dbt.current import CurrentLineage
 from lineage_orch.dbt.engine import DbtEngine
 from lineage_orch.dbt.freshness import Freshness, read_sources_json
+from lineage_orch.dbt.microbatch import moment
 from lineage_orch.dbt.observation import Observation, observe, to_look_at
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.errors import (
@@ -42,10 +44,11 @@ from lineage_orch.ledger.snapshot import EVERYTHING
 from lineage_orch.lineage import Lineage
 from lineage_orch.loads.declaration import is_pattern
 from lineage_orch.plan import BuildPlan, Estimate, below, read_promises
+from lineage_orch.plan.windows import extents_asked
 from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.settings import LineageOrchSettings
 from lineage_orch.text import few
-from lineage_orch.updates import SourceUpdate
+from lineage_orch.updates import SourceUpdate, Window
 
 if TYPE_CHECKING:
     from lineage_orch.ledger.lock import BuildLock
@@ -552,6 +555,61 @@ class Orchestrator:
                     self._tell_readers(report, progress)
                     return report
 
+    def backfill(
+        self,
+        name: str,
+        start: datetime | str,
+        end: datetime | str,
+        *,
+        size: timedelta | None = None,
+        again: bool = False,
+        who: str | None = None,
+        progress: Progress = lambda _: None,
+    ) -> Backfill:
+        """Build batches of the past again: those of all that is downstream of a source, or of one model and below it.
+
+        Window by window is recorded, as a load would have, and built. A window that was recorded before is known: so a
+        backfill that was interrupted, or failed, goes on where it was when it is called again. What is no microbatch
+        model is built in each step; what a policy holds is built when it is due, with all windows up to then.
+
+        Args:
+            name: of a source, ``source_name.*``, or a microbatch model.
+            start: from which event time on. Without a time zone: UTC.
+            end: to here, exclusive.
+            size: of the windows; by default there is one.
+            again: also those that were recorded before.
+            who: how others are told who builds.
+            progress: takes a line for people on each step.
+
+        Raises:
+            LineageError: nothing in the project has that name.
+            SettingsError: it has no batches, or the times are no window.
+            DbtError: dbt could not be run.
+            ManifestError, LedgerError: the manifest or ledger cannot be read or written.
+        """
+        first, last = moment(start, "start"), moment(end, "end")
+        if first >= last:
+            raise SettingsError(f"a backfill from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} is of no time")
+        if size is not None and size < timedelta(hours=1):
+            raise SettingsError("the slices of a backfill are an hour or longer, as batches are")
+        backfill = Backfill.of(self.lineage, name)
+        windows = slices(Window.of(first, last), size)
+        for number, window in enumerate(windows, 1):
+            if not backfill.record(self._workspace, window, again=again):
+                backfill.known.append(window)
+                if number < len(windows) or backfill.done:
+                    continue
+                progress("All of it was recorded before; what of that is not built yet is built now.")
+            else:
+                progress(f"Slice {number} of {len(windows)}: {window}")
+                backfill.done.append(window)
+            report = self.build(who=who, progress=progress, rounds=0, wait_for=backfill.sources)
+            backfill.take(self._current.as_read(), report)
+            if not backfill.ok:
+                backfill.left.extend(windows[number:])
+                break
+        return backfill
+
     def _build_by_hand(self, wanted: HandBuild, who: str | None, progress: Progress, on_node: OnNode) -> BuildReport:
         report = BuildReport()
         call = BuildCall(self._workspace, report, progress, Bound(None), wanted, on_node)
@@ -609,7 +667,9 @@ class Orchestrator:
             batches = any(lineage.microbatch(node) for node in lineage.nodes)
             missing = self._dbt.missing_relations(lineage) if batches else None
             self._workspace.take_in(lineage)
-            tick, snapshot = self.ledger.begin_build(now=self._clock(), history_of=(), who=who)
+            tick, snapshot = self.ledger.begin_build(
+                now=self._clock(), history_of=(), extents_of=extents_asked(lineage), who=who
+            )
             # It may write into any table, and not all that it does is known afterwards.
             self.ledger.forget_contents(node for node, fact in snapshot.nodes.items() if fact.content)
             code, recorder, outcome = run_typed(

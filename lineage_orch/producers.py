@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect.client.schemas.objects import TaskRun
@@ -22,6 +23,7 @@ from lineage_orch.loads.declaration import RIGHT_ORDER, Declaration, covers, dec
 from lineage_orch.loads.marks import mark
 from lineage_orch.loads.tags import tag_task_run
 from lineage_orch.triggers.hook import ProducerHook, TaggingHook, with_defaults
+from lineage_orch.updates import Window
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -30,7 +32,7 @@ Producer = TypeVar("Producer", bound="Flow[Any, Any] | Task[Any, Any]")
 
 
 def produces_source(
-    *sources: str, trigger: Trigger | None = None, shared: bool = False
+    *sources: str, trigger: Trigger | None = None, shared: bool = False, window: tuple[str, str] | None = None
 ) -> Callable[[Producer], Producer]:
     """Declare which dbt sources a flow or task loads; stands above ``@flow`` or ``@task``.
 
@@ -42,12 +44,15 @@ def produces_source(
             tables. A name may hold parameters of the run: ``"crm.{table}"``.
         trigger: what a completed run sets off; by default what the settings say.
         shared: other producers load these sources too, and that is meant; `lineage-orch check` then says nothing.
+        window: the names of two parameters of the run, such as ``("start", "end")``: all that it loads lies in the
+            event times between them (half open), so that of microbatch models only these batches are built. A date is
+            its first moment, a time without a time zone is UTC; where one of them is None, no window is known.
 
     Raises:
-        ProducerError: it stands below ``@flow``, or on a plain function, or names no source, or a name holds a
-            parameter that the function does not have.
+        ProducerError: it stands below ``@flow``, or on a plain function, or names no source, or a name or the window
+            holds a parameter that the function does not have.
     """
-    declaration = Declaration.of(*sources, shared=shared)
+    declaration = Declaration.of(*sources, shared=shared, window=window)
 
     def decorate(producer: Producer) -> Producer:
         if not isinstance(producer, Flow | Task):
@@ -75,7 +80,9 @@ def produces_source(
     return decorate
 
 
-def mark_updated(*sources: str, fingerprint: str | None = None) -> None:
+def mark_updated(
+    *sources: str, fingerprint: str | None = None, window: tuple[datetime, datetime] | None = None
+) -> None:
     """Inside a run of a producer: only these, of the declared sources, got new data; none means nothing did.
 
     Calls add up. The run that counts is the nearest one whose flow or task is a producer, so that a task may
@@ -87,10 +94,13 @@ def mark_updated(*sources: str, fingerprint: str | None = None) -> None:
             is that of the last load of a source, nothing is built for it. None, or empty: the load counts as new, and
             so does one during which something was built, which may have read the half of it. A source that is marked
             several times in a run was loaded in parts, in this order.
+        window: The event times (aware, half open) in which all that is new in these tables lies, also what was changed
+            or deleted: of the microbatch models below them, only these batches are built. By default what
+            ``@produces_source(..., window=...)`` says, if it does; without a window, dbt says which batches.
 
     Raises:
         ProducerError: outside a run of a producer, or for a source that it does not declare; or a fingerprint that is
-            no text, or that is of no source.
+            no text, a window that is none, or one of them of no source.
     """
     if fingerprint is not None and not isinstance(fingerprint, str):
         raise ProducerError(
@@ -99,6 +109,9 @@ def mark_updated(*sources: str, fingerprint: str | None = None) -> None:
         )
     if fingerprint and not sources:
         raise ProducerError("mark_updated got a fingerprint and no source; name the source that it is of")
+    loaded = None if window is None else _window(window)
+    if loaded is not None and not sources:
+        raise ProducerError("mark_updated got a window and no source; name the source that it is of")
     run, declaration, parameters = _producing_run()
     declared = declaration.filled(parameters)
     for source in sources:
@@ -107,10 +120,21 @@ def mark_updated(*sources: str, fingerprint: str | None = None) -> None:
                 f"mark_updated({source!r}): this producer declares {', '.join(map(repr, declared))}; "
                 "add the source to its @produces_source"
             )
-    marked = mark(run.id, sources, fingerprint or None)
+    marked = mark(run.id, sources, fingerprint or None, loaded)
     if isinstance(run, TaskRun):
         with suppress(ProducerError):  # so many that its tags go on to name all that it declares
             tag_task_run(run, marked)
+
+
+def _window(given: tuple[datetime, datetime]) -> Window:
+    try:
+        start, end = given
+        return Window.of(start, end)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ProducerError(
+            f"mark_updated takes a window as two times, (start, end), got {given!r}: {error}; write "
+            "window=(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC))"
+        ) from None
 
 
 def _producing_run() -> tuple[FlowRun | TaskRun, Declaration, Mapping[str, Any]]:

@@ -4,8 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, Self
+
+
+class Window(NamedTuple):
+    """A span of event time, half open: from ``start`` (UTC) up to ``end``, which is not in it."""
+
+    start: datetime
+    end: datetime
+
+    @classmethod
+    def of(cls, start: datetime, end: datetime) -> Self:
+        """Return the window between two times, to whole seconds that hold it: dbt takes no others.
+
+        Raises:
+            ValueError: one has no time zone, or the first is not before the other, or it has no end in earnest.
+        """
+        for time in (start, end):
+            if time.utcoffset() is None:
+                raise ValueError(f"{time!r} of a window has no time zone; use datetime(..., tzinfo=UTC)")
+        if start >= end:
+            raise ValueError(f"a window begins before it ends, got {start} to {end}")
+        if start.year < 2 or end.year > 9998:
+            raise ValueError(f"a window has two ends, got {start} to {end}; without a known window, give none")
+        # Prefect's times are pendulum's, which subtract in a way of their own.
+        start, end = (datetime.fromisoformat(time.isoformat()).astimezone(UTC) for time in (start, end))
+        return cls(start.replace(microsecond=0), end + timedelta(microseconds=-end.microsecond % 1_000_000))
+
+    def __or__(self, other: Window) -> Window:
+        """Return their hull: the smallest window that holds both, with what is between them."""
+        return Window(min(self.start, other.start), max(self.end, other.end))
+
+    def __str__(self) -> str:
+        """Return ``2026-03-01 to 2026-03-02``, with the times where one of them is not midnight."""
+        return " to ".join(_day_or_time(each) for each in self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +54,10 @@ class SourceUpdate:
         fingerprint: of what was loaded. The same as that of the source's last load: nothing new. None, or empty: not
             known, which counts as new.
         began_at: when the load began (aware), if that is known: from then on what is in the table is in doubt.
+        window_start, window_end: the event times (aware, half open) in which all that is new lies; None: not known.
 
     Raises:
-        ValueError: an empty name or id, or a time without a time zone.
+        ValueError: an empty name or id, a time without a time zone, or a window with one end or none before the other.
     """
 
     source: str
@@ -33,6 +67,8 @@ class SourceUpdate:
     producer: str | None = None
     fingerprint: str | None = None
     began_at: datetime | None = None
+    window_start: datetime | None = None
+    window_end: datetime | None = None
 
     def __post_init__(self) -> None:
         if not self.source or not self.update_id:
@@ -44,8 +80,21 @@ class SourceUpdate:
                 raise ValueError(
                     f"{name} of the update of {self.source!r} has no time zone: {time!r}; use datetime.now(UTC)"
                 )
+        if (self.window_start is None) != (self.window_end is None):
+            raise ValueError(f"the window of the update of {self.source!r} has one end; give both, or none")
+        try:
+            _ = self.window
+        except ValueError as error:
+            raise ValueError(f"the update of {self.source!r}: {error}") from None
         if self.fingerprint == "":
             object.__setattr__(self, "fingerprint", None)
+
+    @property
+    def window(self) -> Window | None:
+        """The event times in which all that is new lies; None: not known."""
+        if self.window_start is None or self.window_end is None:
+            return None
+        return Window.of(self.window_start, self.window_end)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the update as JSON-ready values, for the parameters of a flow run."""
@@ -60,8 +109,9 @@ class SourceUpdate:
             out["producer"] = self.producer
         if self.fingerprint is not None:
             out["fingerprint"] = self.fingerprint
-        if self.began_at is not None:
-            out["began_at"] = self.began_at.astimezone(UTC).isoformat()
+        for name in _OPTIONAL_TIMES:
+            if (time := getattr(self, name)) is not None:
+                out[name] = time.astimezone(UTC).isoformat()
         return out
 
     @classmethod
@@ -72,7 +122,6 @@ class SourceUpdate:
         Raises ``ValueError`` that names the missing or unreadable key.
         """
         try:
-            began_at = data.get("began_at")
             return cls(
                 source=str(data["source"]),
                 update_id=str(data["update_id"]),
@@ -80,10 +129,13 @@ class SourceUpdate:
                 flow_run_id=_optional(data.get("flow_run_id")),
                 producer=_optional(data.get("producer")),
                 fingerprint=_optional(data.get("fingerprint")),
-                began_at=None if began_at is None else _time(began_at),
+                **{name: _time(data[name]) for name in _OPTIONAL_TIMES if data.get(name) is not None},
             )
         except KeyError as missing:
             raise ValueError(f"the update {dict(data)!r} has no {missing.args[0]!r}") from None
+
+
+_OPTIONAL_TIMES = ("began_at", "window_start", "window_end")
 
 
 class LastLoad(NamedTuple):
@@ -113,6 +165,11 @@ class LastLoad(NamedTuple):
 
 def _time(value: object) -> datetime:
     return value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+
+
+def _day_or_time(at: datetime) -> str:
+    at = at.astimezone(UTC)
+    return f"{at:%Y-%m-%d}" if not (at.hour or at.minute or at.second) else f"{at:%Y-%m-%d %H:%M:%S}"
 
 
 def _optional(value: object) -> str | None:

@@ -57,7 +57,6 @@ class SelectingDbt(FakeDbt):
     def __init__(self, lineage: Any) -> None:
         super().__init__(lineage)
         self.selectors: dict[str, set[str]] = {}
-        self.flags: list[tuple[str, ...]] = []
         self.excluded: list[tuple[str, ...]] = []
 
     def ls(self, selector: str) -> frozenset[str]:
@@ -66,7 +65,6 @@ class SelectingDbt(FakeDbt):
     def build(
         self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult, flags: Sequence[str] = ()
     ) -> Outcome:
-        self.flags.append(tuple(flags))
         self.excluded.append(tuple(exclude))
         return super().build(select, exclude, on_result, flags)
 

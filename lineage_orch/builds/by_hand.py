@@ -12,12 +12,13 @@ from typing import NamedTuple
 from lineage_orch.dbt.engine import DbtEngine
 from lineage_orch.dbt.microbatch import built_in_part, moment, span_flags
 from lineage_orch.errors import LineageError, SettingsError, UnknownNodeError, UnknownSourceError
-from lineage_orch.ledger import Ledger, NodeFact
+from lineage_orch.ledger import Extent, Ledger, NodeFact
 from lineage_orch.ledger.lock import BuildLock
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import plan_graph
 from lineage_orch.plan.planner import Views
 from lineage_orch.text import few
+from lineage_orch.updates import Window
 
 LEFT_TO_HOLDER = "lineage_orch.left_to_holder"
 """The mark in the ledger that a call changes when it finds the build lock taken, and leaves its build to the holder.
@@ -165,11 +166,17 @@ class HandBuild:
         built: Mapping[str, NodeFact],
         missing: Collection[str],
         now: datetime,
+        extents: Mapping[str, Extent],
     ) -> frozenset[str]:
         """Return the microbatch models of which this leaves batches that are due; see :func:`built_in_part`."""
         if self.start is None:
             return frozenset()
-        return built_in_part(lineage, nodes, built, missing, now, self.start, self.end)
+        return built_in_part(lineage, nodes, built, missing, now, self.start, self.end, extents)
+
+    @property
+    def window(self) -> Window | None:
+        """The batches that are built of microbatch models; None where dbt is not told."""
+        return None if self.start is None or self.end is None else Window(self.start, self.end)
 
 
 class Limits(NamedTuple):

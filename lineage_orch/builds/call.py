@@ -18,6 +18,7 @@ from lineage_orch.ledger import LedgerSnapshot
 from lineage_orch.ledger.lock import BuildLock
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import BuildPlan, below, history_of, longest_lag, not_again
+from lineage_orch.plan.windows import extents_asked
 from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.reports.status import short_names
 from lineage_orch.text import few
@@ -162,6 +163,7 @@ class BuildCall:
         _, snapshot = self._ledger.begin_build(
             now=workspace.clock(),
             history_of=history_of(lineage, workspace.being_loaded, followers),
+            extents_of=extents_asked(lineage),
             keep=longest_lag(lineage, followers),
         )
         self._take_identities(lineage, snapshot)
@@ -198,15 +200,16 @@ class BuildCall:
         again = not_again(lineage, snapshot, self._tried)
         # What is built by hand is built at once, and counts as changed.
         compares = not by_hand and self._report.runs < _STAGES
+        given = bool(by_hand and by_hand.flags)
         plan = workspace.plan(
-            lineage, snapshot, again, self._missing or (), *limits, compares=compares, running=self._going_on
+            lineage, snapshot, again, self._missing or (), *limits, compares, given, running=self._going_on
         )
         batches = (node for node in plan.build if node in snapshot.nodes and lineage.microbatch(node))
         if self._missing is None and (plan.tests_only or any(batches)):
             # What is gone cannot be tested, and dbt is told since when to build batches of what is there.
             self._missing = workspace.missing_relations(lineage, snapshot)
             plan = workspace.plan(
-                lineage, snapshot, again, self._missing, *limits, compares=compares, running=self._going_on
+                lineage, snapshot, again, self._missing, *limits, compares, given, running=self._going_on
             )
         return plan
 

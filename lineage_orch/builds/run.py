@@ -11,12 +11,13 @@ from lineage_orch.builds.by_hand import HandBuild
 from lineage_orch.builds.workspace import Workspace
 from lineage_orch.dbt.command import shown_command
 from lineage_orch.dbt.engine import BUILT, FAILED, PASSED, Outcome, Result
-from lineage_orch.dbt.microbatch import event_times
+from lineage_orch.dbt.microbatch import event_times, span_flags
 from lineage_orch.dbt.recorder import BuildRecorder
 from lineage_orch.dbt.retries import Retries
 from lineage_orch.followers.starts import Starts
-from lineage_orch.ledger import LedgerSnapshot
+from lineage_orch.ledger import Extent, LedgerSnapshot
 from lineage_orch.ledger.lock import BuildLock
+from lineage_orch.ledger.snapshot import OPEN
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import BuildPlan, Estimate, failure_identity, plan_graph
 from lineage_orch.reports.build_report import BuildReport, last_name
@@ -97,8 +98,13 @@ class DbtRun:
         self._identities = {node: lineage.identity_parts(node) for node in (*plan.build, *plan.passed_through)}
         # What was tried before in this call may be there by now, with some of its batches.
         self._gone = self._missing - retries.begun
+        self._extents = plan.extents
+        if by_hand and by_hand.window:
+            # So do what reads these nodes find out which batches were made anew.
+            given = Extent(by_hand.window, is_open=True)
+            self._extents = {node: plan.extents.get(node, OPEN) | given for node in self._identities}
         self._in_part = (
-            by_hand.in_part(lineage, plan.build, snapshot.nodes, self._gone, workspace.clock())
+            by_hand.in_part(lineage, plan.build, snapshot.nodes, self._gone, workspace.clock(), plan.extents)
             if by_hand
             else frozenset()
         )
@@ -127,6 +133,7 @@ class DbtRun:
             built_at=self._workspace.clock(),
             identities={node: self._identities[node]},
             seconds={} if node in self._plan.passed_through else self.recorder.seconds_of(node),
+            extents=self._extents,
         )
 
     def _take_back(self, node: str) -> None:
@@ -175,9 +182,11 @@ class DbtRun:
 
     def _event_times(self) -> tuple[str, ...]:
         flags = self._workspace.settings.dbt_flags
-        by_hand = self._by_hand.flags if self._by_hand else ()
+        by_hand, plan = self._by_hand.flags if self._by_hand else (), self._plan
+        if plan.window is not None:
+            return span_flags(*plan.window)
         facts, now = self._snapshot.nodes, self._workspace.clock()
-        times = event_times(self._lineage, self._plan.build, facts, self._gone, now, (*by_hand, *flags))
+        times = event_times(self._lineage, plan.build, facts, self._gone, now, (*by_hand, *flags), extents=plan.extents)
         return (*by_hand, *times)
 
     def _begin_nodes(self) -> None:
@@ -203,7 +212,9 @@ class DbtRun:
         for node in self._in_part:
             below = [graph.ids[number] for number in graph.children[graph.index[node]]]
             self._ledger.ask_for(
-                [each for each in below if each not in self._plan.build], reason=f"batches of {node} were built"
+                [each for each in below if each not in self._plan.build],
+                reason=f"batches of {node} were built",
+                window=self._by_hand.window if self._by_hand else None,
             )
 
     def _finish(self, outcome: Outcome, report: BuildReport) -> None:
@@ -227,6 +238,7 @@ class DbtRun:
             [node for node in recorder.untested if node in whole],
             built_at=self._workspace.clock(),
             identities={node: self._identities[node] for node in recorder.untested if node in whole},
+            extents=self._extents,
         )
         self._ledger.begin_nodes(self._tick, [node for node in recorder.untestable if node not in whole])
 

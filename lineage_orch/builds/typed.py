@@ -22,8 +22,10 @@ from lineage_orch.dbt.recorder import BuildRecorder
 from lineage_orch.errors import SettingsError
 from lineage_orch.ledger import Ledger, LedgerSnapshot
 from lineage_orch.ledger.lock import BuildLock
+from lineage_orch.ledger.snapshot import OPEN
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import failure_identity, plan_graph
+from lineage_orch.plan.windows import all_extents
 
 _BUILDS = frozenset({"build", "run", "seed", "snapshot"})
 # They build nothing, and what they read or write is not to change under them.
@@ -163,7 +165,8 @@ def run_typed(
     """
     # Before dbt writes the manifest anew, which is read again for them.
     identities = {node: lineage.identity_parts(node) for node in lineage.nodes}
-    in_part = built_in_part(lineage, lineage.nodes, snapshot.nodes, missing, clock(), typed.start, typed.end)
+    extents = all_extents(lineage, snapshot)
+    in_part = built_in_part(lineage, lineage.nodes, snapshot.nodes, missing, clock(), typed.start, typed.end, extents)
     graph = plan_graph(lineage)
     ended: dict[str, Result] = {}
 
@@ -188,6 +191,7 @@ def run_typed(
                 built_at=clock(),
                 identities={node: identities[node]},
                 seconds=recorder.seconds_of(node),
+                extents={node: extents.get(node, OPEN) | OPEN},
             ),
             lambda node: ledger.take_back(tick, [node]),
             tested_by=lineage.tested_by,

@@ -13,6 +13,7 @@ from lineage_orch.builds.elsewhere import built_elsewhere, publish, tables_of, t
 from lineage_orch.dbt.command import is_full_refresh, not_built_by, threads_in
 from lineage_orch.dbt.current import CurrentLineage
 from lineage_orch.dbt.engine import DbtEngine
+from lineage_orch.dbt.microbatch import user_decides
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.errors import LineageError
 from lineage_orch.ledger import Ledger, LedgerSnapshot
@@ -22,6 +23,7 @@ from lineage_orch.lineage.followers import Follower
 from lineage_orch.loads.following import declared_followers, following_of
 from lineage_orch.plan import BuildPlan, Estimate, estimate, history_of, plan_builds
 from lineage_orch.plan.followers import followers_of
+from lineage_orch.plan.windows import extents_asked
 from lineage_orch.settings import LineageOrchSettings
 
 if TYPE_CHECKING:
@@ -81,7 +83,8 @@ class Workspace:
     def snapshot(self, lineage: Lineage) -> LedgerSnapshot:
         """Return what the ledger knows, with all that a plan asks for."""
         history = history_of(lineage, self.being_loaded, self.followers(lineage))
-        return self.seen_with(lineage, self.ledger.snapshot(history_of=history))
+        found = self.ledger.snapshot(history_of=history, extents_of=extents_asked(lineage))
+        return self.seen_with(lineage, found)
 
     def seen_with(self, lineage: Lineage, snapshot: LedgerSnapshot) -> LedgerSnapshot:
         """Return a snapshot in which names that were kept as given stand for the sources of this manifest.
@@ -176,6 +179,7 @@ class Workspace:
         only: Collection[str] | None = None,
         forced: Collection[str] = (),
         compares: bool = True,
+        batches_given: bool = False,
         running: Collection[str] = (),
     ) -> BuildPlan:
         """Return :func:`lineage_orch.plan.plan_builds` by the settings, as of now."""
@@ -197,6 +201,7 @@ class Workspace:
             cutoff=settings.cutoff if compares and not is_full_refresh(settings.dbt_flags) else "off",
             followers=self.followers(lineage),
             running=running,
+            batches_given=batches_given or user_decides(settings.dbt_flags),
         )
 
     def ask_loading(self, lineage: Lineage) -> None:

@@ -51,6 +51,7 @@ for command in (
     builds.record,
     builds.observe,
     builds.adopt,
+    builds.backfill,
     builds.retry,
     builds.mark_stale,
     pauses.pause,

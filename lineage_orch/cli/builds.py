@@ -252,6 +252,50 @@ def adopt(
     return DONE
 
 
+def backfill(
+    name: Annotated[
+        str,
+        Parameter(
+            help="A source (source_name.* for all its tables), or a microbatch model.", allow_leading_hyphen=False
+        ),
+    ],
+    /,
+    *,
+    from_: Annotated[
+        str, Parameter(name="--from", help="From which event time on: 2026-01-01. UTC, if it names no zone.")
+    ],
+    to: Annotated[str, Parameter(help="Up to here, exclusive.")],
+    slice_: Annotated[
+        str | None, Parameter(name="--slice", help="Build it in slices of this size, such as 7d. Default: all at once.")
+    ] = None,
+    again: Annotated[bool, Parameter(help="Build also the slices that an earlier call recorded.", negative="")] = False,
+    common: Common = DEFAULTS,
+) -> int:
+    """Build batches of the past again: of what is downstream of a source, or of a model and what is below it.
+
+    Slice by slice. Called again, it goes on where it was interrupted, or failed.
+    """
+    from lineage_orch.lineage.policy import read_duration
+    from lineage_orch.reports import tables
+
+    size = read_duration(slice_) if slice_ is not None else None
+    if slice_ is not None and size is None:
+        raise SettingsError(f"--slice {slice_!r} is no span of time; write it as 7d or 12h")
+    with common.orchestrator() as orchestrator:
+        done = orchestrator.backfill(
+            name, from_, to, size=size, again=again, who="lineage-orch backfill", progress=progress
+        )
+        names = names_in(orchestrator)
+    known = f"; recorded before: {count(done.known, 'slice')}" if done.known else ""
+    parts: Parts = [f"Backfilled {name} in {count(done.done, 'slice')}{known}."]
+    if done.left:
+        parts.append(f"Not begun, since a build failed: {count(done.left, 'slice')}; call it again to go on.")
+    for report in done.reports[-1:]:
+        parts += tables.report_parts(report, names, now())
+    print_result(common, done.to_dict(), parts)
+    return DONE if done.ok else FAILED
+
+
 def retry(
     *node: Annotated[str, Parameter(help="A failing model, snapshot or seed. Default: all that fail.")],
     common: Common = DEFAULTS,

@@ -11,10 +11,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 from lineage_orch.errors import SettingsError
-from lineage_orch.ledger.snapshot import NodeFact
+from lineage_orch.ledger.snapshot import OPEN, Extent, NodeFact
 from lineage_orch.lineage import Lineage, Microbatch
+from lineage_orch.plan.windows import batch_begin, due_window
 
 _OF_THE_USER = ("--event-time-start", "--event-time-end", "--full-refresh")
 
@@ -27,12 +29,14 @@ def event_times(
     now: datetime,
     flags: Sequence[str],
     *,
+    extents: Mapping[str, Extent] = MappingProxyType({}),
     environ: Mapping[str, str] = os.environ,
 ) -> tuple[str, ...]:
     """Return the flags that make dbt build each batch since a model's last good build; none where it does so anyway.
 
     dbt has one span of time for a whole run, so it is that of the model that needs most. A batch that is built again
-    is replaced.
+    is replaced. Where loads gave windows, these are built as well; and of a model of which all that is new lies in
+    windows, the batches that dbt builds by itself are enough: for other windows the plan makes a call of their own.
 
     Args:
         lineage: the project.
@@ -41,28 +45,34 @@ def event_times(
         missing: the nodes whose relation is not there: dbt builds those from their ``begin`` on.
         now: an aware datetime.
         flags: the user's own; with a span of time, or ``--full-refresh``, among them, nothing is added.
+        extents: in which event times there is something new for a model, where windows are known.
         environ: where dbt finds the same wishes.
 
     Raises:
         KeyError, ManifestError: as :meth:`Lineage.identity`.
     """
     models = [(node, batches) for node in nodes if (batches := lineage.microbatch(node)) is not None]
-    if not models or _user_decides(flags, environ):
+    if not models or user_decides(flags, environ=environ):
         return ()
     starts: list[datetime] = []
+    # dbt takes the end as exclusive, and in whole seconds.
+    end = now.astimezone(UTC) + timedelta(seconds=1)
     is_needed = False
     for node, batches in models:
-        usual = _batch(now, batches.batch_size, back=batches.lookback)
+        usual = batch_begin(now, batches.batch_size, back=batches.lookback)
         if node in missing or batches.is_refreshed:
             starts.append(batches.begin or usual)
             continue
-        start = min(_needed(batches, built.get(node), now) or usual, usual)
+        extent = extents.get(node, OPEN)
+        start = min((_needed(batches, built.get(node), now) if extent.is_open else None) or usual, usual)
+        if extent.is_open and (window := due_window(batches, extent)) is not None:
+            start = min(start, batch_begin(window.start, batches.batch_size))
+            is_needed |= window.end > end
+            end = max(end, window.end)
         is_needed |= start < _by_dbt(lineage, batches, now)
         starts.append(start)
     if not is_needed:
         return ()
-    # dbt takes the end as exclusive, and in whole seconds.
-    end = now.astimezone(UTC) + timedelta(seconds=1)
     return span_flags(min(starts), end)
 
 
@@ -74,6 +84,7 @@ def built_in_part(
     now: datetime,
     start: datetime | None,
     end: datetime | None,
+    extents: Mapping[str, Extent] = MappingProxyType({}),
 ) -> frozenset[str]:
     """Return the microbatch models among these of which a build of this span leaves batches that are due.
 
@@ -88,6 +99,7 @@ def built_in_part(
         start: where the span begins; None for where dbt begins by itself: at ``begin`` where there is no relation yet,
             else as many batches before that of now as it looks back.
         end: where it ends, exclusive; None for now.
+        extents: in which event times there is something new for a model, where windows are known.
 
     Raises:
         KeyError, ManifestError: as :meth:`Lineage.identity`.
@@ -100,7 +112,12 @@ def built_in_part(
         by_dbt = _by_dbt(lineage, batches, now)
         needed = (batches.begin if is_new else _needed(batches, built.get(node), now)) or by_dbt
         begins = start or (needed if is_new else by_dbt)
-        if begins > needed or (end is not None and end < now):
+        window = due_window(batches, extents.get(node, OPEN))
+        if window is not None:
+            needed = min(needed, window.start)
+        last = max(now, window.end if window else now)
+        ends = end or batch_begin(now, batches.batch_size, back=-1)
+        if begins > needed or ends < last:
             found.add(node)
     return frozenset(found)
 
@@ -128,7 +145,8 @@ def span_flags(start: datetime, end: datetime) -> tuple[str, ...]:
     return ("--event-time-start", _shown(start), "--event-time-end", _shown(end))
 
 
-def _user_decides(flags: Sequence[str], environ: Mapping[str, str]) -> bool:
+def user_decides(flags: Sequence[str], *, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the user's own flags (these, or dbt's variables) say which batches are built: they win over ours."""
     given = any(flag.partition("=")[0] in _OF_THE_USER or flag == "-f" for flag in flags)
     return given or any(environ.get("DBT_" + name[2:].upper().replace("-", "_")) for name in _OF_THE_USER)
 
@@ -136,28 +154,14 @@ def _user_decides(flags: Sequence[str], environ: Mapping[str, str]) -> bool:
 def _by_dbt(lineage: Lineage, batches: Microbatch, now: datetime) -> datetime:
     """Return where the first batch begins that dbt builds by itself of a model that is there."""
     back = batches.lookback if lineage.dbt_major < 2 else batches.lookback - 1
-    return _batch(now, batches.batch_size, back=back)
+    return batch_begin(now, batches.batch_size, back=back)
 
 
 def _needed(batches: Microbatch, last: NodeFact | None, now: datetime) -> datetime | None:
     """Return where the first batch begins of which not all is known to be built."""
     if last is None:
         return batches.begin
-    return _batch(min(last.built_at, now), batches.batch_size, back=max(batches.lookback - 1, 0))
-
-
-def _batch(at: datetime, size: str, *, back: int) -> datetime:
-    """Return the begin of the batch of a time, or of one so many batches before it."""
-    at = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    if size == "hour":
-        return at - timedelta(hours=back)
-    at = at.replace(hour=0)
-    if size == "day":
-        return at - timedelta(days=back)
-    if size == "month":
-        months = at.year * 12 + at.month - 1 - back
-        return at.replace(year=months // 12, month=months % 12 + 1, day=1)
-    return at.replace(year=at.year - back, month=1, day=1)
+    return batch_begin(min(last.built_at, now), batches.batch_size, back=max(batches.lookback - 1, 0))
 
 
 def _shown(at: datetime) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lineage_orch.ledger.snapshot import (
         Built,
+        Extent,
         Failure,
         History,
         Holder,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Built",
+    "Extent",
     "Failure",
     "History",
     "Holder",
@@ -39,6 +41,7 @@ __all__ = [
 # Loaded at first use: a plan needs the snapshot, and no database.
 _HOMES = {
     "Built": "snapshot",
+    "Extent": "snapshot",
     "Failure": "snapshot",
     "History": "snapshot",
     "Holder": "snapshot",

@@ -25,6 +25,7 @@ from sqlalchemy import (
     inspect,
     select,
     text,
+    true,
 )
 
 SCHEMA_VERSION = 2
@@ -100,6 +101,7 @@ updates = _table(
     Column("unchanged", Boolean, nullable=False, server_default=false()),
     # When the load began, if that is known.
     Column("began_at", Instant),
+    # In which event times all that is new lies; NULL: not known.
     Column("window_start", Instant),
     Column("window_end", Instant),
     # In this order, so that it also finds update_ids of whatever source.
@@ -135,12 +137,22 @@ def _build_columns() -> list[Column[Any]]:
     ]
 
 
+def _extent_columns() -> list[Column[Any]]:
+    """In which event times something changed: in a window, if that is not NULL; and if open, at times not known."""
+    return [
+        Column("window_start", Instant),
+        Column("window_end", Instant),
+        Column("is_open", Boolean, nullable=False, server_default=true()),
+    ]
+
+
 builds = _table(
     "builds",
     _scope(),
     _key("node"),
     Column("tick", BigInteger, primary_key=True, autoincrement=False),
     *_build_columns(),
+    *_extent_columns(),
 )
 """The history of good builds, which ``prune`` shortens."""
 
@@ -204,6 +216,7 @@ untested = _table(
     Column("identity", Text),
     # The run in which its tests passed; taken back, they are to pass again.
     Column("cleared_tick", BigInteger),
+    *_extent_columns(),
 )
 """The last build of each node that succeeded itself, and whose tests did not pass."""
 
@@ -213,6 +226,7 @@ debts = _table(
     _key("node"),
     Column("tick", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
+    *_extent_columns(),
 )
 """The nodes that someone asked to build, and when; due until a later run built them."""
 

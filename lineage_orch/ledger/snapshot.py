@@ -7,6 +7,33 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
+from lineage_orch.updates import Window
+
+
+class Extent(NamedTuple):
+    """In which event times something changed.
+
+    Attributes:
+        window: In this window; ``None``: in none that is known.
+        is_open: Also, or only, at times that are not known.
+    """
+
+    window: Window | None = None
+    is_open: bool = False
+
+    def __or__(self, other: Extent) -> Extent:
+        """Return where one or the other changed."""
+        both = [each for each in (self.window, other.window) if each is not None]
+        return Extent(both[0] | both[-1] if both else None, self.is_open or other.is_open)
+
+    def __str__(self) -> str:
+        """Return ``2026-03-01 to 2026-03-02``, with ``, and elsewhere`` if it is open."""
+        return f"{self.window or 'no window'}{', and elsewhere' if self.is_open else ''}"
+
+
+UNCHANGED = Extent()
+OPEN = Extent(is_open=True)
+
 
 class NodeFact(NamedTuple):
     """The last good build of a node.
@@ -142,6 +169,7 @@ class Load(NamedTuple):
         unchanged: Whether it brought nothing new, by its fingerprint.
         update_id: Of the load, which may be of several sources.
         flow_run_id: The flow run that loaded it; ``None``: not known.
+        window: In which event times all that was new lay; ``None``: not known.
     """
 
     tick: int
@@ -152,6 +180,7 @@ class Load(NamedTuple):
     unchanged: bool = False
     update_id: str = ""
     flow_run_id: str | None = None
+    window: Window | None = None
 
 
 class Built(NamedTuple):
@@ -163,6 +192,7 @@ class Built(NamedTuple):
         at: When it was done (UTC).
         seconds: How long it took; ``None``: not known.
         is_changed: Whether its content differed, or may have.
+        extent: In which event times what it took in had changed.
     """
 
     tick: int
@@ -170,6 +200,7 @@ class Built(NamedTuple):
     at: datetime
     seconds: float | None
     is_changed: bool
+    extent: Extent = OPEN
 
 
 class Failed(NamedTuple):
@@ -225,6 +256,9 @@ class LedgerSnapshot:
         loaded_at: Source to the latest time of its loads (UTC), as they gave it; one that brought nothing new too.
         launches: Follower to its run in a deployment that goes on.
         pauses: Source, node or ``EVERYTHING`` to its pause, those too that have ended by themselves.
+        extents: Source or node -> a tick -> in which event times it changed above that tick; of those alone that were
+            asked for, and that changed above it.
+        debt_extents: Node to the event times for which it was asked for, where a window was among them.
     """
 
     tick: int = 0
@@ -243,3 +277,5 @@ class LedgerSnapshot:
     loaded_at: Mapping[str, datetime] = field(default_factory=dict)
     launches: Mapping[str, Launch] = field(default_factory=dict)
     pauses: Mapping[str, Pause] = field(default_factory=dict)
+    extents: Mapping[str, Mapping[int, Extent]] = field(default_factory=dict)
+    debt_extents: Mapping[str, Extent] = field(default_factory=dict)

@@ -35,6 +35,7 @@ from lineage_orch.errors import LedgerError
 from lineage_orch.ledger import launches as of_followers
 from lineage_orch.ledger import relations
 from lineage_orch.ledger.database import Database
+from lineage_orch.ledger.extents import EXTENT_COLUMNS, extent_in, extent_values, extents_above
 from lineage_orch.ledger.lock import BuildLock
 from lineage_orch.ledger.others import BuiltElsewhere, Origin, Place, Published, ReadElsewhere
 from lineage_orch.ledger.pauses import read_pauses, rows_of
@@ -57,7 +58,10 @@ from lineage_orch.ledger.schema import (
     updates,
 )
 from lineage_orch.ledger.snapshot import (
+    OPEN,
+    UNCHANGED,
     Built,
+    Extent,
     Failed,
     Failure,
     History,
@@ -71,7 +75,7 @@ from lineage_orch.ledger.snapshot import (
     Untested,
 )
 from lineage_orch.text import few
-from lineage_orch.updates import LastLoad, SourceUpdate
+from lineage_orch.updates import LastLoad, SourceUpdate, Window
 
 T = TypeVar("T")
 # What history a snapshot is to hold: of all, of these ids, or of these above the last good builds of these nodes.
@@ -81,6 +85,8 @@ _LONG_AGO = datetime(1, 1, 2, tzinfo=UTC)
 _PRUNE_EVERY = timedelta(days=1)
 # In the marks table, beside the marks of users.
 _PRUNED = "lineage_orch.pruned"
+# The tick of the newest change with a window that was pruned.
+_PRUNED_WINDOW = "lineage_orch.pruned_window"
 # How many of the newest updates are looked at for the names of producers.
 _PRODUCERS_OF = 10_000
 # How many ids go into one IN (...): far below the limits of the engines.
@@ -96,6 +102,7 @@ _MESSAGE = 2000
 
 _BUILD_COLUMNS = ("changed_tick", "built_at", "checksum", "identity", "seconds", "row_count")
 _NODE_COLUMNS = ("tick", *_BUILD_COLUMNS, "content")
+_UNTESTED_COLUMNS = ("tick", "built_at", "identity", "cleared_tick")
 
 
 class _Scope:
@@ -236,6 +243,8 @@ class Ledger:
                 "began_at": None if each.began_at is None else _utc(each.began_at, f"began_at of {each.source!r}"),
                 "given": None if _is_source(each.source) else each.source,
                 "baseline": baseline,
+                "window_start": each.window and each.window.start,
+                "window_end": each.window and each.window.end,
             }
             for each in given
         ]
@@ -256,6 +265,13 @@ class Ledger:
         }
         last = scope.tick
         added: list[dict[str, Any]] = []
+        whole: dict[tuple[str, str], Extent] = {}
+        for row in rows:
+            # A run that loaded it in two parts, under two of its names, is one update of both windows.
+            start, end = row["window_start"], row["window_end"]
+            part = OPEN if start is None else Extent(Window(start, end))
+            key = (row["update_id"], row["source"])
+            whole[key] = whole.get(key, UNCHANGED) | part
         newest = {
             row.source: row._asdict()
             for row in scope.chunks(
@@ -271,7 +287,10 @@ class Ledger:
                 of_source = newest.get(source) or {"source": source, "baseline": True, **LastLoad()._asdict()}
                 before = LastLoad(of_source["loaded_at"], of_source["fingerprint"])
                 unchanged = before.is_repeated_by(*load) and not self._is_built_within(scope, load[2], load[0])
-                added.append({"scope_id": scope.id, "tick": known[key], **row, "unchanged": unchanged})
+                window = None if whole[key].is_open else whole[key].window
+                start, end = window or (None, None)
+                row |= {"window_start": start, "window_end": end, "unchanged": unchanged}
+                added.append({"scope_id": scope.id, "tick": known[key], **row})
                 newest[source] = of_source | before.then(*load)._asdict() | {"scope_id": scope.id}
                 if not unchanged:
                     # A baseline does not make a source rest that moved before.
@@ -443,7 +462,7 @@ class Ledger:
                 .limit(limit)
             ).all()
             built = ask(
-                select(builds.c.tick, builds.c.node, builds.c.built_at, builds.c.seconds, builds.c.changed_tick)
+                select(builds)
                 .where(builds.c.scope_id == scope.id, builds.c.built_at >= start)
                 .order_by(builds.c.tick.desc(), builds.c.built_at.desc(), builds.c.node)
                 .limit(limit)
@@ -456,10 +475,10 @@ class Ledger:
                 .limit(limit)
             ).all()
             return History(
-                [Load(*row) for row in reversed(loads)],
+                [_load(row) for row in reversed(loads)],
                 {row.tick: row.begun_at for row in begun},
                 [
-                    Built(row.tick, row.node, row.built_at, row.seconds, row.changed_tick == row.tick)
+                    Built(row.tick, row.node, row.built_at, row.seconds, row.changed_tick == row.tick, extent_in(row))
                     for row in reversed(built)
                 ],
                 [Failed(*row) for row in reversed(bad)],
@@ -486,7 +505,7 @@ class Ledger:
         def question(scope: _Scope) -> dict[str, list[Load]]:
             ask = scope.connection.execute
             found = {
-                source: [Load(*row) for row in ask(query, {"its_scope": scope.id, "its": source, "above": tick})]
+                source: [_load(row) for row in ask(query, {"its_scope": scope.id, "its": source, "above": tick})]
                 for source, tick in above.items()
             }
             return {source: loads for source, loads in found.items() if loads}
@@ -502,7 +521,7 @@ class Ledger:
 
         def question(scope: _Scope) -> list[Load]:
             newest = query.where(updates.c.scope_id == scope.id).order_by(updates.c.tick.desc()).limit(limit)
-            return [Load(*row) for row in scope.connection.execute(newest)]
+            return [_load(row) for row in scope.connection.execute(newest)]
 
         return self._read(question)
 
@@ -533,6 +552,7 @@ class Ledger:
         *,
         now: datetime | None = None,
         history_of: HistoryOf = None,
+        extents_of: Mapping[str, Collection[str]] | None = None,
         who: str | None = None,
         keep: timedelta = timedelta(0),
     ) -> tuple[int, LedgerSnapshot]:
@@ -547,6 +567,7 @@ class Ledger:
         Args:
             now: When it begins (aware). Default: the clock on the wall.
             history_of: See :meth:`snapshot`.
+            extents_of: See :meth:`snapshot`.
             who: Names the run for people. Default: who holds the build lock.
             keep: At least so much history is kept, beside ``keep_days``.
 
@@ -565,14 +586,16 @@ class Ledger:
                 who = scope.connection.execute(select(holders.c.who).where(holders.c.scope_id == scope.id)).scalar()
             row = {"scope_id": scope.id, "tick": tick, "run_id": run_id, "begun_at": moment, "who": who}
             scope.connection.execute(insert(runs), [row])
-            snapshot = _snapshot(scope, history_of, run_id)
+            snapshot = _snapshot(scope, history_of, extents_of, run_id)
         with self._runs_mutex:
             self._runs[tick] = run_id
             while len(self._runs) > _RUNS_REMEMBERED:
                 del self._runs[next(iter(self._runs))]
         return tick, snapshot
 
-    def snapshot(self, *, history_of: HistoryOf = None) -> LedgerSnapshot:
+    def snapshot(
+        self, *, history_of: HistoryOf = None, extents_of: Mapping[str, Collection[str]] | None = None
+    ) -> LedgerSnapshot:
         """Return the ledger at one instant; the clock does not move.
 
         Args:
@@ -580,8 +603,10 @@ class Ledger:
                 reads newest facts alone, however long the history is. With the nodes that read each, what is loaded
                 is its first moment above the last good build of each of these, which takes no longer for a longer
                 history.
+            extents_of: The source and node ids of which to load in which event times they changed, each with the nodes
+                that read it: above the last good build of each of these.
         """
-        return self._read(lambda scope: _snapshot(scope, history_of, None))
+        return self._read(lambda scope: _snapshot(scope, history_of, extents_of, None))
 
     def record_built(
         self,
@@ -594,6 +619,7 @@ class Ledger:
         unchanged: Collection[str] = (),
         seconds: Mapping[str, float] | None = None,
         rows: Mapping[str, int] | None = None,
+        extents: Mapping[str, Extent] | None = None,
         run_id: str | None = None,
     ) -> None:
         """Record nodes that were built well in the run of this tick.
@@ -610,6 +636,7 @@ class Ledger:
             unchanged: Those that came out as they were: they are built, and nothing below them is stale for it.
             seconds: Node to how long it took.
             rows: Node to how many rows it wrote.
+            extents: Node to the event times in which what it took in had changed; by default they are not known.
             run_id: The id of the run, if another object began it.
 
         Raises:
@@ -639,7 +666,10 @@ class Ledger:
                 }
                 for node in names
             ]
-            self._upsert(scope, builds, done, *_BUILD_COLUMNS)
+            of_builds = [
+                row | extent_values((extents or {}).get(node, OPEN)) for node, row in zip(names, done, strict=True)
+            ]
+            self._upsert(scope, builds, of_builds, *_BUILD_COLUMNS, *EXTENT_COLUMNS)
             later = {
                 row.node: row
                 for row in scope.chunks(
@@ -673,6 +703,7 @@ class Ledger:
         *,
         built_at: datetime,
         identities: Mapping[str, Mapping[str, str]] | None = None,
+        extents: Mapping[str, Extent] | None = None,
         run_id: str | None = None,
     ) -> None:
         """Note nodes that succeeded themselves in the run of this tick, and whose tests did not pass.
@@ -684,6 +715,7 @@ class Ledger:
             node_ids: unique_ids of models, snapshots and seeds.
             built_at: When they were done (aware).
             identities: Node to the parts of what it was built from.
+            extents: As :meth:`record_built`.
             run_id: The id of the run, if another object began it.
 
         Raises:
@@ -705,12 +737,13 @@ class Ledger:
                     "built_at": at,
                     "identity": digests.get(node),
                     "cleared_tick": None,
+                    **extent_values((extents or {}).get(node, OPEN)),
                 }
                 for node in names
             ]
             later = self._ticks_of(scope, untested, names, untested.c.tick > tick)
             rows = [row for row in rows if row["node"] not in later]
-            self._upsert(scope, untested, rows, "tick", "built_at", "identity", "cleared_tick")
+            self._upsert(scope, untested, rows, *_UNTESTED_COLUMNS, *EXTENT_COLUMNS)
 
     def record_tested(self, tick: int, node_ids: Iterable[str], *, run_id: str | None = None) -> None:
         """Record nodes whose tests passed in the run of this tick, and which an earlier run built.
@@ -747,7 +780,8 @@ class Ledger:
                 }
                 for row in found
             ]
-            self._upsert(scope, builds, done, *_BUILD_COLUMNS)
+            of_builds = [row | extent_values(extent_in(of)) for row, of in zip(done, found, strict=True)]
+            self._upsert(scope, builds, of_builds, *_BUILD_COLUMNS, *EXTENT_COLUMNS)
             last = self._ticks_of(scope, nodes, names)
             newest = [row for row in done if row["tick"] > last.get(row["node"], 0)]
             self._upsert(scope, nodes, newest, "tick", *_BUILD_COLUMNS)
@@ -960,7 +994,11 @@ class Ledger:
                 )
             )
             # What the build that is taken back left in the warehouse is none of theirs.
-            rows = [{**row._mapping, "content": None} for row in before]
+            rows = [
+                {"scope_id": scope.id, "node": row.node, "content": None}
+                | {name: row._mapping[name] for name in ("tick", *_BUILD_COLUMNS)}
+                for row in before
+            ]
             self._upsert(scope, nodes, rows, *_NODE_COLUMNS)
             for node in wrong:
                 self._add_debts(scope, [node], found[node], "what was built did not hold")
@@ -1084,12 +1122,13 @@ class Ledger:
 
         return self._read(question)
 
-    def ask_for(self, node_ids: Iterable[str], *, reason: str) -> int:
+    def ask_for(self, node_ids: Iterable[str], *, reason: str, window: Window | None = None) -> int:
         """Ask for nodes to be built, whatever else is known of them; due until a later run built them.
 
         Args:
             node_ids: unique_ids of models, snapshots and seeds.
             reason: Why, in words for people.
+            window: The event times that are to be built of microbatch models; by default dbt says which.
 
         Returns:
             The tick at which they were asked for; the clock's reading if none was given.
@@ -1099,7 +1138,7 @@ class Ledger:
             return self._read(lambda scope: scope.tick)
         with self._write() as scope:
             tick = scope.next_tick()
-            self._add_debts(scope, names, tick, reason)
+            self._add_debts(scope, names, tick, reason, OPEN if window is None else Extent(window))
             return tick
 
     def clear_failures(self, node_ids: Iterable[str]) -> None:
@@ -1211,7 +1250,12 @@ class Ledger:
                 ),
             ),
         ):
-            removed += scope.connection.execute(delete(table).where(table.c.scope_id == scope.id, old)).rowcount
+            gone = and_(table.c.scope_id == scope.id, old)
+            last = func.max(table.c.tick).filter(table.c.window_start.is_not(None))
+            if (pruned := scope.connection.execute(select(last).where(gone)).scalar()) is not None:
+                known = int(_mark(scope, _PRUNED_WINDOW) or 0)
+                self._set_mark(scope, _PRUNED_WINDOW, str(max(known, pruned)))
+            removed += scope.connection.execute(delete(table).where(gone)).rowcount
         named = [
             select(table.c.identity).where(table.c.scope_id == scope.id, table.c.identity.is_not(None))
             for table in (nodes, builds, failures, untested)
@@ -1442,12 +1486,21 @@ class Ledger:
         if rows:
             scope.connection.execute(self._database.backend.upsert(table, *columns), rows)
 
-    def _add_debts(self, scope: _Scope, names: Sequence[str], tick: int, reason: str) -> None:
-        """Note that these nodes were asked for at a tick; one that was asked for later stays as it is."""
-        scope.delete(debts, debts.c.node, names, debts.c.tick <= tick)
-        rows = [{"scope_id": scope.id, "node": node, "tick": tick, "reason": reason} for node in names]
-        if rows:
-            scope.connection.execute(self._database.backend.insert_new(debts), rows)
+    def _add_debts(self, scope: _Scope, names: Iterable[str], tick: int, reason: str, extent: Extent = OPEN) -> None:
+        """Note that these nodes were asked for at a tick, beside what they were asked for before."""
+        mine = select(debts).where(debts.c.scope_id == scope.id)
+        known = {row.node: row for row in scope.chunks(mine, debts.c.node, names)}
+        rows = []
+        for node in names:
+            row = {"scope_id": scope.id, "node": node, "tick": tick, "reason": reason}
+            if (before := known.get(node)) is not None:
+                if before.tick > tick:
+                    row |= {"tick": before.tick, "reason": before.reason}
+                row |= extent_values(extent | extent_in(before))
+            else:
+                row |= extent_values(extent)
+            rows.append(row)
+        self._upsert(scope, debts, rows, "tick", "reason", *EXTENT_COLUMNS)
 
     def _keep_identities(self, scope: _Scope, parts: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         """Keep the parts of identities; return node to digest."""
@@ -1487,7 +1540,9 @@ class Ledger:
 # -- what is read -----------------------------------------------------------------------------------------------
 
 
-def _snapshot(scope: _Scope, history_of: HistoryOf, run_id: str | None) -> LedgerSnapshot:
+def _snapshot(
+    scope: _Scope, history_of: HistoryOf, extents_of: Mapping[str, Collection[str]] | None, run_id: str | None
+) -> LedgerSnapshot:
     """Return all facts of a scope; the history of these ids only, or of all for None."""
     ask = scope.connection.execute
     newest = ask(
@@ -1521,6 +1576,14 @@ def _snapshot(scope: _Scope, history_of: HistoryOf, run_id: str | None) -> Ledge
     else:
         source_history = _history(scope, of_sources, updates, "source", history_of)
         node_history = _history(scope, of_nodes, builds, "node", history_of)
+    extents: dict[str, dict[int, Extent]] = {}
+    if extents_of:
+        built = {fact.node: fact.tick for fact in facts}
+        changed = {fact.node: fact.changed_tick for fact in facts} | {source: tick for source, tick, *_ in newest}
+        ticks = {each: {built[node] for node in below if node in built} for each, below in extents_of.items()}
+        kept_from = int(_mark(scope, _PRUNED_WINDOW) or 0)
+        extents = extents_above(scope.connection, scope.id, ticks, changed, kept_from)
+    asked = ask(select(debts).where(debts.c.scope_id == scope.id)).all()
     declared = ask(_names_of_producers(scope.id)).scalars().all()
     return LedgerSnapshot(
         tick=scope.tick,
@@ -1534,7 +1597,7 @@ def _snapshot(scope: _Scope, history_of: HistoryOf, run_id: str | None) -> Ledge
         node_history=node_history,
         run_id=run_id,
         baselines=frozenset(source for source, _, _, baseline in newest if baseline and _is_source(source)),
-        debts={row.node: row.tick for row in ask(select(debts).where(debts.c.scope_id == scope.id))},
+        debts={row.node: row.tick for row in asked},
         failures={
             row.node: Failure(row.times, row.since, row.last_at, row.tick, row.identity, row.message)
             for row in ask(select(failures).where(failures.c.scope_id == scope.id, failures.c.cleared_tick.is_(None)))
@@ -1548,6 +1611,8 @@ def _snapshot(scope: _Scope, history_of: HistoryOf, run_id: str | None) -> Ledge
         loaded_at={source: at for source, _, at, _ in newest if _is_source(source)},
         launches=of_followers.read(scope.connection, scope.id),
         pauses=read_pauses(scope.connection, scope.id),
+        extents=extents,
+        debt_extents={row.node: extent_in(row) for row in asked if row.window_start is not None},
     )
 
 
@@ -1612,9 +1677,14 @@ def _first_above(
 
 
 def _load_columns() -> list[Column[Any]]:
-    """What a ``Load`` holds, in its order."""
+    """What :func:`_load` reads."""
     names = ("tick", "source", "loaded_at", "producer", "baseline", "unchanged", "update_id", "flow_run_id")
-    return [updates.c[name] for name in names]
+    return [updates.c[name] for name in (*names, "window_start", "window_end")]
+
+
+def _load(row: Row[Any]) -> Load:
+    start, end = row.window_start, row.window_end
+    return Load(*row[:-2])._replace(window=None if start is None else Window(start, end))
 
 
 def _names_of_producers(scope_id: int) -> Select[Any]:

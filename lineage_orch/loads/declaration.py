@@ -14,10 +14,12 @@ import string
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
 from lineage_orch.errors import ProducerError
+from lineage_orch.updates import Window
 
 RIGHT_ORDER = """write
 
@@ -29,27 +31,48 @@ RIGHT_ORDER = """write
 
 @dataclass(frozen=True)
 class Declaration:
-    """The sources of one producer, as written, and whether others may load them too (``shared``)."""
+    """The sources of one producer, as written, and what is said of them.
+
+    ``shared``: others may load them too. ``window``: the parameters of a run that say from when on and up to when, in
+    event time, it loads.
+    """
 
     sources: tuple[str, ...]
     shared: bool = False
+    window: tuple[str, str] | None = None
 
     @classmethod
-    def of(cls, *sources: str, shared: bool = False) -> Declaration:
+    def of(cls, *sources: str, shared: bool = False, window: tuple[str, str] | None = None) -> Declaration:
         """Return a declaration of these names, each once.
 
         Raises:
-            ProducerError: there are none, or one cannot be the name of a source.
+            ProducerError: there are none, or one cannot be the name of a source; or the window is no two names.
         """
         if not sources:
             raise ProducerError(f"@produces_source names no source; {RIGHT_ORDER}")
         for source in sources:
             _check_name(source)
-        return cls(tuple(dict.fromkeys(sources)), shared)
+        if window is not None and (
+            isinstance(window, str) or len(window) != 2 or not all(isinstance(each, str) for each in window)
+        ):
+            raise ProducerError(
+                f'@produces_source takes as window the names of two parameters, ("start", "end"), got {window!r}'
+            )
+        return cls(tuple(dict.fromkeys(sources)), shared, window)
 
     def __or__(self, other: Declaration) -> Declaration:
-        """Return what both declare: that of this one first."""
-        return Declaration(tuple(dict.fromkeys([*self.sources, *other.sources])), self.shared or other.shared)
+        """Return what both declare: that of this one first.
+
+        Raises:
+            ProducerError: their windows differ.
+        """
+        if self.window != other.window:
+            raise ProducerError(
+                f"@produces_source stands twice above a flow or task, with the windows {self.window} and "
+                f"{other.window}; give both the same, or say them inside the run: mark_updated(..., window=...)"
+            )
+        sources = tuple(dict.fromkeys([*self.sources, *other.sources]))
+        return Declaration(sources, self.shared or other.shared, self.window)
 
     def check_parameters(self, producer: str, known: Iterable[str]) -> None:
         """See to it that each ``{parameter}`` is one of those that the producer's function has.
@@ -65,11 +88,17 @@ class Declaration:
                         f"the source {source!r} holds {{{name}}}, and {producer!r} has no parameter of that name; "
                         f"it has: {', '.join(parameters) or 'none'}"
                     )
+        for name in self.window or ():
+            if name not in parameters:
+                raise ProducerError(
+                    f"the window names the parameter {name!r}, and {producer!r} has none of that name; "
+                    f"it has: {', '.join(parameters) or 'none'}"
+                )
 
     @property
-    def has_templates(self) -> bool:
-        """Whether the parameters of a run are needed to say which sources it loads."""
-        return any(map(is_template, self.sources))
+    def needs_parameters(self) -> bool:
+        """Whether the parameters of a run are needed to say which sources it loads, or of which window."""
+        return self.window is not None or any(map(is_template, self.sources))
 
     def filled(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the sources with the parameters of a run filled in; wildcards stay.
@@ -78,6 +107,31 @@ class Declaration:
             ProducerError: the value of a parameter is not known.
         """
         return tuple(dict.fromkeys(_fill(source, parameters) for source in self.sources))
+
+    def window_in(self, parameters: Mapping[str, Any]) -> Window | None:
+        """Return the window that a run loads, as its parameters say; None where they leave an end open.
+
+        A day stands for its first moment, and a time without a time zone is UTC, as dbt takes it.
+
+        Raises:
+            ProducerError: they are no times, or the first is not before the other.
+        """
+        if self.window is None:
+            return None
+        start, end = (parameters.get(name) for name in self.window)
+        if start is None or end is None:
+            return None
+        try:
+            return Window.of(_time_of(start), _time_of(end))
+        except ValueError as error:
+            raise ProducerError(
+                f"the parameters {self.window[0]} = {start!r} and {self.window[1]} = {end!r} are no window: {error}"
+            ) from None
+
+
+def _time_of(value: Any) -> datetime:
+    at = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at
 
 
 def declaration_of(producer: object) -> Declaration | None:

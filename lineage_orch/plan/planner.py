@@ -25,9 +25,9 @@ from heapq import heapify, heappop, heappush
 from operator import attrgetter
 from typing import Literal, TypeVar
 
-from lineage_orch.ledger import Failure, LedgerSnapshot, Moment, Pause
-from lineage_orch.ledger.snapshot import EVERYTHING, has_ended
-from lineage_orch.lineage import Lineage
+from lineage_orch.ledger import Extent, Failure, LedgerSnapshot, Moment, Pause
+from lineage_orch.ledger.snapshot import EVERYTHING, OPEN, has_ended
+from lineage_orch.lineage import Lineage, Microbatch
 from lineage_orch.lineage.followers import Follower
 from lineage_orch.plan import selection
 from lineage_orch.plan.cutoff import CutoffMode, first_stage, ignored_columns
@@ -37,6 +37,8 @@ from lineage_orch.plan.graph import plan_graph
 from lineage_orch.plan.loading import nodes_below, timed_nodes
 from lineage_orch.plan.producing import producing_sources
 from lineage_orch.plan.reasons import IN_PLAN, Because, PlannedGraph, Reason, Reasons, all_sources
+from lineage_orch.plan.windows import due_window, first_call, microbatch_models, planned_extents
+from lineage_orch.updates import Window
 
 HeldReason = Literal[
     "updates_on_all",
@@ -96,7 +98,9 @@ class BuildPlan:
     Attributes:
         build: what to build now: unique_ids, parents before children.
         perhaps: what to plan again when ``build`` is done: stale only through nodes of it that may come out as they
-            were, or below such a node; parents before children.
+            were, or below such a node, or ``later``; parents before children.
+        later: those of them that are built in any case, by a call of dbt of their own: microbatch models of which other
+            batches are due, and what reads them.
         held: the stale nodes that do not build now, and those below what fails.
         tests_only: the nodes of which only the tests run: an earlier run built them from what they still read, and
             their tests did not pass. When they do, what is below them builds in the same run.
@@ -113,6 +117,11 @@ class BuildPlan:
         maybe_same: those of them that may come out as they were: their content was known, nothing else changed.
         notes: what people should know of configs that could not be read and hold nothing.
         pauses: the sources and nodes that are paused now; ``*``: all nodes.
+        extents: in which event times there is something new for each node that a microbatch model reads, and for these
+            models; empty where no load gave a window.
+        window: what dbt is to be given as the span of time of this call; None: what it needs without windows.
+        batches: of the microbatch models that are built, now or later, in which of their event times something is new;
+            of those alone for which a window is known.
         select: what to hand to dbt.
         follow: the followers that run now, each as soon as what it follows and is in the plan is recorded. They are
             none of ``build``: dbt does not build them.
@@ -137,6 +146,10 @@ class BuildPlan:
     follow_held: Mapping[str, Held] = field(default_factory=dict)
     followers: Mapping[str, Follower] = field(default_factory=dict)
     pauses: Mapping[str, Pause] = field(default_factory=dict)
+    later: frozenset[str] = frozenset()
+    extents: Mapping[str, Extent] = field(default_factory=dict)
+    window: Window | None = None
+    batches: Mapping[str, Extent] = field(default_factory=dict)
     _lineage: Lineage = field(repr=False, compare=False, kw_only=True)
     _absent: Collection[str] = field(default=(), repr=False, compare=False)
     _left: Collection[str] = field(default=(), repr=False, compare=False)
@@ -240,6 +253,7 @@ def plan_builds(
     cutoff: CutoffMode = "marked",
     followers: Sequence[Follower] = (),
     running: Collection[str] = (),
+    batches_given: bool = False,
 ) -> BuildPlan:
     """Return what to build now, and which followers to run.
 
@@ -263,6 +277,8 @@ def plan_builds(
             where what is below them takes longer; or none, ``off``.
         followers: what runs below the nodes and is not dbt's to build.
         running: those of them that run in this process, or are left to another, beside the launches in the ledger.
+        batches_given: dbt is told otherwise which batches to build, so that windows part no calls, and what is built
+            may change at any time.
 
     Raises:
         LineageError: the manifest has a cycle.
@@ -284,6 +300,7 @@ def plan_builds(
         cutoff,
         tuple(followers),
         running,
+        batches_given,
     )
     planner.wait_for(loading, patience)
     return planner.plan()
@@ -307,12 +324,14 @@ class _Planner:
         cutoff: CutoffMode,
         followers: tuple[Follower, ...],
         running: Collection[str],
+        batches_given: bool,
     ) -> None:
         self._lineage = lineage
         self._graph = graph = plan_graph(lineage, followers)
         self._snapshot = snapshot
         self._now = now
         self._cutoff: CutoffMode = cutoff
+        self._batches_given = batches_given
         self._built = [0] * len(graph.ids)
         self._changed = [0] * len(graph.ids)
         self._differs: set[int] = set()
@@ -642,6 +661,20 @@ class _Planner:
         tested = self._tests_only(now) if self._untested else []
         passed = self._passed_through(now, tested) if self._pass_views else []
         build = sorted(set(now) - set(passed) - set(tested)) if passed or tested else now
+        models, extents = self._extents()
+        later: frozenset[int] = frozenset()
+        window: Window | None = None
+        if self._batches_given:
+            extents = {number: extent | OPEN for number, extent in extents.items()}
+        elif extents:
+            to_build = {number: models[number] for number in models.keys() & set(build)}
+            later, window = first_call(graph, [*now, *follow], to_build, extents, self._now)
+            now, build, passed, tested, follow = (
+                [number for number in numbers if number not in later]
+                for numbers in (now, build, passed, tested, follow)
+            )
+            perhaps = sorted({*perhaps, *later})
+            maybe_same -= later
         world = PlannedGraph(
             graph,
             self._built,
@@ -677,10 +710,36 @@ class _Planner:
             follow=tuple(map(ids.__getitem__, follow)),
             follow_held=follow_held,
             followers={each.unique_id: each for each in graph.followers},
+            later=frozenset(map(ids.__getitem__, later)),
+            extents={ids[number]: extent for number, extent in extents.items()},
+            window=window,
+            batches={
+                ids[number]: Extent(due, extent.is_open)
+                for number, extent in extents.items()
+                if number in models and (due := due_window(models[number], extent)) is not None
+            },
             _lineage=self._lineage,
             pauses={name: each for name, each in self._pauses.items() if name == EVERYTHING or name in graph.index},
             _absent=frozenset(map(ids.__getitem__, self._absent | self._unloaded)),
             _left=frozenset() if self._only is None else frozenset(map(ids.__getitem__, self._left())),
+        )
+
+    def _extents(self) -> tuple[Mapping[int, Microbatch], Mapping[int, Extent]]:
+        """The microbatch models, and in which event times there is something new for what is planned; or nothing."""
+        snapshot = self._snapshot
+        if not snapshot.extents and not snapshot.debt_extents:
+            return {}, {}
+        models = microbatch_models(self._lineage)
+        return models, planned_extents(
+            self._graph,
+            snapshot,
+            self._planned,
+            models,
+            built=self._built,
+            changed=self._changed,
+            reach=self._reach,
+            due_by_itself=self._differs | self._missing | self._forced | self._pulled,
+            asked=self._asked - self._forced,
         )
 
     def _left(self) -> set[int]:

@@ -11,8 +11,9 @@ from lineage_orch.errors import BuildFailedError
 from lineage_orch.text import count, few, one_line, roughly
 
 if TYPE_CHECKING:
-    from lineage_orch.ledger import Failure, Pause
+    from lineage_orch.ledger import Extent, Failure, Pause
     from lineage_orch.plan import BuildPlan, Estimate, Held
+    from lineage_orch.updates import Window
 
 
 @dataclass
@@ -219,6 +220,17 @@ def last_name(unique_id: str) -> str:
 def iso(moment: datetime | None) -> str | None:
     """Return a time as ISO 8601 in UTC."""
     return None if moment is None else moment.astimezone(UTC).isoformat()
+
+
+def window_to_dict(window: Window | None) -> dict[str, Any] | None:
+    """Return a window as JSON-ready values."""
+    return None if window is None else {"start": iso(window.start), "end": iso(window.end)}
+
+
+def extent_to_dict(extent: Extent | None) -> dict[str, Any] | None:
+    """Return in which event times something changed as JSON-ready values; None where no window is known."""
+    window = window_to_dict(extent.window) if extent else None
+    return {**window, "is_open": extent.is_open} if extent and window else None
 
 
 def failure_to_dict(failure: Failure | None) -> dict[str, Any] | None:

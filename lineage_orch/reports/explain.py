@@ -84,7 +84,7 @@ class _Explainer:
         self._stored_parts = stored_parts
         self._short = short
         self._graph = plan_graph(lineage)
-        self._due = frozenset((*plan.build, *plan.tests_only, *plan.passed_through))
+        self._due = frozenset((*plan.build, *plan.later, *plan.tests_only, *plan.passed_through))
         self._planned = self._due | frozenset(plan.perhaps)
         self._above = self._ancestors([node])
 
@@ -125,6 +125,7 @@ class _Explainer:
             changed_above=changed_above,
             held_above=held_above,
             unchanged_above=unchanged_above,
+            batches=plan.batches.get(node),
             builds_when=self._when(verdict, held, policy, parents, held_above),
             pauses={
                 name: each

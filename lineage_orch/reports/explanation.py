@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
-from lineage_orch.ledger import Failure, Pause, Untested
+from lineage_orch.ledger import Extent, Failure, Pause, Untested
 from lineage_orch.ledger.others import BuiltElsewhere, Origin
 from lineage_orch.lineage.policy import Policy
 from lineage_orch.plan import Held, Reason
-from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso, pause_to_dict
+from lineage_orch.reports.build_report import extent_to_dict, failure_to_dict, held_to_dict, iso, pause_to_dict
 
 Verdict = Literal["build", "perhaps", "tests_only", "passed_through", "held", "not_built", "up_to_date"]
 ParentState = Literal["fresh", "in_plan", "held", "unchanged", "not_newer", "not_moving", "paused"]
@@ -151,6 +151,7 @@ class Explanation:
         changed_above: the nodes of the plan whose changed definition reaches it.
         held_above: the held nodes at which updates for it wait.
         unchanged_above: the nodes above that were built since, and whose content came out the same.
+        batches: of a microbatch model that builds: in which event times something is new; None: no window is known.
         builds_when: what would make it build.
         pauses: those of the node, of all nodes (``*``), and of sources above.
         ticks: the tick of each node and source that is named here.
@@ -177,6 +178,7 @@ class Explanation:
     changed_above: tuple[str, ...]
     held_above: Mapping[str, Held]
     unchanged_above: tuple[str, ...]
+    batches: Extent | None
     builds_when: BuildsWhen
     pauses: Mapping[str, Pause]
     ticks: Mapping[str, int]
@@ -225,6 +227,7 @@ class Explanation:
             "held_above": {node: held_to_dict(each) for node, each in self.held_above.items()},
             "unchanged_above": list(self.unchanged_above),
             "built_by": {source: each.to_dict() for source, each in self.built_by.items()},
+            "batches": extent_to_dict(self.batches),
             "builds_when": {
                 "kind": when.kind,
                 "waiting_for": list(when.waiting_for),

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from lineage_orch.reports.build_report import iso
+from lineage_orch.reports.build_report import iso, window_to_dict
+from lineage_orch.updates import Window
 
 if TYPE_CHECKING:
     from lineage_orch.ledger import History
@@ -24,6 +25,8 @@ class Event:
         unique_id: of the source or node; a name that no manifest knows as it was given.
         by: who did it: the producer, or the run of builds; None: not known.
         message: of a failure: what dbt said.
+        window: of a load: in which event times all that was new lay; of a build: where what it took in lay; None: not
+            known.
     """
 
     at: datetime
@@ -32,6 +35,7 @@ class Event:
     unique_id: str
     by: str | None
     message: str | None = None
+    window: Window | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as JSON-ready values."""
@@ -42,6 +46,7 @@ class Event:
             "unique_id": self.unique_id,
             "by": self.by,
             "message": self.message,
+            "window": window_to_dict(self.window),
         }
 
 
@@ -50,9 +55,10 @@ def events(history: History, only: Collection[str] | None = None) -> list[Event]
 
     def found() -> Iterator[Event]:
         for load in history.loads:
-            yield Event(load.at, load.tick, "loaded", load.source, load.producer)
+            yield Event(load.at, load.tick, "loaded", load.source, load.producer, window=load.window)
         for built in history.built:
-            yield Event(built.at, built.tick, "built", built.node, history.who.get(built.tick))
+            window = None if built.extent.is_open else built.extent.window
+            yield Event(built.at, built.tick, "built", built.node, history.who.get(built.tick), window=window)
         for failed in history.failed:
             yield Event(failed.at, failed.tick, "failed", failed.node, history.who.get(failed.tick), failed.message)
 

@@ -183,7 +183,7 @@ def status(lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, holder: 
         )
         for source in sorted(lineage.sources, key=short.__getitem__)
     )
-    due, perhaps, tested = map(frozenset, (plan.build, plan.perhaps, plan.tests_only))
+    due, perhaps, tested = map(frozenset, ((*plan.build, *plan.later), plan.perhaps, plan.tests_only))
     passed, not_built = map(frozenset, (plan.passed_through, plan.not_built))
 
     def row(node: str) -> NodeStatus:

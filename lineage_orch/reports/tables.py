@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from lineage_orch.reports.activity import METHOD
-from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso, pause_to_dict
+from lineage_orch.reports.build_report import extent_to_dict, failure_to_dict, held_to_dict, iso, pause_to_dict
 from lineage_orch.reports.explanation import reason_to_dict
 from lineage_orch.reports.follower_wording import follower_rows
 from lineage_orch.reports.freshness import FreshnessState
@@ -74,9 +74,9 @@ def plan_to_dict(
     whole = _plan_to_dict(plan, expected)
     if only is None:
         return whole
-    for key in ("build", "perhaps", "tests_only", "passed_through", "not_built", "changed_code"):
+    for key in ("build", "perhaps", "later", "tests_only", "passed_through", "not_built", "changed_code"):
         whole[key] = [each for each in whole[key] if each in only]
-    for key in ("failures", "held", "reasons", "because"):
+    for key in ("failures", "held", "reasons", "because", "batches"):
         whole[key] = {node: each for node, each in whole[key].items() if node in only}
     return whole
 
@@ -86,6 +86,8 @@ def _plan_to_dict(plan: BuildPlan, expected: Estimate | None) -> dict[str, Any]:
         "build": list(plan.build),
         "tests_only": list(plan.tests_only),
         "perhaps": list(plan.perhaps),
+        "later": sorted(plan.later),
+        "batches": {node: extent_to_dict(each) for node, each in plan.batches.items()},
         "passed_through": list(plan.passed_through),
         "failures": {node: failure_to_dict(each) for node, each in plan.failures.items()},
         "held": {node: held_to_dict(each) for node, each in plan.held.items()},
@@ -126,8 +128,7 @@ def plan_parts(
             if only is not None and node not in only:
                 continue
             how = hows.get(node, "")
-            reasons = short_reasons(plan.reasons[node], plan.because[node], names)
-            build.rows.append([short_name(node, names) + how, reasons])
+            build.rows.append([short_name(node, names) + how, _because(plan, node, names)])
         if only is not None:
             build.title = f"To build: {len(build.rows)} of {count(len(plan.build), 'node')}"
         parts.append(build if build.rows else f"{build.title}.")
@@ -138,7 +139,12 @@ def plan_parts(
             f"{count(expected.nodes, 'node')}{guess} about {roughly(expected.seconds)} on "
             f"{count(expected.threads, 'thread')}."
         )
-    perhaps = [each for each in plan.perhaps if only is None or each in only]
+    later = [each for each in plan.perhaps if each in plan.later and (only is None or each in only)]
+    if later:
+        table = Table(f"Then, with batches of its own: {count(later, 'node')}", ["node", "because of"])
+        table.rows += [[short_name(node, names), _because(plan, node, names)] for node in later]
+        parts.append(table)
+    perhaps = [each for each in plan.perhaps if each not in plan.later and (only is None or each in only)]
     if perhaps:
         table = Table(f"Perhaps after that: {count(len(perhaps), 'node')}", ["node", "if this comes out changed"])
         for node in perhaps:
@@ -180,6 +186,12 @@ def _follow_parts(plan: BuildPlan, names: Names, now: datetime) -> Parts:
             table.rows.append([plan.followers[each].name, when_due, held_reason(held, names)])
         parts.append(table)
     return parts
+
+
+def _because(plan: BuildPlan, node: str, names: Names) -> str:
+    """Why a node builds, and of a microbatch model in which window there is something new, if that is known."""
+    reasons = short_reasons(plan.reasons[node], plan.because[node], names)
+    return f"{reasons}, {plan.batches[node]}" if node in plan.batches else reasons
 
 
 def status_parts(status: Status, now: datetime, shown: Status | None = None) -> Parts:
@@ -343,7 +355,7 @@ def history_parts(events: Sequence[Event], names: Names) -> Parts:
             table.rows.append([when(alike[0].at), "-".join(ticks), kind, f"{len(of)}: {few(of)}", by, said])
             continue
         for each in alike:
-            name = short_name(each.unique_id, names)
+            name = short_name(each.unique_id, names) + (f" ({each.window})" if each.window else "")
             table.rows.append([when(each.at), str(each.tick), kind, name, by, said])
     return [table]
 

@@ -190,6 +190,8 @@ def explanation_lines(why: Explanation, now: datetime | None = None) -> list[str
     lines = [first]
     if why.verdict == "held" and (waiting := [each for each in why.sources if each.state == "pending"]):
         lines.append(f"Waiting for it: {_loads(waiting, why.names)}.")
+    if why.batches is not None:
+        lines.append(f"What is new for it lies in {why.batches}.")
     if (next_step := _next_step(why, now)) is not None:
         lines.append(next_step)
     if why.failure is not None and (why.held is None or why.held.reason != "failing" or why.held.waiting_for):

@@ -26,10 +26,10 @@ class FakeDbt(DbtEngine):
         missing: unique_ids of nodes whose relation is not in the warehouse, until they are built.
 
     ``contents_of`` holds what is in the tables, node -> fingerprint; what is not in it cannot be compared.
-    ``commands`` holds the selectors of each build so far, ``built`` the nodes of each, in order; ``messages`` what is
-    said of those that fail, ``seconds`` how long nodes and tests are said to have taken. ``loaded`` holds when sources
-    were loaded (aware; None: they have no rows), for who observes them at ``now()``, and ``unreadable`` why they cannot
-    be asked.
+    ``commands`` holds the selectors of each build so far, ``flags`` what it was given beside them, and ``built`` the
+    nodes of each, in order; ``messages`` what is said of those that fail, ``seconds`` how long nodes and tests are said
+    to have taken. ``loaded`` holds when sources were loaded (aware; None: they have no rows), for who observes them at
+    ``now()``, and ``unreadable`` why they cannot be asked.
     """
 
     has_callbacks = True
@@ -47,6 +47,7 @@ class FakeDbt(DbtEngine):
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         self.contents_of: dict[str, str] = {}
         self.commands: list[tuple[str, ...]] = []
+        self.flags: list[tuple[str, ...]] = []
         self.built: list[list[str]] = []
         self.parses = 0
         self.before_build: Callable[[], None] = lambda: None
@@ -102,6 +103,7 @@ class FakeDbt(DbtEngine):
         if not self._busy.acquire(blocking=False):
             raise DbtError("two builds at once")
         try:
+            self.flags.append(tuple(flags))
             return self._build(select, exclude, on_result)
         finally:
             self._busy.release()

@@ -17,15 +17,15 @@ from prefect.flows import Flow
 from prefect.futures import PrefectFuture
 from prefect.tasks import Task
 
-from lineage_orch.errors import LineageOrchError
+from lineage_orch.errors import LineageOrchError, ProducerError
 from lineage_orch.loads.compat import flow_contexts
 from lineage_orch.loads.completion import Completion, Logger, Trigger
 from lineage_orch.loads.declaration import Declaration
-from lineage_orch.loads.marks import marked_in, take_marks
+from lineage_orch.loads.marks import Mark, marked_in, take_marks
 from lineage_orch.loads.tags import add_tags, load_tags, tag_nothing_new, tag_task_run, task_tags
 from lineage_orch.text import one_line
 from lineage_orch.triggers.choice import choose_trigger
-from lineage_orch.updates import SourceUpdate
+from lineage_orch.updates import SourceUpdate, Window
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, TaskRun
@@ -66,9 +66,11 @@ class ProducerHook:
     def _completion(
         self, producer: Flow[Any, Any] | Task[Any, Any], run: FlowRun | TaskRun, state: State[Any]
     ) -> Completion | None:
-        declared = self.declaration.filled(run_parameters(producer, run, self.declaration))
-        marked = take_marks(run.id)
-        updated = dict.fromkeys(declared) if marked is None else marked
+        parameters = run_parameters(producer, run, self.declaration)
+        declared = self.declaration.filled(parameters)
+        window = self._window(parameters, _logger(producer, run))
+        marked = take_marks(run.id, window)
+        updated = dict.fromkeys(declared, Mark(window=window)) if marked is None else marked
         flow_run_id = run.id if isinstance(producer, Flow) else getattr(run, "flow_run_id", None)
         loaded_at = state.timestamp or datetime.now(UTC)
         began_at = _began_at(run)
@@ -80,14 +82,24 @@ class ProducerHook:
                 loaded_at=loaded_at,
                 flow_run_id=None if flow_run_id is None else str(flow_run_id),
                 producer=producer.name,
-                fingerprint=fingerprint,
+                fingerprint=mark.fingerprint,
                 began_at=began_at,
+                window_start=mark.window.start if mark.window else None,
+                window_end=mark.window.end if mark.window else None,
             )
-            for source, fingerprint in updated.items()
+            for source, mark in updated.items()
         )
         # The templates too, as written: this producer loads more than the sources of this one run.
         known = tuple(dict.fromkeys([*declared, *self.declaration.sources]))
         return Completion(updates, known, may_wait=_may_wait()) if updates else None
+
+    def _window(self, parameters: Mapping[str, Any], logger: Logger) -> Window | None:
+        try:
+            return self.declaration.window_in(parameters)
+        except ProducerError as error:
+            # The load is complete, and without a window it counts for all that it may have touched.
+            logger.warning("The load counts without a window: %s", error)
+            return None
 
     def _fire(self, producer: Flow[Any, Any] | Task[Any, Any], run: FlowRun | TaskRun, state: State[Any]) -> None:
         if not _counts(state):
@@ -190,7 +202,7 @@ def run_parameters(
     producer: Flow[Any, Any] | Task[Any, Any], run: FlowRun | TaskRun, declaration: Declaration
 ) -> Mapping[str, Any]:
     """Return the parameters of the run whose hook is called now, as far as its declaration needs them."""
-    if not declaration.has_templates:
+    if not declaration.needs_parameters:
         return {}
     if isinstance(producer, Flow):
         flow = FlowRunContext.get()

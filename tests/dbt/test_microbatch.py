@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from lineage_orch.dbt.microbatch import event_times
-from lineage_orch.ledger.snapshot import NodeFact
+from lineage_orch.dbt.microbatch import built_in_part, event_times
+from lineage_orch.ledger.snapshot import OPEN, Extent, NodeFact
 from lineage_orch.lineage import Lineage
+from lineage_orch.updates import Window
 
 NOW = datetime(2026, 3, 10, 12, 30, 15, tzinfo=UTC)
 DAILY, HOURLY = "model.shop.daily", "model.shop.hourly"
@@ -36,7 +37,7 @@ def lineage(dbt: str = "1.11.2", **config: Any) -> Lineage:
 def times(*nodes: str, built: dict[str, str], missing: tuple[str, ...] = (), flags: Any = (), **more: Any) -> Any:
     facts = {node: NodeFact(1, datetime.fromisoformat(f"{at}+00:00")) for node, at in built.items()}
     config, environ = more.pop("config", {}), more.pop("environ", {})
-    return event_times(lineage(**config), nodes, facts, missing, NOW, flags, environ=environ)
+    return event_times(lineage(**config), nodes, facts, missing, NOW, flags, environ=environ, **more)
 
 
 def test_dbt_gets_no_event_times_without_need() -> None:
@@ -81,3 +82,46 @@ def test_model_that_needs_most_decides_for_run() -> None:
 def test_users_own_span_of_time_stands(flags: tuple[str, ...]) -> None:
     assert times(DAILY, built={DAILY: "2026-03-01T00:00"}, flags=flags) == ()
     assert times(DAILY, built={DAILY: "2026-03-01T00:00"}, environ={"DBT_FULL_REFRESH": "1"}) == ()
+
+
+# With windows of loads ------------------------------------------------------------------------------------------
+
+OLD = Window(datetime(2026, 2, 3, 5, tzinfo=UTC), datetime(2026, 2, 4, tzinfo=UTC))
+
+
+def test_window_beside_what_came_without_one_is_built_too() -> None:
+    fresh = {DAILY: "2026-03-10T00:10"}
+    assert times(DAILY, built=fresh, extents={DAILY: Extent(OLD, is_open=True)}) == (
+        "--event-time-start",
+        "2026-02-03T00:00:00",
+        *END,
+    )
+    tomorrow = Window(NOW, datetime(2026, 3, 12, tzinfo=UTC))
+    assert times(DAILY, built=fresh, extents={DAILY: Extent(tomorrow, is_open=True)})[3] == "2026-03-12T00:00:00"
+
+
+def test_model_all_of_whose_news_lies_in_windows_needs_no_batches_since_its_last_build() -> None:
+    # Its windows are those that dbt builds by itself: for others the plan makes a call of their own.
+    built = {DAILY: "2026-03-01T00:00"}
+    assert times(DAILY, built=built, extents={DAILY: Extent(Window(NOW, NOW + timedelta(hours=1)))}) == ()
+    assert times(DAILY, built=built)
+
+
+@pytest.mark.parametrize(
+    ("extent", "start", "end", "in_part"),
+    [
+        (OPEN, None, None, False),
+        (Extent(OLD), None, None, True),
+        (Extent(OLD), "2026-02-03", None, False),
+        (Extent(OLD), "2026-02-04", None, True),
+        (Extent(OLD), "2026-02-01", "2026-03-11", False),
+        (Extent(Window(OLD.start, NOW + timedelta(days=4))), "2026-02-01", "2026-03-11", True),
+    ],
+)
+def test_build_by_hand_that_leaves_out_window_is_one_in_part(
+    extent: Extent, start: str | None, end: str | None, in_part: bool
+) -> None:
+    facts = {DAILY: NodeFact(1, NOW - timedelta(hours=1))}
+    span = [None if each is None else datetime.fromisoformat(f"{each}T00:00+00:00") for each in (start, end)]
+    found = built_in_part(lineage(), [DAILY], facts, (), NOW, *span, extents={DAILY: extent})
+    assert found == ({DAILY} if in_part else set())

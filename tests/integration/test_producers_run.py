@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
@@ -577,6 +577,58 @@ def test_fingerprint_is_text_and_of_a_source(fired: Recorder):
         around("crm.orders", fingerprint=7)
     with pytest.raises(ProducerError, match="name the source that it is of"):
         around(fingerprint="etag")
+
+
+def test_window_is_that_of_parameters_unless_run_says_another(fired: Recorder, caplog: pytest.LogCaptureFixture):
+    @produces_source("crm.orders", "crm.customers", window=("start", "end"))
+    @flow
+    def load(start: date, end: datetime | None = None, mark: bool = False) -> None:
+        if mark:
+            mark_updated("crm.orders", window=(datetime(2026, 3, 5, tzinfo=UTC), datetime(2026, 3, 6, tzinfo=UTC)))
+            mark_updated("crm.customers")
+
+    load(date(2026, 3, 1), datetime(2026, 3, 2, 12, tzinfo=UTC))
+    load(date(2026, 3, 1), datetime(2026, 3, 2, 12, tzinfo=UTC), mark=True)
+    load(date(2026, 3, 1))
+    load(date(2026, 3, 1), datetime(2026, 2, 1, tzinfo=UTC))
+    windows = [{update.source: str(update.window) for update in each.updates} for each in fired.completions]
+    of_parameters = "2026-03-01 to 2026-03-02 12:00:00"
+    assert windows == [
+        {"crm.orders": of_parameters, "crm.customers": of_parameters},
+        {"crm.orders": "2026-03-05 to 2026-03-06", "crm.customers": of_parameters},
+        {"crm.orders": "None", "crm.customers": "None"},
+        {"crm.orders": "None", "crm.customers": "None"},
+    ]
+    assert "The load counts without a window: the parameters start" in caplog.text
+    for update in fired.completions[0].updates:
+        assert SourceUpdate.from_dict(update.to_dict()) == update
+
+
+def test_window_of_task_is_that_of_its_parameters(fired: Recorder):
+    @produces_source("crm.orders", window=("start", "end"))
+    @task
+    def load(start: str, end: str) -> None: ...
+
+    @flow
+    def around() -> None:
+        load("2026-03-01", "2026-03-02")
+
+    around()
+    assert [str(update.window) for each in fired.completions for update in each.updates] == ["2026-03-01 to 2026-03-02"]
+
+
+def test_window_is_two_times_and_of_a_source(fired: Recorder):
+    @produces_source("crm.orders")
+    @flow
+    def load(window: Any, *sources: str) -> None:
+        mark_updated(*sources, window=window)
+
+    march = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC)
+    for wrong in (march[::-1], march[:1], (date(2026, 3, 1), date(2026, 3, 2)), "march"):
+        with pytest.raises(ProducerError, match="takes a window as two times"):
+            load(wrong, "crm.orders")
+    with pytest.raises(ProducerError, match="got a window and no source"):
+        load(march)
 
 
 def test_run_is_narrowed_for_itself_alone(fired: Recorder):

@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from lineage_orch import Orchestrator, SettingsError
+from lineage_orch import Orchestrator, SettingsError, SourceUpdate
 from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.reports.wording import explanation_lines
 from tests.dbts import DBT_1, in_process_and, new_warehouse, setting_of
@@ -203,6 +203,41 @@ def test_microbatch_model_leaves_out_no_batch(make: Make, how: str) -> None:
             orchestrator.forget(["daily"])
     assert built(tiny.build(vars={"bad": False})) == {"daily"}
     assert tiny.query("select count(*) from daily") == [(7,)]
+
+
+def test_late_day_is_built_and_only_it(make: Make) -> None:
+    """dbt by itself leaves out a row that comes later than ``lookback``, until a full refresh (dbt-core #10899)."""
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    begin, late = today - timedelta(days=29), today - timedelta(days=20)
+    batches = f"""
+        {{{{ config(materialized='incremental', incremental_strategy='microbatch', event_time='day', batch_size='day',
+                  begin='{begin:%F}') }}}}
+        select day, n, '{{{{ invocation_id }}}}' as run from"""
+    tiny = make(
+        models__daily_sql=f"{batches} {{{{ source('raw', 'orders') }}}}",
+        models__flat_sql="select * from {{ ref('daily') }}",
+        models__below_sql=f"{batches} {{{{ ref('flat') }}}}",
+        models__sources_yml="""
+            sources: [{name: raw, schema: raw, tables: [{name: orders, config: {event_time: day}}]}]
+            models: [{name: flat, config: {event_time: day}}]
+        """,
+    )
+    tiny.load("orders", f"select timestamp '{begin:%F}' + i * interval 1 day as day, 1 as n from range(30) t(i)")
+    assert built(tiny.build()) == {"daily", "flat", "below"}
+    with duckdb.connect(str(tiny.warehouse)) as connection:
+        connection.execute(f"update raw.orders set n = 2 where day = '{late:%F}'")
+    with tiny.open() as orchestrator:
+        end = late + timedelta(days=1)
+        orchestrator.record([SourceUpdate("raw.orders", "late", datetime.now(UTC), window_start=late, window_end=end)])
+    report = tiny.build()
+    assert built(report) == {"daily", "flat", "below"}
+    assert report.runs == 1
+    for table in ("daily", "below"):
+        assert tiny.query(f"select sum(n), count(*), count(distinct day) from {table}") == [(31, 30, 30)]
+        runs = tiny.query(f"select count(*), min(day), max(n) from {table} group by run order by 1")
+        assert [(days, most) for days, _, most in runs] == [(1, 2), (29, 1)], "one batch by the second run"
+        assert runs[0][1] == late.replace(tzinfo=None)
+    assert tiny.due() == set()
 
 
 @pytest.mark.parametrize("how", ["flag", "project"])

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from lineage_orch import ProducerError, fingerprint_of
 from lineage_orch.loads.marks import mark, take_marks
+from lineage_orch.updates import Window
 
 plain = st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.decimals() | st.datetimes()
 rows = st.lists(st.tuples(plain, plain), min_size=1, max_size=5)
@@ -124,7 +125,7 @@ def marked(*calls: tuple[str, str | None]) -> Any:
     run = uuid4()
     for source, fingerprint in calls:
         mark(run, [source], fingerprint)
-    return take_marks(run)
+    return {source: each.fingerprint for source, each in (take_marks(run) or {}).items()}
 
 
 def test_source_loaded_in_parts_has_fingerprint_of_all() -> None:
@@ -134,3 +135,26 @@ def test_source_loaded_in_parts_has_fingerprint_of_all() -> None:
     assert both not in ("1", "2", marked(("a", "2"), ("a", "1"))["a"], None)
     assert marked(("a", "1"), ("a", "2"))["a"] == both
     assert marked(("a", "1"), ("a", None), ("a", "1")) == {"a": None}, "one part is not known"
+
+
+def test_source_loaded_in_parts_has_hull_of_their_windows() -> None:
+    days = [datetime(2026, 3, day, tzinfo=UTC) for day in range(1, 6)]
+    run = uuid4()
+    mark(run, ["a", "b", "c"], None, Window(days[0], days[1]))
+    mark(run, ["a"], None, Window(days[3], days[4]))
+    mark(run, ["b", "d"])
+    found = take_marks(run) or {}
+    whole = Window(days[0], days[4])
+    assert {source: each.window for source, each in found.items()} == {
+        "a": whole,
+        "b": None,  # one part is not known
+        "c": Window(days[0], days[1]),
+        "d": None,
+    }
+    mark(run, ["b"], None, Window(days[1], days[2]))
+    mark(run, ["b", "d"])
+    found = take_marks(run, Window(days[3], days[4])) or {}
+    assert {source: each.window for source, each in found.items()} == {
+        "b": Window(days[1], days[4]),
+        "d": Window(days[3], days[4]),
+    }
