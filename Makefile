@@ -16,8 +16,12 @@ PYTEST := $(BIN)/python -m pytest -p no:randomly
 # What runs over each dbt; the names of the tests end with it: dbt1-process, another-dbt1, dbt2, dbt-cloud.
 ENGINES := -m 'not drill' tests/engines tests/integration/test_truth.py tests/integration/test_demo.py
 
+# What a release of Prefect, dbt or SQLAlchemy can break.
+CORE := $(addprefix tests/,builds check cli dbt deployed ledger lineage loads plan reports testing triggers \
+  test_orchestrator.py test_producers.py test_settings.py)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-server check test test-engines test-dbt2 test-dbt112 drill soak lint format coverage generate docs dist bench bench-peers clean
+.PHONY: help demo demo-server check test test-engines test-dbt2 test-dbt112 test-lowest drill soak lint format coverage generate docs dist bench bench-peers clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -48,6 +52,13 @@ test-dbt2: $(VENV)/.dev  ## Run the tests of the engines and the demo over dbt 2
 test-dbt112: $(VENV)/.dev  ## Run them over dbt-core 1.12, which it sets up in .dbt112.
 	@dbt=$$($(BIN)/python .ci/get_dbt112.py .dbt112) && \
 	  LINEAGE_ORCH_TEST_DBT1=$$dbt $(PYTEST) $(ENGINES) -k another-dbt1
+
+test-lowest: $(VENV)/.dev  ## Run the core of the fast tests over the lowest versions that pyproject.toml declares, set up in .lowest.
+	@# Their own warnings are no failures. Left out: the words in which SQLAlchemy writes the same tables, and a project
+	@# with `arguments:` of tests, which dbt-core 1.8 does not know.
+	@python=$$($(BIN)/python .ci/get_lowest.py .lowest) && $$python -m pytest -p no:randomly -q --no-cov -W default \
+	  $(FAST) $(CORE) --deselect tests/ledger/test_migration.py::test_tables_of_version_2_are_what_was_released \
+	  --deselect tests/testing/test_pytest_plugin.py::test_workers_parse_once_and_leave_project_as_it_is
 
 drill: $(VENV)/.dev  ## Run the drills: they wait for minutes until Prefect gets over something.
 	@$(PYTEST) -m drill
@@ -88,7 +99,7 @@ bench-peers: $(VENV)/.dev  ## Give the same loads to a hand-written trigger, and
 	@$(BIN)/python -m benchmarks.peers --write benchmarks/peers/results.md
 
 clean:  ## Remove the virtual environment and all that was built.
-	rm -rf $(VENV) .dbt2 .dbt112 build dist site *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .dbt2 .dbt112 .lowest build dist site *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf example_project/data example_project/ints/dbt/flows/target example_project/ints/dbt/flows/logs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
