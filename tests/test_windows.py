@@ -238,6 +238,17 @@ def test_window_reaches_what_was_held_meanwhile(tmp_path: Path) -> None:
     assert shop.build() == [("daily", "2026-02-09 to 2026-02-10")]
 
 
+def test_window_of_paused_source_is_taken_in_with_others(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, source("raw.a"), source("raw.b"), batches("daily", "raw.a", "raw.b"))
+    shop.orchestrator.pause(["raw.a"])
+    shop.load_late("raw.a", 20)
+    assert shop.build() == []
+    shop.load_late("raw.b", 10)
+    assert shop.build() == [("daily", "2026-02-09 to 2026-02-20")]
+    shop.orchestrator.resume(["raw.a"])
+    shop.assert_true()
+
+
 def test_failed_window_is_still_due(shop: Shop) -> None:
     shop.dbt.failing = {"model.shop.daily"}
     shop.load_late("raw.a", 20)

@@ -143,8 +143,11 @@ def planned_extents(
         if not tick or number in due_by_itself or unique_id.startswith("snapshot."):
             extent |= OPEN
         for parent in graph.parents[number]:
-            if changed[parent] > tick:
-                extent |= snapshot.extents.get(graph.ids[parent], {}).get(tick, OPEN)
+            # Also of a source that is paused: what it brought makes nothing stale, and is taken in with the rest.
+            if (of_parent := snapshot.extents.get(graph.ids[parent], {}).get(tick)) is not None:
+                extent |= of_parent
+            elif changed[parent] > tick:
+                extent |= OPEN
             if reach[parent] == IN_PLAN:
                 extent |= found.get(parent, OPEN)
         found[number] = extent
