@@ -103,10 +103,16 @@ def record(
         str | None,
         Parameter(help="Of what was loaded, such as an ETag; the same as at the last load of a source: nothing new."),
     ] = None,
+    from_: Annotated[
+        str | None,
+        Parameter(name="--from", help="All that is new lies in the event times from here on: 2026-01-01. UTC."),
+    ] = None,
+    to: Annotated[str | None, Parameter(help="And up to here, exclusive.")] = None,
     build: Annotated[bool, Parameter(help="Build at once what is downstream of them.", negative="")] = False,
     common: Common = DEFAULTS,
 ) -> int:
     """Record that sources were loaded, for loads that no Prefect flow makes."""
+    from lineage_orch.dbt.microbatch import moment
     from lineage_orch.reports import tables
     from lineage_orch.updates import SourceUpdate
 
@@ -118,11 +124,19 @@ def record(
         raise SettingsError("--fingerprint is empty; give one, or leave it out: then the load counts as new")
     at = _moment(loaded_at)
     load = update_id or _new_id()
+    start, end = (None if given is None else moment(given, what) for given, what in ((from_, "--from"), (to, "--to")))
+    if (start is None) != (end is None) or (start and end and start >= end):
+        raise SettingsError("a window has two ends, the first before the other: give --from and --to")
     report: BuildReport | None = None
     names: Mapping[str, str] = {}
     with common.orchestrator() as orchestrator:
         tick = orchestrator.record(
-            [SourceUpdate(each, load, at, producer=producer, fingerprint=fingerprint) for each in source]
+            [
+                SourceUpdate(
+                    each, load, at, producer=producer, fingerprint=fingerprint, window_start=start, window_end=end
+                )
+                for each in source
+            ]
         )
         unchanged = orchestrator.ledger.unchanged_by([load])
         if build:

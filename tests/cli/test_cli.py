@@ -446,6 +446,14 @@ def test_records_that_cannot_be(run: Run, args: list[str], message: str) -> None
     assert message in error(run("record", *args))
 
 
+def test_record_with_window(run: Run) -> None:
+    good(run("record", "raw.orders", "--from", "2026-03-01", "--to", "2026-03-02"))
+    (event,) = data(run("history", "--json"))["events"]
+    assert event["window"] == {"start": "2026-03-01T00:00:00+00:00", "end": "2026-03-02T00:00:00+00:00"}
+    for args in (["--from", "2026-03-01"], ["--from", "2026-03-02", "--to", "2026-03-01"]):
+        assert "the first before the other" in error(run("record", "raw.orders", *args))
+
+
 def test_adopt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
     code, out, err = run("adopt")
