@@ -25,10 +25,10 @@ from urllib.parse import parse_qs, urlsplit
 Row = dict[str, Any]
 Tables = Mapping[str, list[Row]]
 
-RESOURCES = ("products", "carts", "users")
+RESOURCES = ("products", "carts", "users", "posts")
 DEFAULT_LIMIT = 30
 
-PRODUCTS, CARTS, USERS = 120, 80, 60
+PRODUCTS, CARTS, USERS, POSTS = 120, 80, 60, 40
 NEW_CARTS_PER_DAY = 5
 PRICE_CHANGES_PER_DAY = 6
 
@@ -57,7 +57,9 @@ def generate(day: int = 0) -> dict[str, list[Row]]:
             product["price"] = round(product["price"] * chance.uniform(0.8, 1.25), 2)
         first = len(carts) + 1
         carts += [_cart(number, products) for number in range(first, first + NEW_CARTS_PER_DAY)]
-    return {"products": products, "carts": carts, "users": [_user(number) for number in range(1, USERS + 1)]}
+    users = [_user(number) for number in range(1, USERS + 1)]
+    posts = [_post(number) for number in range(1, POSTS + 1)]
+    return {"products": products, "carts": carts, "users": users, "posts": posts}
 
 
 def _product(number: int) -> Row:
@@ -100,6 +102,20 @@ def _product(number: int) -> Row:
     if chance.random() < 0.4:
         del product["brand"]  # as in the real service: not every product has one
     return product
+
+
+def _post(number: int) -> Row:
+    chance = random.Random(f"post-{number}")
+    category = chance.choice(list(CATEGORIES))
+    return {
+        "id": number,
+        "title": f"What to know of {category}, part {number}",
+        "body": chance.choice(COMMENTS),
+        "tags": [category],
+        "reactions": {"likes": chance.randint(0, 200), "dislikes": chance.randint(0, 20)},
+        "views": chance.randint(10, 5000),
+        "userId": chance.randint(1, USERS),
+    }
 
 
 def _review(chance: random.Random) -> Row:

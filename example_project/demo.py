@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 DEMO = HERE / "data" / "demo"
 LOG = DEMO / "demo.log"
 SHOWN_LOG = LOG.relative_to(HERE.parent)
+REPORT = DEMO / "product_sales.csv"
 
 
 def _prepare() -> None:
@@ -36,6 +38,7 @@ def _prepare() -> None:
         "DBT_LOG_PATH": str(DEMO / "logs"),
         "PREFECT_HOME": str(DEMO / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "RUNTIME__DLTHUB_TELEMETRY": "false",
     }
     for name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE"):
         os.environ.pop(name, None)
@@ -62,7 +65,7 @@ class Demo:
 
     def load(self, number: int, title: str, export: Any, source: str) -> None:
         """Run one load; print what it loaded, built, held and did not affect."""
-        before = self._ticks()
+        before, reported = self._ticks(), _written(REPORT)
         self.console.print(f"\n[bold]{number}. {title}[/bold]")
         started = time.monotonic()
         with self._built_shown(before):
@@ -77,8 +80,11 @@ class Demo:
         after = self._ticks()
         below = self._names(self.orchestrator.lineage.downstream(source))
         built = [name for name, tick in after.items() if tick != before[name]]
-        held = {_short(node): held for node, held in plan.held.items()}
+        held = {name: held for node, held in plan.held.items() if (name := _short(node)) in below}
         self.console.print(f"   built        {_list(built)}", style="green")
+        if _written(REPORT) != reported:
+            rows = len(REPORT.read_text(encoding="utf-8").splitlines()) - 1
+            self.console.print(f"   followed by  sales-report: {rows} products in {REPORT.name}", style="green")
         for name, each in sorted(held.items()):
             waits = _list([_short(source) for source in each.waiting_for])
             self.console.print(f"   held         {name}: waits for the first load of {waits}", style="yellow")
@@ -112,6 +118,16 @@ class Demo:
                 done.set()
                 watching.join()
 
+    def observe(self, number: int, title: str, source: str) -> None:
+        """Look at the sources that no flow loads; print what was found and built."""
+        self.console.print(f"\n[bold]{number}. {title}[/bold]")
+        found = self.orchestrator.observe()
+        if source not in {".".join(each.split(".")[-2:]) for each in found.recorded}:
+            self.fail(f"{source} was not seen: " + " ".join(found.lines({each: each for each in found.asked})))
+        self.console.print(f"   observed     {source}: it was written since the last look")
+        built = sorted(_short(each) for each in self.orchestrator.build().built)
+        self.console.print(f"   built        {_list(built)}", style="green")
+
     def query(self, title: str, sql: str) -> None:
         """Print the rows of a query on the warehouse."""
         import duckdb
@@ -141,6 +157,10 @@ class Demo:
         return {_short(each) for each in unique_ids}
 
 
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
 def _short(unique_id: str) -> str:
     return unique_id.rpartition(".")[2]
 
@@ -164,8 +184,10 @@ def main() -> None:
         if "DUMMYJSON_BASE_URL" not in os.environ:
             os.environ["DUMMYJSON_BASE_URL"] = stack.enter_context(serve(shop))
         from example_project.ints.dummyjson_carts.flows.api import export as export_carts
+        from example_project.ints.dummyjson_posts.flows.api import export as export_posts
         from example_project.ints.dummyjson_products.flows.api import export as export_products
         from example_project.ints.dummyjson_users.flows.api import export as export_users
+        from example_project.ints.finance_targets.write_targets import write_targets
 
         demo = Demo()
         products, carts, users = (f"external_sources.raw_{name}" for name in ("products", "carts", "users"))
@@ -179,7 +201,12 @@ def main() -> None:
             export_products,
             products,
         )
-        demo.load(5, "The same products once more: nothing below the staging model is built", export_products, products)
+        demo.load(
+            5, "The same products once more: nothing below the staging models is built", export_products, products
+        )
+        demo.load(6, "The posts, by a pipeline of dlt: what was held for them is built", export_posts, "blog.posts")
+        write_targets(age=timedelta(minutes=5))
+        demo.observe(7, "A script that tells nobody has written the targets: they are observed", "finance.targets")
         demo.query(
             "mart_product_sales, joined from two loads",
             "select product_id, title, category, units_sold, net_sales from mart_product_sales "

@@ -47,3 +47,4 @@ def surroundings(api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Each test loads from the stand-in, into raw files of its own; dbt reads them there."""
     monkeypatch.setenv("DUMMYJSON_BASE_URL", api)
     monkeypatch.setenv("EXAMPLE_RAW_DIR", str(tmp_path / "raw"))
+    monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")

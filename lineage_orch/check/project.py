@@ -205,7 +205,8 @@ class _Checker:
             yield Finding(
                 "source-without-producer",
                 f'no producer loads the source {name} ({below}); write @produces_source("{name}") above the @flow that '
-                f"loads it; if no flow does, call `lineage-orch record {name}` after its load",
+                f"loads it; if no flow does, call `lineage-orch record {name}` after its load, or have `lineage-orch "
+                "observe` look",
                 subjects=(source,),
             )
 

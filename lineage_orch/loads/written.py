@@ -49,7 +49,10 @@ class WrittenFlows:
 
 
 def written_flows(folder: Path) -> WrittenFlows:
-    """Return the flows in a folder and those below it; left out is what :func:`find_producers` leaves out."""
+    """Return the flows in a folder and those below it that may load something: none that follows a model.
+
+    Left out is what :func:`find_producers` leaves out.
+    """
     flows: list[WrittenFlow] = []
     unread: list[tuple[Path, str]] = []
     for file in python_files(folder, "flow"):
@@ -70,6 +73,7 @@ def _flows_of(tree: ast.Module, file: Path) -> Iterator[WrittenFlow]:
             continue
         sources: tuple[str, ...] | None = None
         found: ast.expr | None = None
+        follows = False
         for decorator in function.decorator_list:
             called = decorator.func if isinstance(decorator, ast.Call) else decorator
             name = ast.unparse(called)
@@ -77,7 +81,8 @@ def _flows_of(tree: ast.Module, file: Path) -> Iterator[WrittenFlow]:
                 found = decorator
             elif name.rpartition(".")[2] == "produces_source" or _full(name, names).endswith(".produces_source"):
                 sources = (*(sources or ()), *_texts(*(decorator.args if isinstance(decorator, ast.Call) else ())))
-        if found is not None:
+            follows |= name.rpartition(".")[2] == "follows" or _full(name, names).endswith(".follows")
+        if found is not None and not (follows and sources is None):
             yield WrittenFlow(
                 function.name,
                 _name_in(found) or function.name.replace("_", "-"),
