@@ -45,6 +45,7 @@ CONTENTS = """
 
 docs/tutorial
 docs/how-do-i
+docs/recipes
 docs/how-it-decides
 docs/by-hand
 docs/production
@@ -77,6 +78,7 @@ docs/glossary
 
 docs/comparison
 docs/decisions/README
+AGENTS
 benchmarks/results
 example_project/README
 CONTRIBUTING

@@ -34,7 +34,7 @@ from lineage_orch.errors import (
     UnknownNodeError,
     UnknownSourceError,
 )
-from lineage_orch.text import count
+from lineage_orch.text import count, few
 
 if TYPE_CHECKING:
     from lineage_orch.dbt.project import DbtProject
@@ -158,6 +158,14 @@ def explain(
             data, lines = _explain_other(orchestrator, node, no_node)
         else:
             data, lines = explanation.to_dict(), explanation_lines(explanation)
+            names, nodes = names_in(orchestrator), orchestrator.lineage.nodes
+            below = sorted(each for each in orchestrator.lineage.named(f"{explanation.node}+") if each in nodes)
+            below.remove(explanation.node)
+            data["downstream"] = below
+            if below:
+                lines.append(
+                    f"Downstream of it: {count(below, 'node')}: {few((names[each] for each in below), most=8)}"
+                )
     print_result(common, {**data, "lines": lines}, lines)
     return DONE
 

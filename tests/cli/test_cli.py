@@ -660,6 +660,9 @@ def test_explain_of_a_source(run: Run) -> None:
     assert out.endswith("To build them all by hand: dbt build --select source:shop.raw.orders+\n")
     answer = data(run("explain", "source.shop.raw.orders", "--json"))
     assert answer["downstream"]["model.shop.mart"] == "due"
+    assert "Downstream of it: 2 nodes: hourly, mart" in good(run("explain", "stg_orders"))
+    assert data(run("explain", "stg_orders", "--json"))["downstream"] == ["model.shop.hourly", "model.shop.mart"]
+    assert "Downstream" not in good(run("explain", "mart"))
     assert "no node 'nothing'" in error(run("explain", "nothing"))
 
 
