@@ -320,7 +320,7 @@ class Orchestrator:
         """Let failing nodes be tried again by the next build, without waiting for their time.
 
         Args:
-            names: of nodes; none means every node that fails.
+            names: of nodes and followers; none means all that fail.
 
         Returns:
             Their unique_ids.
@@ -329,10 +329,19 @@ class Orchestrator:
             UnknownNodeError: no such node in the manifest.
         """
         lineage = self.lineage
-        nodes = tuple(dict.fromkeys(lineage.resolve_node(each) for each in names))
+        nodes = tuple(dict.fromkeys(self._node_or_follower(lineage, each) for each in names))
         nodes = nodes or tuple(self.ledger.snapshot(history_of=()).failures)
         self.ledger.clear_failures(nodes)
         return nodes
+
+    def _node_or_follower(self, lineage: Lineage, name: str) -> str:
+        try:
+            return lineage.resolve_node(name)
+        except UnknownNodeError:
+            for each in self._workspace.followers(lineage):
+                if name in (each.name, each.unique_id):
+                    return each.unique_id
+            raise
 
     def mark_stale(self, select: Collection[str], *, reason: str = "marked stale by hand") -> tuple[str, ...]:
         """Make nodes stale: the next build builds them, whenever that is, and whatever their policies say.
@@ -420,7 +429,7 @@ class Orchestrator:
                 out.update(dict.fromkeys(lineage.resolve_sources(name)))
             except UnknownSourceError as no_source:
                 try:
-                    out[lineage.resolve_node(name)] = None
+                    out[self._node_or_follower(lineage, name)] = None
                 except UnknownNodeError:
                     raise no_source from None
         self.ledger.forget(list(out))
@@ -796,9 +805,10 @@ class Orchestrator:
     def activity(self, since: datetime) -> Activity:
         """Return what was loaded and built since a time (aware), and what one dbt command per load would have cost."""
         from lineage_orch.reports.activity import activity
+        from lineage_orch.reports.history import of_nodes
 
         lineage = self.lineage
-        history = self.ledger.history(since, limit=_ALL)
+        history = of_nodes(self.ledger.history(since, limit=_ALL))
         return activity(lineage, history, self.ledger.median_seconds(lineage.nodes), since, self._clock())
 
     def seems_done(self) -> bool:
@@ -868,6 +878,7 @@ class Orchestrator:
         Raises:
             ManifestError, DbtError, LedgerError: the manifest or ledger cannot be read.
         """
+        from lineage_orch.reports.history import of_nodes
         from lineage_orch.reports.page import read_page, with_promises
         from lineage_orch.reports.status import status
 
@@ -880,7 +891,7 @@ class Orchestrator:
             snapshot,
             plan,
             status(lineage, snapshot, plan, self.ledger.holder()),
-            self.ledger.history(since),
+            of_nodes(self.ledger.history(since)),
             title=f"{project.name} ({project.target})",
             producers=self.ledger.producers() if producers is None else producers,
             built_by=self.built_by(),

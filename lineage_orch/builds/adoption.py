@@ -22,6 +22,7 @@ class Adoption:
         nodes: The nodes that count as built as they stand.
         failed: The nodes whose last build failed, which stay stale unless they are forgiven by name.
         missing: The nodes whose relation is not in the warehouse, which stay as they are.
+        followers: The followers that count as run: all that they follow counts as loaded or built.
         tick: The tick of the adoption; None before it is done.
         is_sure: Whether the warehouse could be asked what is there; else all nodes are taken to be.
     """
@@ -30,6 +31,7 @@ class Adoption:
     nodes: tuple[str, ...]
     failed: tuple[str, ...]
     missing: tuple[str, ...]
+    followers: tuple[str, ...] = ()
     tick: int | None = None
     is_sure: bool = True
 
@@ -49,13 +51,21 @@ def adoption(workspace: Workspace, lineage: Lineage, select: Iterable[str] = ())
     found = selected(lineage, workspace.dbt, tuple(select))
     answer = workspace.dbt.missing_relations(lineage)
     gone = answer or frozenset()
+    nodes = tuple(each for each in found.nodes if each not in gone and each not in snapshot.failures)
     return Adoption(
         sources=tuple(each for each in found.sources if each not in snapshot.sources),
-        nodes=tuple(each for each in found.nodes if each not in gone and each not in snapshot.failures),
+        nodes=nodes,
         failed=tuple(each for each in found.nodes if each not in gone and each in snapshot.failures),
         missing=tuple(each for each in found.nodes if each in gone),
         is_sure=answer is not None,
+        followers=_followers_of(workspace, lineage, {*found.sources, *nodes}),
     )
+
+
+def _followers_of(workspace: Workspace, lineage: Lineage, adopted: Collection[str]) -> tuple[str, ...]:
+    """Return the followers of nothing else."""
+    known = workspace.followers(lineage)
+    return tuple(each.unique_id for each in known if each.parents and set(each.parents).issubset(adopted))
 
 
 def declare(workspace: Workspace, lineage: Lineage, found: Adoption, since: int, forgiven: Collection[str]) -> Adoption:
@@ -88,5 +98,8 @@ def declare(workspace: Workspace, lineage: Lineage, found: Adoption, since: int,
     forgivable = (each for each in found.failed if each in forgiven)
     nodes = tuple(node for node in (*found.nodes, *forgivable) if node not in news)
     ledger.record_built(tick, nodes, built_at=now, identities={node: lineage.identity_parts(node) for node in nodes})
+    adopted = {*nodes, *lineage.sources} - {*late}
+    followers = tuple(each for each in _followers_of(workspace, lineage, adopted) if each in found.followers)
+    ledger.record_built(tick, followers, built_at=now)
     failed = tuple(each for each in found.failed if each not in forgiven)
-    return replace(found, nodes=nodes, failed=failed, tick=tick)
+    return replace(found, nodes=nodes, failed=failed, followers=followers, tick=tick)

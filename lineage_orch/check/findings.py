@@ -29,6 +29,7 @@ CODES: Mapping[str, Code] = {
     "unknown-source": Code("error", "a producer names a source that the project does not have"),
     "unreadable-policy": Code("error", "a freshness or state config, or a `late_after`, cannot be read"),
     "project-cycle": Code("error", "projects of one ledger read each other in a circle"),
+    "bad-follower": Code("error", "a follower cannot be read, or follows what the project does not have"),
     "no-producers": Code("error", "it is not said where the producers are, or there are none"),
     "source-loaded-twice": Code("error", "two producers load one source"),
     "source-without-producer": Code("warning", "no producer loads a source"),

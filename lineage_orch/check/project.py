@@ -18,8 +18,10 @@ from lineage_orch.errors import LineageError, PolicyError
 from lineage_orch.lineage import Lineage
 from lineage_orch.lineage.policy import read_policy
 from lineage_orch.loads.declaration import can_mean, is_template
-from lineage_orch.loads.discovery import DiscoveryResult, ImportFailure, Producer
+from lineage_orch.loads.discovery import DiscoveryResult, ImportFailure, Producer, short_path
+from lineage_orch.loads.following import Following
 from lineage_orch.plan import read_promises
+from lineage_orch.plan.followers import followers_of
 from lineage_orch.text import count, few
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def check(
     deployments: Iterable[Deployment] = (),
     ignore: Iterable[str] = (),
     others: OtherProjects | None = None,
+    declared: Iterable[Following] = (),
 ) -> list[Finding]:
     """Return what is wrong, errors first.
 
@@ -46,6 +49,7 @@ def check(
             pattern (``source-without-producer:fivetran.*``, shell-style). A source that needs no producer is loaded
             by something else, so what is downstream of it is reached.
         others: what the ledger knows of other projects, which build some of the sources; None: it was not asked.
+        declared: what flows with ``@follows`` declare; exposures are of the project itself.
 
     Raises:
         SettingsError: ``ignore`` holds an unknown code.
@@ -60,6 +64,7 @@ def check(
     found += checker.unreadable_policies()
     if others is not None and others.cycle is not None:
         found.append(Finding("project-cycle", others.cycle))
+    found += _bad_followers(lineage, tuple(declared))
     if producers is None:
         found.append(
             Finding(
@@ -315,6 +320,15 @@ def _policies(lineage: Lineage) -> Iterator[tuple[str, str | PolicyError]]:
             yield node, error
 
 
+def _bad_followers(lineage: Lineage, declared: Sequence[Following]) -> Iterator[Finding]:
+    where = {f"follower.{each.name}": each.where for each in declared}
+    for each in followers_of(lineage, declared):
+        if each.error is not None:
+            file, _, line = where.get(each.unique_id, "").rpartition(":")
+            place = f"{short_path(file)}:{line}" if file else None
+            yield Finding("bad-follower", each.error, place, (each.unique_id,))
+
+
 def _import_failed(failure: ImportFailure) -> Finding:
     place = failure.place
     shown = f"{place}: " if failure.where is None or not failure.where.startswith(place) else ""
@@ -350,8 +364,15 @@ class Project:
         """Return what is wrong; see :func:`check`."""
         failures = self.found.failures if self.found else ()
         producers = self.found.producers if self.found else None
+        declared = self.found.followers if self.found else ()
         return check(
-            self.lineage, producers, failures=failures, deployments=deployments, ignore=ignore, others=self.others
+            self.lineage,
+            producers,
+            failures=failures,
+            deployments=deployments,
+            ignore=ignore,
+            declared=declared,
+            others=self.others,
         )
 
 

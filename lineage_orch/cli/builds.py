@@ -251,6 +251,8 @@ def adopt(
             progress("Which tables and views are in the warehouse is not known: all are taken to be there.")
         built = len(found.nodes) + len(found.failed) - len(kept)
         what = f"{count(found.sources, 'source')} as loaded and {count(built, 'node')} as built"
+        if found.followers:
+            what += f", {count(found.followers, 'follower')} as run"
         if not yes and not confirm(f"Declare {what} in {ledger.project}, target {ledger.target}?"):
             progress("Nothing was changed.")
             return FAILED
@@ -259,6 +261,7 @@ def adopt(
         "tick": done.tick,
         "sources": len(done.sources),
         "nodes": len(done.nodes),
+        "followers": len(done.followers),
         "still_stale": kept,
         "missing": sorted(names[each] for each in done.missing),
     }

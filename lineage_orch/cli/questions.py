@@ -39,6 +39,7 @@ from lineage_orch.text import count, few
 if TYPE_CHECKING:
     from lineage_orch.dbt.project import DbtProject
     from lineage_orch.lineage import Lineage
+    from lineage_orch.loads.following import Following
     from lineage_orch.orchestrator import Orchestrator
     from lineage_orch.reports.page import Page
     from lineage_orch.settings import LineageOrchSettings
@@ -210,14 +211,16 @@ def _explain_source(orchestrator: Orchestrator, source: str) -> tuple[dict[str, 
 
 
 def sources(*name: Named, limit: Limit = None, producers: Producers = None, common: Common = DEFAULTS) -> int:
-    """Show each source with its producers and the models below it.
+    """Show each source with its producers, the models below it, and what follows these.
 
     Producers are those that the ledger knows, and those found where --producers or the setting producers says. With
     --manifest, and neither --ledger nor --producers, nothing but that file is read.
     """
+    from lineage_orch.plan.followers import followers_of
     from lineage_orch.reports.status import short_names
 
-    lineage, known = _sources_of(common, producers)
+    lineage, known, declared = _sources_of(common, producers)
+    followers = followers_of(lineage, declared)
     names = short_names(lineage)
     only = frozenset(each for one in name for each in lineage.named(one)) if name else lineage.sources.keys()
     rows = [
@@ -227,9 +230,11 @@ def sources(*name: Named, limit: Limit = None, producers: Producers = None, comm
             "has_producer": None if known is None else source in known,
             "producers": None if known is None else known.get(source, []),
             "models": list(models),
+            "followers": [each.name for each in followers if not below.isdisjoint(each.parents)],
         }
         for source, models in sorted(lineage.source_map().items(), key=lambda item: names[item[0]])
         if source in only
+        for below in [{source, *lineage.downstream(source)} if followers else frozenset()]
     ]
     if common.json:
         print_result(common, {"sources": rows}, None)
@@ -336,7 +341,8 @@ def page(
     if days < 1:
         raise SettingsError(f"--days {days} is less than one day")
     with common.orchestrator(producers=producers) as orchestrator:
-        known = _add_found(orchestrator.ledger.producers(), orchestrator.lineage, orchestrator.settings.producers)
+        known = orchestrator.ledger.producers()
+        _add_found(known, orchestrator.lineage, orchestrator.settings.producers)
         page = orchestrator.page(days=days, producers=known)
     if os.environ.get("PREFECT_API_URL"):
         page = _with_schedules(page, known)
@@ -372,15 +378,17 @@ def _with_schedules(page: Page, known: Mapping[str, Sequence[str]]) -> Page:
         return page
 
 
-def _sources_of(common: Common, places: list[str] | None) -> tuple[Lineage, dict[str, list[str]] | None]:
-    """Return the lineage, and the names of the known producers of each source that has one.
+def _sources_of(
+    common: Common, places: list[str] | None
+) -> tuple[Lineage, dict[str, list[str]] | None, tuple[Following, ...]]:
+    """Return the lineage, the names of the known producers of each source that has one, and what flows follow.
 
     The names are None where no ledger is asked for, and only the manifest is read.
     """
     from lineage_orch.lineage import Lineage
 
     if common.manifest is not None and common.ledger is None and places is None and not common.parse:
-        return Lineage.from_manifest(common.manifest), None
+        return Lineage.from_manifest(common.manifest), None, ()
 
     from lineage_orch.dbt.project import DbtProject
 
@@ -399,7 +407,7 @@ def _sources_of(common: Common, places: list[str] | None) -> tuple[Lineage, dict
             for source, each in built_elsewhere(ledger, lineage).items():
                 if each.name not in (names := known.setdefault(source, [])):
                     names.append(each.name)
-    return lineage, _add_found(known, lineage, settings.producers)
+    return lineage, known, _add_found(known, lineage, settings.producers)
 
 
 def _lineage_of(common: Common, settings: LineageOrchSettings, project: DbtProject) -> Lineage:
@@ -416,10 +424,10 @@ def _lineage_of(common: Common, settings: LineageOrchSettings, project: DbtProje
         return orchestrator.lineage
 
 
-def _add_found(known: dict[str, list[str]], lineage: Lineage, places: Sequence[str]) -> dict[str, list[str]]:
-    """Add the producers found in these places; what cannot be read is told, and left out."""
+def _add_found(known: dict[str, list[str]], lineage: Lineage, places: Sequence[str]) -> tuple[Following, ...]:
+    """Add the producers found in these places, and return the followers; what cannot be read is told, and left out."""
     if not places:
-        return known
+        return ()
     from lineage_orch.errors import UnknownSourceError
     from lineage_orch.loads.declaration import is_template
     from lineage_orch.loads.discovery import find_producers
@@ -440,4 +448,4 @@ def _add_found(known: dict[str, list[str]], lineage: Lineage, places: Sequence[s
             for source in resolved:
                 if producer.name not in (names := known.setdefault(source, [])):
                     names.append(producer.name)
-    return known
+    return found.followers

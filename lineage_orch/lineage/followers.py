@@ -40,6 +40,11 @@ class Follower:
     error: str | None = None
 
 
+def is_follower(unique_id: str) -> bool:
+    """Whether a name of the ledger is that of a follower, known now or not: what is built is no exposure."""
+    return unique_id.startswith(("follower.", "exposure."))
+
+
 def exposure_followers(lineage: Lineage) -> Iterator[Follower]:
     """Yield the exposures that name a deployment; one whose meta cannot be read, with what is wrong."""
     for unique_id, name, block in lineage.exposure_blocks():

@@ -59,7 +59,7 @@ class Producer:
     @property
     def where(self) -> str:
         """``file:line``, the file as short as it can be said from here."""
-        return f"{_short_path(self.file)}:{self.line}"
+        return f"{short_path(self.file)}:{self.line}"
 
     def __str__(self) -> str:
         return f"the {self.kind} {self.name!r}"
@@ -344,7 +344,7 @@ def _harmless() -> Iterator[None]:
 
 def _failure(target: str | Path, error: BaseException) -> ImportFailure:
     if isinstance(error, SyntaxError) and error.filename:
-        at = f"{_short_path(error.filename)}:{error.lineno or 1}"
+        at = f"{short_path(error.filename)}:{error.lineno or 1}"
         return ImportFailure(str(target), at, f"it cannot be imported: {type(error).__name__}: {error.msg}")
     where = _raised_at(target, error)
     if isinstance(error, ModuleNotFoundError) and error.name and f"{target}.".startswith(f"{error.name}."):
@@ -361,12 +361,12 @@ def _failure(target: str | Path, error: BaseException) -> ImportFailure:
 
 def _raised_at(target: str | Path, error: BaseException) -> str | None:
     """Return ``file:line`` of the innermost frame that is the user's."""
-    where: str | None = f"{_short_path(str(target))}:1" if isinstance(target, Path) else None
+    where: str | None = f"{short_path(str(target))}:1" if isinstance(target, Path) else None
     for frame, line in traceback.walk_tb(error.__traceback__):
         file = frame.f_code.co_filename
         of_us = frame.f_globals.get("__name__", "").partition(".")[0] == _OURS
         if not file.startswith("<") and not of_us and not os.path.realpath(file).startswith(_INSTALLED):
-            where = f"{_short_path(file)}:{line}"
+            where = f"{short_path(file)}:{line}"
     return where
 
 
@@ -408,7 +408,7 @@ def _read(value: object) -> Producer | None:
     )
 
 
-def _short_path(file: str) -> str:
+def short_path(file: str) -> str:
     """Return a path relative to the working directory if it lies below it."""
     try:
         return str(Path(file).resolve().relative_to(Path.cwd().resolve()))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from lineage_orch.lineage.followers import is_follower
 from lineage_orch.reports.build_report import iso, window_to_dict
 from lineage_orch.updates import Window
 
@@ -48,6 +49,15 @@ class Event:
             "message": self.message,
             "window": window_to_dict(self.window),
         }
+
+
+def of_nodes(history: History) -> History:
+    """Return a history without what followers did."""
+    return replace(
+        history,
+        built=[each for each in history.built if not is_follower(each.node)],
+        failed=[each for each in history.failed if not is_follower(each.node)],
+    )
 
 
 def events(history: History, only: Collection[str] | None = None) -> list[Event]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from lineage_orch.errors import LineageError
 from lineage_orch.reports.activity import Day, daily, shared_builds
 from lineage_orch.reports.explain import StoredParts, explain
+from lineage_orch.reports.follower_wording import follower_lines, follower_state
 from lineage_orch.reports.looks import LOOKS
 from lineage_orch.reports.status import short_names
 from lineage_orch.reports.wording import (
@@ -32,13 +33,14 @@ if TYPE_CHECKING:
     from lineage_orch.lineage import Lineage
     from lineage_orch.plan import BuildPlan
     from lineage_orch.reports.explanation import BuiltBy
+    from lineage_orch.reports.followers import FollowerStatus
     from lineage_orch.reports.freshness import Promised
     from lineage_orch.reports.status import NodeStatus, SourceStatus, Status
 
 # What is drawn, and in which order where nothing else decides; tests and hooks are not.
 KINDS = (
     "producer", "source", "seed", "function", "ephemeral", "model", "snapshot", "semantic_model", "metric",
-    "saved_query", "exposure",
+    "saved_query", "exposure", "follower",
 )  # fmt: skip
 # Of the sources that a producer loads, and the nodes that a run built, how many are named.
 _MOST_NAMED = 12
@@ -54,7 +56,7 @@ class Item:
         key: its unique_id; of a producer, ``producer.`` and its name.
         name: what people call it.
         kind: one of :data:`KINDS`.
-        state: of a node as ``status --json`` says it, of a source or producer one of those in ``looks``;
+        state: of a node or follower as ``status --json`` says it, of a source or producer one of those in ``looks``;
             empty for the rest.
         caption: its kind and state in a few words.
         marks: what else is drawn on it: of ``looks.MARKS``.
@@ -178,6 +180,7 @@ def read_page(
     tags = lineage.tags()
     nodes = {each.unique_id: each for each in status.nodes}
     sources = {each.unique_id: each for each in status.sources}
+    followers = {each.follower.unique_id: each for each in status.followers}
     seconds = {each.node: each.seconds for each in history.built if each.seconds is not None}
     items: list[Item] = []
     for unique_id in lineage.graph:
@@ -191,9 +194,12 @@ def read_page(
             items.append(
                 _node_item(lineage, nodes[unique_id], lines, tags.get(unique_id, ()), seconds.get(unique_id), now)
             )
+        elif unique_id in followers:  # an exposure
+            items.append(_follower_item(followers.pop(unique_id), short, now))
         elif (item := _other_item(lineage, unique_id, tags.get(unique_id, ()))) is not None:
             items.append(item)
     items += _producer_items(producers, history, short)
+    items += (_follower_item(each, short, now) for each in followers.values())
     items.sort(key=lambda each: (KINDS.index(each.kind), each.folder, each.name))
     numbers = {each.key: number for number, each in enumerate(items)}
     edges = {(numbers[a], numbers[b]) for a, b in lineage.graph.edges if a in numbers and b in numbers}
@@ -202,6 +208,11 @@ def read_page(
         for source, names in producers.items()
         for name in names
         if source in numbers
+    }
+    edges |= {
+        (numbers[parent], numbers[unique_id])
+        for unique_id, each in followers.items()
+        for parent in each.follower.parents
     }
     events = tuple(sorted(_events(history, short, since), key=lambda each: (each.at, each.kind, each.line)))
     # What is young shows its few hours, and not two weeks in which there was nothing.
@@ -312,6 +323,25 @@ def _other_item(lineage: Lineage, unique_id: str, tags: tuple[str, ...]) -> Item
         return None
     folder = lineage.folder(unique_id) if kind == "ephemeral" else (package, f"{kind}s")
     return Item(unique_id, name, kind, "", kind.replace("_", " "), folder, tags)
+
+
+# A state of a follower that no node has, and the one that it looks like.
+_LOOKS_LIKE = {"running": "due", "never_run": "never_built"}
+
+
+def _follower_item(status: FollowerStatus, short: Mapping[str, str], now: datetime) -> Item:
+    follower = status.follower
+    kind, _, rest = follower.unique_id.partition(".")
+    folder = (rest.partition(".")[0], f"{kind}s") if kind == "exposure" else (f"{kind}s",)
+    return Item(
+        follower.unique_id,
+        follower.name,
+        kind,
+        _LOOKS_LIKE.get(status.state, status.state),
+        f"{kind} · {follower_state(status, short, now)}",
+        folder,
+        lines=tuple(follower_lines(status, short, now)),
+    )
 
 
 def _selector(write: Callable[[str], str], unique_id: str) -> str:

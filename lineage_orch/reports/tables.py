@@ -370,17 +370,20 @@ def sources_parts(rows: Sequence[Mapping[str, Any]], names: Names, *, most: int 
     """Return each source with its producers and the models below it, for people: up to ``most`` by name.
 
     ``rows`` are those of ``lineage-orch sources --json``: ``unique_id``, ``name``, ``has_producer``,
-    ``producers`` (both None where no ledger was read) and ``models``.
+    ``producers`` (both None where no ledger was read), ``models`` and ``followers``.
     """
     if not rows:
         return ["The project has no sources."]
     knows_producers = any(row["has_producer"] is not None for row in rows)
-    table = Table("Sources", ["source", *(["producers"] if knows_producers else []), "models below"])
+    has_followers = any(row["followers"] for row in rows)
+    columns = ["source", *(["producers"] if knows_producers else []), "models below"]
+    table = Table("Sources", [*columns, *(["followed by"] if has_followers else [])])
     for row in rows:
         known = ", ".join(row["producers"] or ()) or ("yes" if row["has_producer"] else "-")
         models = few((short_name(each, names) for each in row["models"]), most=most)
         below = f"{len(row['models'])}: {models}" if models else "none"
-        table.rows.append([row["name"], *([known] if knows_producers else []), below])
+        cells = [row["name"], *([known] if knows_producers else []), below]
+        table.rows.append([*cells, *([", ".join(row["followers"]) or "-"] if has_followers else [])])
     return [table]
 
 

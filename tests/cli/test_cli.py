@@ -358,6 +358,7 @@ def test_sources_of_manifest_alone(run: Run) -> None:
         "has_producer": None,
         "producers": None,
         "models": ["model.shop.stg_users", "model.shop.mart"],
+        "followers": [],
     }
 
 
