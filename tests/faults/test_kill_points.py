@@ -39,6 +39,7 @@ def fill(ledger: Ledger) -> int:
     """Some of everything: loads, builds, failures, tests that did not pass, names that are not known yet."""
     ledger.record_updates([SourceUpdate(ORDERS, "1", AT, fingerprint="a"), SourceUpdate("shops", "1", AT)], now=AT)
     ledger.register_producers([ORDERS])
+    ledger.pause([MART], now=AT)
     ledger.publish({STG: Published("db.old.stg", ()), TOP: Published("db.gold.top", (STG,))})
     tick, _ = ledger.begin_build(now=AT)
     ledger.record_built(tick, [STG, MART], built_at=AT, identities={STG: {"file": "x"}})
@@ -77,6 +78,8 @@ CALLS: dict[str, tuple[Callable[[Ledger, int], object], bool]] = {
     "clear_failures": (lambda it, _: it.clear_failures([TOP]), True),
     "forget": (lambda it, _: it.forget([ORDERS, "shops", MART]), True),
     "prune": (lambda it, _: it.prune(now=LATER), True),
+    "pause": (lambda it, _: it.pause([STG, MART], now=LATER, reason="a test"), True),
+    "resume": (lambda it, _: it.resume([MART]), True),
     "publish": (
         lambda it, _: it.publish({ORDERS: Published("db.raw.orders"), STG: Published("db.gold.stg", (ORDERS,))}),
         True,
