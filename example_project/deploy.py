@@ -1,7 +1,8 @@
 """Deploy the monorepo: every `ints/*/deployments.py`.
 
 On a laptop, all in this process:            python deploy.py
-The loads here, dbt elsewhere:               python deploy.py --only dummyjson_products dummyjson_carts dummyjson_users dummyjson_posts
+The loads here, dbt elsewhere:               python deploy.py --only dummyjson_products dummyjson_carts
+                                                              dummyjson_users dummyjson_posts
                                              python deploy.py --only dbt
 To a process work pool with a worker:        python deploy.py --pool ints
 """
