@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from lineage_orch.ledger import Failure, LedgerSnapshot, Moment, NodeFact, Pause, Untested
 from lineage_orch.lineage import Lineage
+from lineage_orch.lineage.followers import Follower, follower_policy
 from lineage_orch.plan import BuildPlan, failure_digest, plan_builds
 from tests import manifests
 from tests.plan.plan_reference import UNREADABLE, Reference
@@ -397,3 +398,39 @@ def test_plan_cut_off_anywhere_is_taken_up_again(data: st.DataObject, manifest: 
     left = set(plan.build[done:])
     # What was built before an untested parent was tested is due for that test alone, and is not once it has passed.
     assert set(again.build) <= left if plan.tests_only else set(again.build) == left
+
+
+@settings(deadline=None, max_examples=WORLDS // 2)
+@given(st.data(), projects())
+def test_follower_is_planned_as_a_model_that_reads_the_same(data: st.DataObject, manifest: dict[str, Any]) -> None:
+    """And what dbt builds is no other for it, but for what the follower needs and is not there."""
+    lineage = Lineage.from_manifest(manifest)
+    built = [*lineage.sources, *lineage.nodes]
+    parents = data.draw(st.lists(st.sampled_from(built), min_size=1, max_size=3, unique=True)) if built else []
+    updates_on = data.draw(st.sampled_from(["any", "all"]))
+    lag, after = (data.draw(st.sampled_from([None, None, "4h", "1d"])) for _ in range(2))
+    state = {"require_fresh_data_from": updates_on, "lag_tolerance": lag}
+    count = {"4h": 4, "1d": 24}.get(after or "")
+    freshness = {"build_after": {"count": count, "period": "hour"}} if count else None
+    as_model = manifests.node("push", *parents, config={"state": state, "freshness": freshness})
+    resources = [*manifest["sources"].values(), *manifest["nodes"].values()]
+    with_model = Lineage.from_manifest(manifests.manifest(*resources, as_model))
+    ledger = data.draw(ledgers(with_model))
+    push = "model.shop.push"
+    # A follower has no code, and no tests.
+    if push in ledger.facts:
+        ledger.facts[push] = ledger.facts[push]._replace(identity=None, checksum=None)
+    if push in ledger.failures:
+        ledger.failures[push] = replace(ledger.failures[push], identity=None)
+    ledger.untested.pop(push, None)
+    follower = Follower(push, "push", tuple(parents), None, follower_policy("here", updates_on, after, lag))
+    mine = plan_builds(lineage, ledger.snapshot(), now=ledger.now, followers=[follower])
+    other = plan_builds(with_model, ledger.snapshot(), now=ledger.now)
+    assert {*mine.build, *mine.follow} == {*other.build}
+    assert {**mine.held, **mine.follow_held} == other.held
+    assert mine.next_due == other.next_due
+    for each in mine.follow:
+        assert (mine.because[each], mine.reasons[each]) == (other.because[each], other.reasons[each])
+    if not mine.follow:
+        alone = plan_builds(lineage, ledger.snapshot(), now=ledger.now)
+        assert (mine.build, mine.select, mine.held) == (alone.build, alone.select, alone.held)
