@@ -270,6 +270,10 @@ def _joined(first: BuildReport, then: BuildReport) -> BuildReport:
         partial={node: each for node, each in first.partial.items() if node not in then.built} | then.partial,
         unreported=[*(node for node in first.unreported if node not in then.built), *then.unreported],
         unplanned=[*first.unplanned, *then.unplanned],
+        followed=sorted({*first.followed, *then.followed}),
+        # What failed waits: the second build has not tried it again, unless someone asked for that.
+        follow_failed={name: why for name, why in first.follow_failed.items() if name not in then.followed}
+        | then.follow_failed,
         runs=first.runs + then.runs,
         seconds=first.seconds + then.seconds,
         expected=first.expected + then.expected,
