@@ -63,9 +63,9 @@ test-lowest: $(VENV)/.dev  ## Run the core of the fast tests over the lowest ver
 drill: $(VENV)/.dev  ## Run the drills: they wait for minutes until Prefect gets over something.
 	@$(PYTEST) -m drill
 
-soak: $(VENV)/.dev  ## Let everything fail at random, 10,000 times in a model, then for SOAK_MINUTES (3) with real processes.
+soak: $(VENV)/.dev  ## Let everything fail at random, 10,000 times in a model, 300 times with real processes, then for SOAK_MINUTES (3).
 	@FAULT_SCHEDULES=$${FAULT_SCHEDULES:-10000} $(PYTEST) -s tests/faults/test_schedules.py
-	@$(PYTEST) -m soak -s tests/integration/test_soak.py
+	@LINEAGE_ORCH_TEST_DBT2=$$($(BIN)/python .ci/get_dbt2.py .dbt2) $(PYTEST) -m soak -s tests/faults tests/integration
 
 lint: $(VENV)/.dev  ## Check style, types and spelling.
 	@$(BIN)/ruff check .

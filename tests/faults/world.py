@@ -238,6 +238,8 @@ class World:
     def try_to(self, what: str, do: Callable[[], object]) -> bool:
         """Do it in the process as it stands, which may be killed, or lose its database; returns whether it was done."""
         dice = self.dice
+        if not self.is_nested:
+            self.warehouse.forget_run()
         if not self.is_nested and dice.random() < 0.35:
             after = dice.choice([dice.randrange(12), dice.randrange(80)])
             if dice.random() < 0.6:
@@ -323,7 +325,6 @@ class World:
         warehouse.failing = set(dice.sample(things, dice.choice([0, 0, 1, 2]) % len(things)))
         warehouse.wobble = set(dice.sample(self.nodes, 1))
         warehouse.unknown = set(dice.sample(self.nodes, dice.choice([0, 0, 1])))
-        warehouse.forget_run()
         warehouse.untested = set(self.ledger_says().untested)
         self.try_to("build", lambda: self.orchestrator.build(rounds=dice.choice([0, 2])).summary())
         self.check_good()

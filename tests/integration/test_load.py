@@ -1,0 +1,69 @@
+"""A thousand loads a second, for SOAK_LOAD_SECONDS (60), from eight processes into one ledger. ``make soak``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lineage_orch.ledger import Ledger
+
+pytestmark = [pytest.mark.drill, pytest.mark.soak]
+
+PROCESSES, PER_SECOND = 8, 125
+# Each load a transaction of its own, at its time; one that comes late does not wait.
+WRITE = """
+import sys, time
+from datetime import UTC, datetime
+from lineage_orch.ledger import Ledger
+from lineage_orch.updates import SourceUpdate
+url, me, count, per_second = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+with Ledger(url, project="shop", target="prod") as ledger:
+    ledger.snapshot(history_of=())
+    print("ready", flush=True)
+    sys.stdin.readline()
+    began, slowest = time.monotonic(), 0.0
+    for number in range(count):
+        time.sleep(max(0.0, began + number / per_second - time.monotonic()))
+        at = time.monotonic()
+        ledger.record_updates([SourceUpdate(f"source.shop.raw.t{me}", str(number), datetime.now(UTC))])
+        slowest = max(slowest, time.monotonic() - at)
+    print(time.monotonic() - began, slowest)
+"""
+
+
+@pytest.mark.parametrize("engine", ["postgres", "sqlite"])
+def test_thousand_loads_per_second_are_all_kept(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    is_file = engine == "sqlite"
+    url = f"sqlite:///{tmp_path / 'ledger.db'}" if is_file else request.getfixturevalue("postgres_database")
+    count = PER_SECOND * int(os.environ.get("SOAK_LOAD_SECONDS", "60"))
+    with Ledger(url, project="shop", target="prod") as ledger:
+        ledger.snapshot(history_of=())
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRITE, url, str(each), str(count), str(PER_SECOND)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for each in range(PROCESSES)
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        began = time.monotonic()
+        said = [process.communicate("go\n")[0].split() for process in processes]
+        took = time.monotonic() - began
+        assert all(process.returncode == 0 for process in processes)
+        snapshot = ledger.snapshot()
+        kept = [tick for moments in snapshot.source_history.values() for tick, _ in moments]
+        assert sorted(kept) == list(range(1, PROCESSES * count + 1)), "each has a tick of its own, and none is lost"
+    slowest = max(float(each) for _, each in said)
+    print(
+        f"\n{engine}: {PROCESSES * count:,} loads in {took:.1f} s, {PROCESSES * count / took:,.0f} a second; ", end=""
+    )
+    print(f"the slowest took {slowest * 1000:.0f} ms")
