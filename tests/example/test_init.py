@@ -30,7 +30,7 @@ def test_init_suggests_what_the_example_says(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "lineage_orch.cli", "init", "--yes", "--json"]
         outside = {name: value for name, value in os.environ.items() if not name.startswith(("LINEAGE_ORCH_", "DBT_"))}
         environment = outside | {"EXAMPLE_WAREHOUSE": str(tmp_path / "warehouse.duckdb")}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == code, done.stderr
         return json.loads(done.stdout)
 
