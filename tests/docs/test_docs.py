@@ -96,6 +96,7 @@ def prose(page: Path) -> str:
 
 # The project in which they run ------------------------------------------------------------------------------
 
+BY_DAY = {"incremental_strategy": "microbatch", "event_time": "at", "begin": "2026-01-01", "batch_size": "day"}
 MANIFEST = manifest(
     *(source(f"external_sources.raw_{table}", package="ints") for table in ("products", "carts", "users")),
     source("crm.accounts", package="ints"),
@@ -104,7 +105,7 @@ MANIFEST = manifest(
     node("stage_users", "external_sources.raw_users", package="ints"),
     node("mart_sales", "stage_products", "stage_carts", package="ints", config={"tags": ["heavy"]}),
     node("revenue", "stage_users", package="ints"),
-    node("stage_accounts", "crm.accounts", package="ints"),
+    node("stage_accounts", "crm.accounts", package="ints", materialized="incremental", config=BY_DAY),
 )
 
 
