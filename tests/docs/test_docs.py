@@ -522,6 +522,12 @@ def test_updates_that_recipes_post_are_those_of_flow() -> None:
     assert update.to_dict() == posted["parameters"]["updates"][0]
 
 
+def test_site_has_every_page() -> None:
+    listed = re.findall(r"^docs/([\w-]+)$", (ROOT / "docs" / "conf.py").read_text(encoding="utf-8"), flags=re.M)
+    pages = [page.stem for page in (ROOT / "docs").iterdir() if page.suffix in (".md", ".rst")]
+    assert sorted(listed) == sorted(pages), "docs/conf.py lists the pages of the site"
+
+
 @pytest.mark.parametrize("page", ["cli.md", "settings.md", pytest.param("lineage.svg", marks=pytest.mark.integration)])
 def test_references_are_those_of_code(page: str) -> None:
     spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
