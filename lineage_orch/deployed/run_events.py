@@ -118,6 +118,8 @@ class RunEvents:
         for load in account.loads:
             loads.setdefault(load.source, []).append(load)
         for row in account.built:
+            if not self._left:
+                return
             after = None if row.after is None else row.after.total_seconds()
             payload = {"node": row.unique_id, "seconds": row.seconds, "unchanged": row.is_unchanged, "after": after}
             self._emit("node.built", row.unique_id, payload, self._caused_by(row.unique_id, loads))
