@@ -1,4 +1,4 @@
-"""Much at once: what waits is taken in by one plan, and one run of dbt."""
+"""Much at once: what waits is taken in by one plan, and one run of dbt. ``make soak``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from lineage_orch import Ledger, Orchestrator
 from lineage_orch.lineage import Lineage
 from lineage_orch.testing import FakeDbt
 from lineage_orch.updates import SourceUpdate
 from tests.manifests import manifest, node, source
+
+pytestmark = [pytest.mark.drill, pytest.mark.soak]
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
