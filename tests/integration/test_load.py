@@ -56,7 +56,11 @@ def test_thousand_loads_per_second_are_all_kept(engine: str, request: pytest.Fix
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
         began = time.monotonic()
-        said = [process.communicate("go\n")[0].split() for process in processes]
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = [process.communicate()[0].split() for process in processes]
         took = time.monotonic() - began
         assert all(process.returncode == 0 for process in processes)
         snapshot = ledger.snapshot()
