@@ -19,7 +19,6 @@ language = "en"
 
 root_doc = "README"
 include_patterns = ["*.md", "docs/**.md", "docs/**.rst", "benchmarks/results.md", "example_project/README.md"]
-exclude_patterns = ["AGENTS.md"]  # for assistants that work on a project which uses this library
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 4  # as the code hosts make them
