@@ -102,7 +102,6 @@ def local(tmp_path: Path) -> Iterator[dict[str, str]]:
     try:
         engine = create_engine(server.get_uri(driver="psycopg"), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
-            connection.execute(text("CREATE DATABASE prefect"))
             connection.execute(text(COMPOSE["configs"]["ledger"]["content"]))
         engine.dispose()
         ports: list[int] = []
@@ -111,14 +110,16 @@ def local(tmp_path: Path) -> Iterator[dict[str, str]]:
                 ports.append(stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1])
         prefect, api = map(str, ports)
         yield {
-            "postgresql+asyncpg://shop:shop@postgres/prefect": f"postgresql+asyncpg://postgres@/prefect?host={folder}/data",
+            # First: the sockets of the database lie in a folder of that name, too.
+            "/data": str(tmp_path / "data"),
+            # The image has the extension pg_trgm, which Prefect asks for, and the PostgreSQL of the tests has not.
+            "postgresql+asyncpg://shop:shop@postgres/prefect": f"sqlite+aiosqlite:///{tmp_path}/prefect.db",
             "postgresql+psycopg://shop:shop@postgres/ledger": f"postgresql+psycopg://postgres@/ledger?host={folder}/data",
             "http://prefect:4200": f"http://127.0.0.1:{prefect}",
             "http://127.0.0.1:4200": f"http://127.0.0.1:{prefect}",
             "http://api:8000": f"http://127.0.0.1:{api}",
             "0.0.0.0": "127.0.0.1",
             "8000": api,
-            "/data": str(tmp_path / "data"),
             "prefect_port": prefect,
         }
     finally:
