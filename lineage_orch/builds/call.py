@@ -163,7 +163,7 @@ class BuildCall:
         _, snapshot = self._ledger.begin_build(
             now=workspace.clock(),
             history_of=history_of(lineage, workspace.being_loaded, followers),
-            extents_of=extents_asked(lineage),
+            extents_of=extents_asked(lineage, followers),
             keep=longest_lag(lineage, followers),
         )
         self._take_identities(lineage, snapshot)
@@ -271,7 +271,8 @@ class BuildCall:
             assert snapshot.run_id is not None
             names = short_names(lineage)
             sources = tuple(sorted(names[each] for each in plan.because[unique_id]))
-            self._followers.start(Start(plan.followers[unique_id], snapshot.tick, snapshot.run_id, sources))
+            follower, window = plan.followers[unique_id], plan.window_of(unique_id)
+            self._followers.start(Start(follower, snapshot.tick, snapshot.run_id, sources, window))
 
         return Starts(plan, start)
 

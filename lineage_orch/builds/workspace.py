@@ -82,8 +82,9 @@ class Workspace:
 
     def snapshot(self, lineage: Lineage) -> LedgerSnapshot:
         """Return what the ledger knows, with all that a plan asks for."""
-        history = history_of(lineage, self.being_loaded, self.followers(lineage))
-        found = self.ledger.snapshot(history_of=history, extents_of=extents_asked(lineage))
+        followers = self.followers(lineage)
+        history = history_of(lineage, self.being_loaded, followers)
+        found = self.ledger.snapshot(history_of=history, extents_of=extents_asked(lineage, followers))
         return self.seen_with(lineage, found)
 
     def seen_with(self, lineage: Lineage, snapshot: LedgerSnapshot) -> LedgerSnapshot:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -36,7 +37,8 @@ class End:
 def create_run(launch: Launch) -> tuple[str, str]:
     """Have Prefect make the run of a launch: one, however often this is called; returns its id and name.
 
-    It is given the names of the sources that caused it as parameter ``sources``, if its flow has that.
+    If its flow has such parameters, it is given the names of the sources that caused it as ``sources``, and the event
+    times in which all that is new for it lies as ``window``: two in ISO 8601, or None.
 
     Raises:
         NoDeploymentError: there is no such deployment.
@@ -50,10 +52,12 @@ def create_run(launch: Launch) -> tuple[str, str]:
                 f"Prefect has no deployment {launch.deployment!r}; deploy the flow, or correct the name in @follows or "
                 "in the exposure's meta"
             ) from None
-        takes_sources = "sources" in ((deployment.parameter_openapi_schema or {}).get("properties") or {})
+        takes = (deployment.parameter_openapi_schema or {}).get("properties") or {}
+        window = launch.window and [each.isoformat() for each in launch.window]
+        causes: dict[str, Any] = {"sources": list(launch.sources), "window": window}
         run = client.create_flow_run_from_deployment(
             deployment.id,
-            parameters={"sources": list(launch.sources)} if takes_sources else {},
+            parameters={name: value for name, value in causes.items() if name in takes},
             tags=[FOLLOWER, f"{FOLLOWER}:{launch.follower}"],
             # Of this launch alone, for a key brings back finished runs as well.
             idempotency_key=f"lineage_orch:{launch.run_id}:{launch.follower}",

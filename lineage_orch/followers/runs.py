@@ -108,7 +108,13 @@ class FollowerRuns:
             return
         if follower.deployment is not None:
             launch = Launch(
-                follower.unique_id, start.tick, start.run_id, self._clock(), follower.deployment, start.sources
+                follower.unique_id,
+                start.tick,
+                start.run_id,
+                self._clock(),
+                follower.deployment,
+                start.sources,
+                start.window,
             )
             self._ledger.add_launch(launch)
             run = partial(self._ask, launch)
@@ -170,7 +176,7 @@ class FollowerRuns:
         begun = time.monotonic()
         why: str | None
         try:
-            why = _run(self._flow_of(follower), start.sources)
+            why = _run(self._flow_of(follower), start)
         except Exception as error:  # noqa: BLE001 - what went wrong is recorded, and told
             why = one_line(f"{type(error).__name__}: {error}")
         if why is None:
@@ -247,10 +253,11 @@ class FollowerRuns:
         self._ledger.record_failed(start.tick, {unique_id: why}, failed_at=self._clock(), run_id=start.run_id)
 
 
-def _run(flow: Flow[Any, Any], sources: Sequence[str]) -> str | None:
+def _run(flow: Flow[Any, Any], start: Start) -> str | None:
     """Run a flow here; returns None if it ended Completed, else why not."""
-    takes_sources = "sources" in inspect.signature(flow.fn).parameters
-    state: Any = flow(**({"sources": list(sources)} if takes_sources else {}), return_state=True)
+    causes: dict[str, Any] = {"sources": list(start.sources), "window": start.window and tuple(start.window)}
+    takes = inspect.signature(flow.fn).parameters
+    state: Any = flow(**{name: value for name, value in causes.items() if name in takes}, return_state=True)
     if inspect.isawaitable(state):
 
         async def waited() -> Any:

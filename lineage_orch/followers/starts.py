@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lineage_orch.lineage.followers import Follower
 from lineage_orch.plan import BuildPlan
+from lineage_orch.updates import Window
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,14 @@ class Start:
         tick: that of the run of builds that found it due: what it is recorded at.
         run_id: the random id of that run.
         sources: the names of the sources whose loads caused it.
+        window: the event times in which all that is new for it lies, if it takes a window; None: not known.
     """
 
     follower: Follower
     tick: int
     run_id: str
     sources: tuple[str, ...] = ()
+    window: Window | None = None
 
 
 class Starts:

@@ -8,10 +8,12 @@ from sqlalchemy import Connection, delete, select
 
 from lineage_orch.ledger.schema import launches
 from lineage_orch.ledger.snapshot import Launch
+from lineage_orch.updates import Window
 
 
 def row_of(launch: Launch) -> dict[str, object]:
     """Return a launch as a row, without its scope."""
+    start, end = launch.window or (None, None)
     return {
         "follower": launch.follower,
         "tick": launch.tick,
@@ -19,6 +21,8 @@ def row_of(launch: Launch) -> dict[str, object]:
         "launched_at": launch.launched_at,
         "deployment": launch.deployment,
         "sources": json.dumps(launch.sources),
+        "window_start": start,
+        "window_end": end,
         "flow_run_id": launch.flow_run_id,
     }
 
@@ -34,6 +38,7 @@ def read(connection: Connection, scope_id: int) -> dict[str, Launch]:
             row.launched_at,
             row.deployment,
             tuple(json.loads(row.sources)),
+            None if row.window_start is None else Window(row.window_start, row.window_end),
             row.flow_run_id,
         )
         for row in rows

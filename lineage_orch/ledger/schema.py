@@ -240,6 +240,8 @@ launches = _table(
     Column("launched_at", Instant, nullable=False),
     Column("deployment", Text, nullable=False),
     Column("sources", Text, nullable=False),
+    Column("window_start", Instant),
+    Column("window_end", Instant),
     # None until Prefect has said it: the launch is written before Prefect is asked.
     Column("flow_run_id", Text),
 )

@@ -108,6 +108,7 @@ class Launch:
         launched_at: When (UTC).
         deployment: ``flow/name``.
         sources: The names of the sources whose loads caused it.
+        window: The event times in which all that is new for it lies, if it takes a window; ``None``: not known.
         flow_run_id: Of its run; ``None``: Prefect has not said yet that there is one.
     """
 
@@ -117,6 +118,7 @@ class Launch:
     launched_at: datetime
     deployment: str
     sources: tuple[str, ...] = ()
+    window: Window | None = None
     flow_run_id: str | None = None
 
 

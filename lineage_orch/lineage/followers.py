@@ -16,7 +16,7 @@ from lineage_orch.lineage.policy import DEFAULT_POLICY, Policy, UpdatesOn, read_
 if TYPE_CHECKING:
     from lineage_orch.lineage.graph import Lineage
 
-_KEYS = ("deployment", "updates_on", "build_after", "lag_tolerance")
+_KEYS = ("deployment", "updates_on", "build_after", "lag_tolerance", "window")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Follower:
         deployment: ``flow/name`` of the Prefect deployment that runs it; None: it runs in the process that builds.
         policy: when it may run.
         error: what is wrong with it, so that it does not run; None: nothing.
+        takes_window: whether it is told in which event times there is something new for it.
     """
 
     unique_id: str
@@ -38,6 +39,7 @@ class Follower:
     deployment: str | None = None
     policy: Policy = DEFAULT_POLICY
     error: str | None = None
+    takes_window: bool = False
 
 
 def is_follower(unique_id: str) -> bool:
@@ -61,10 +63,12 @@ def exposure_followers(lineage: Lineage) -> Iterator[Follower]:
             policy = follower_policy(
                 place, block.get("updates_on", "any"), block.get("build_after"), block.get("lag_tolerance")
             )
+            if not isinstance(takes_window := block.get("window", False), bool):
+                raise _unreadable(f"window in {place}", takes_window, "true or false")
         except PolicyError as error:
             yield Follower(unique_id, name, parents, error=str(error))
         else:
-            yield Follower(unique_id, name, parents, deployment, policy)
+            yield Follower(unique_id, name, parents, deployment, policy, takes_window=takes_window)
 
 
 def follower_policy(place: str, updates_on: object, build_after: object, lag_tolerance: object) -> Policy:

@@ -42,6 +42,7 @@ class Following:
         build_after: the least time since its last Completed run.
         lag_tolerance: the least time since data for it began to wait.
         where: ``file:line`` of the function.
+        takes_window: whether the flow has a parameter ``window``.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Following:
     build_after: timedelta | str | None = None
     lag_tolerance: timedelta | str | None = None
     where: str = ""
+    takes_window: bool = False
 
 
 def follows(
@@ -64,7 +66,8 @@ def follows(
 
     It starts as soon as what it follows is built and its tests have passed, without waiting for the rest of the build;
     once for all that came until then, and once more for what comes while it runs. It counts as done when a run of it
-    ends Completed. A parameter ``sources`` of the flow is given the names of the sources whose loads caused the run.
+    ends Completed. A parameter ``sources`` of the flow is given the names of the sources whose loads caused the run; a
+    parameter ``window`` the event times in which all that is new for it lies, two aware datetimes, half open, or None.
 
     Args:
         models: names of models, snapshots, seeds, or sources.
@@ -92,7 +95,8 @@ def follows(
         code = getattr(inspect.unwrap(flow.fn), "__code__", None)
         where = f"{code.co_filename}:{code.co_firstlineno}" if code else ""
         names = tuple(dict.fromkeys(models))
-        declared = Following(flow.name, names, deployment, updates_on, build_after, lag_tolerance, where)
+        takes_window = "window" in inspect.signature(flow.fn).parameters
+        declared = Following(flow.name, names, deployment, updates_on, build_after, lag_tolerance, where, takes_window)
         setattr(flow.fn, _ATTRIBUTE, declared)
         _declared[flow.name] = flow
         return flow

@@ -33,7 +33,9 @@ def followers_of(lineage: Lineage, declared: Iterable[Following]) -> tuple[Follo
         except PolicyError as error:
             found[unique_id] = Follower(unique_id, each.name, parents, each.deployment, error=str(error))
         else:
-            found[unique_id] = Follower(unique_id, each.name, parents, each.deployment, policy)
+            found[unique_id] = Follower(
+                unique_id, each.name, parents, each.deployment, policy, takes_window=each.takes_window
+            )
     return tuple(found[unique_id] for unique_id in sorted(found))
 
 

@@ -37,7 +37,7 @@ from lineage_orch.plan.graph import plan_graph
 from lineage_orch.plan.loading import nodes_below, timed_nodes
 from lineage_orch.plan.producing import producing_sources
 from lineage_orch.plan.reasons import IN_PLAN, Because, PlannedGraph, Reason, Reasons, all_sources
-from lineage_orch.plan.windows import due_window, first_call, microbatch_models, planned_extents
+from lineage_orch.plan.windows import due_window, first_call, microbatch_models, planned_extents, take_windows
 from lineage_orch.updates import Window
 
 HeldReason = Literal[
@@ -117,8 +117,8 @@ class BuildPlan:
         maybe_same: those of them that may come out as they were: their content was known, nothing else changed.
         notes: what people should know of configs that could not be read and hold nothing.
         pauses: the sources and nodes that are paused now; ``*``: all nodes.
-        extents: in which event times there is something new for each node that a microbatch model reads, and for these
-            models; empty where no load gave a window.
+        extents: in which event times there is something new for each node that a microbatch model reads, or a follower
+            that takes a window, and for these themselves; empty where no load gave a window.
         window: what dbt is to be given as the span of time of this call; None: what it needs without windows.
         batches: of the microbatch models that are built, now or later, in which of their event times something is new;
             of those alone for which a window is known.
@@ -218,6 +218,11 @@ class BuildPlan:
     def exclude(self) -> tuple[str, ...]:
         """The selectors of ``left_out_tests``."""
         return tuple(map(self._lineage.selectors.test, self.left_out_tests))
+
+    def window_of(self, follower: str) -> Window | None:
+        """Return the event times in which all that is new for a follower that takes a window lies; None: not known."""
+        extent = self.extents.get(follower, OPEN)
+        return None if extent.is_open else extent.window
 
     def tests_on(self, node: str) -> frozenset[str]:
         """Return the tests on a node of the plan that ``dbt build`` runs with ``select`` and ``exclude``."""
@@ -734,7 +739,7 @@ class _Planner:
             self._graph,
             snapshot,
             self._planned,
-            models,
+            models.keys() | take_windows(self._graph),
             built=self._built,
             changed=self._changed,
             reach=self._reach,

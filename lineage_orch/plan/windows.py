@@ -2,7 +2,8 @@
 
 A load that names a window says that all that is new lies in it. What reads it changes in that window alone, and so on
 down to a microbatch model, of which then just these batches are built, as old as they may be: dbt by itself builds the
-batch of now and ``lookback`` before it. Where anything above changed without a window, that is due as well.
+batch of now and ``lookback`` before it. Where anything above changed without a window, that is due as well. A follower
+that takes a window is told the same.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from lineage_orch.ledger import LedgerSnapshot
 from lineage_orch.ledger.snapshot import OPEN, UNCHANGED, Extent
 from lineage_orch.lineage import Lineage, Microbatch
+from lineage_orch.lineage.followers import Follower
 from lineage_orch.plan.graph import PlanGraph, plan_graph
 from lineage_orch.plan.reasons import IN_PLAN
 from lineage_orch.updates import Window
@@ -78,13 +80,19 @@ def microbatch_models(lineage: Lineage) -> dict[int, Microbatch]:
     }
 
 
-def extents_asked(lineage: Lineage) -> dict[str, tuple[str, ...]]:
+def take_windows(graph: PlanGraph) -> frozenset[int]:
+    """Return the followers that are told in which event times there is something new for them."""
+    return frozenset(number for number, each in enumerate(graph.followers, graph.node_end) if each.takes_window)
+
+
+def extents_asked(lineage: Lineage, followers: tuple[Follower, ...] = ()) -> dict[str, tuple[str, ...]]:
     """Return of what a plan asks in which event times it changed, as ``extents_of`` of the ledger takes it.
 
-    That is what a microbatch model reads, directly or not, each with the nodes of which the same is asked.
+    That is what a microbatch model reads, or a follower that takes a window, directly or not, each with the nodes and
+    followers of which the same is asked.
     """
-    graph = plan_graph(lineage)
-    asked = _with_above(graph, microbatch_models(lineage))
+    graph = plan_graph(lineage, followers)
+    asked = _with_above(graph, microbatch_models(lineage).keys() | take_windows(graph))
     readers: dict[int, list[str]] = {}
     for number in sorted(asked):
         for parent in graph.parents[number]:
@@ -106,7 +114,7 @@ def planned_extents(
     graph: PlanGraph,
     snapshot: LedgerSnapshot,
     planned: Sequence[int],
-    models: Collection[int],
+    ends: Collection[int],
     *,
     built: Sequence[int],
     changed: Sequence[int],
@@ -120,7 +128,7 @@ def planned_extents(
         graph: what is planned.
         snapshot: the ledger, with its ``extents``.
         planned: the nodes in the plan, parents before children.
-        models: the microbatch models; of what no such model reads, nothing is said.
+        ends: the microbatch models, and the followers that take a window; of what none of them reads, nothing is said.
         built: the tick of each node's last good build; 0 where there was none.
         changed: the tick at which each node or source changed last.
         reach: the same, with ``IN_PLAN`` for what is in the plan.
@@ -130,7 +138,7 @@ def planned_extents(
     known = (each for of_one in snapshot.extents.values() for each in of_one.values())
     if not snapshot.debt_extents and all(each.window is None for each in known):
         return {}
-    of_interest = _with_above(graph, models)
+    of_interest = _with_above(graph, ends)
     found: dict[int, Extent] = {}
     for number in planned:
         if number not in of_interest:

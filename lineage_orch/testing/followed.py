@@ -6,13 +6,14 @@ from collections import Counter
 
 from lineage_orch.followers.starts import Start
 from lineage_orch.text import listed
+from lineage_orch.updates import Window
 
 
 class Followed:
     """The followers that builds would have run: each counts as run, and Completed.
 
     Attributes:
-        starts: what would have run, in that order: ``.follower``, ``.sources``.
+        starts: what would have run, in that order: ``.follower``, ``.sources``, ``.window``.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,10 @@ class Followed:
     def sources_of(self, name: str) -> set[str]:
         """Return the sources whose loads caused the runs of a follower."""
         return {source for each in self.starts if each.follower.name == name for source in each.sources}
+
+    def windows_of(self, name: str) -> list[Window | None]:
+        """Return the windows that the runs of a follower would have been told, in that order."""
+        return [each.window for each in self.starts if each.follower.name == name]
 
     def clear(self) -> None:
         """Forget what would have run."""

@@ -23,6 +23,8 @@ from lineage_orch.loads import following
 from lineage_orch.loads.following import Following
 from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.testing import FakeDbt
+from lineage_orch.testing.followed import Followed
+from lineage_orch.updates import SourceUpdate, Window
 from tests.manifests import leaf, manifest, node, source
 
 PUSH = "follower.push"
@@ -50,13 +52,15 @@ class Push:
 
     def __init__(self) -> None:
         self.runs: list[list[str]] = []
+        self.windows: list[Any] = []
         self.state: Any = Completed()
         self.during: Callable[[], None] = lambda: None
 
-    def fn(self, sources: list[str]) -> None: ...
+    def fn(self, sources: list[str], window: Any) -> None: ...
 
-    def __call__(self, *, return_state: bool, sources: list[str]) -> Any:
+    def __call__(self, *, return_state: bool, sources: list[str], window: Any) -> Any:
         assert return_state
+        self.windows.append(window)
         self.runs.append(sources)
         self.during()
         if isinstance(self.state, Exception):
@@ -76,6 +80,7 @@ class World:
         self.clock = Clock()
         self.push = Push()
         self.said: list[str] = []
+        self.loads = 0
         self.declared = {"push": Following("push", ("mart",))}
         monkeypatch.setattr(following, "_declared", {"push": self.push})
         monkeypatch.setattr("lineage_orch.builds.workspace.following_of", lambda _: self.declared["push"])
@@ -92,6 +97,15 @@ class World:
             if loaded:
                 orchestrator.record(loaded)
             return orchestrator.build(progress=self.said.append)
+
+    def load(self, name: str, window: Window | None = None) -> None:
+        """Record a load, with its window or without one, and build nothing."""
+        self.loads += 1
+        start, end = window or (None, None)
+        with self.orchestrator() as orchestrator:
+            orchestrator.record(
+                [SourceUpdate(name, str(self.loads), self.clock.now, window_start=start, window_end=end)]
+            )
 
     def ran_at(self) -> int:
         with self.orchestrator() as orchestrator:
@@ -240,6 +254,68 @@ def test_double_takes_the_place_of_what_runs(world: World) -> None:
     assert world.ran_at() == starts[0].tick
 
 
+# Windows ---------------------------------------------------------------------------------------------------
+
+
+def day(number: int) -> Window:
+    return Window(datetime(2025, 12, number, tzinfo=UTC), datetime(2025, 12, number + 1, tzinfo=UTC))
+
+
+@pytest.fixture
+def windowed(world: World) -> World:
+    """The world with a follower that takes a window, and has run once, for loads without one."""
+    world.declared["push"] = Following("push", ("mart",), takes_window=True)
+    world.build("raw.a", "raw.b")
+    assert world.push.windows == [None]
+    world.push.windows.clear()
+    return world
+
+
+def test_follower_is_told_hull_of_the_windows_of_loads(windowed: World) -> None:
+    windowed.load("raw.a", day(3))
+    windowed.load("raw.b", day(7))
+    windowed.build()
+    assert windowed.push.windows == [(day(3).start, day(7).end)]
+    assert type(windowed.push.windows[0]) is tuple
+    windowed.load("raw.a", day(4))
+    windowed.load("raw.b")
+    windowed.build()
+    windowed.load("raw.a", day(5))
+    windowed.build()
+    assert windowed.push.windows[1:] == [None, tuple(day(5))]
+
+
+def test_window_is_of_all_since_the_last_completed_run(windowed: World) -> None:
+    windowed.push.state = Failed(message="no disk")
+    windowed.load("raw.a", day(3))
+    windowed.build()
+    windowed.load("raw.a", day(9))
+    windowed.build()
+    windowed.push.state = Completed()
+    windowed.clock.now += timedelta(minutes=11)
+    windowed.build()
+    assert windowed.push.windows == [tuple(day(3)), (day(3).start, day(9).end)]
+
+
+def test_double_tells_windows(windowed: World) -> None:
+    double = Followed()
+    with runs.using_double(double):
+        windowed.load("raw.a", day(3))
+        windowed.build()
+        windowed.build("raw.b")
+    assert double.windows_of("push") == [day(3), None]
+    assert double.windows_of("mail") == []
+
+
+def test_ledger_is_asked_for_no_windows_where_no_follower_takes_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lineage_orch.ledger.store.extents_above", lambda *_: pytest.fail("asked"))
+    world.load("raw.a", day(3))
+    world.build("raw.b")
+    assert world.push.windows == [None]
+
+
 def test_selection_built_by_hand_starts_nothing_until_the_next_build(world: World) -> None:
     world.build("raw.a", "raw.b")
     with world.orchestrator() as orchestrator:
@@ -324,6 +400,25 @@ def test_kill_before_prefect_is_asked_or_answers_makes_one_run(world: World, api
     world.build()
     assert len(api.created) == 1
     assert api.asked == 2
+
+
+def test_window_of_a_launch_outlives_a_kill_before_prefect_is_asked(world: World, api: Api) -> None:
+    import httpx
+
+    meta = {"lineage_orch": {"deployment": "board/prod", "window": True}}
+    world.declare(*SHOP, leaf("exposure", "board", "mart", meta=meta))
+    api.end = runs.deployments.End(None, world.clock.now, 3.0)
+    world.build("raw.a", "raw.b")
+    world.build()
+    world.load("raw.a", day(3))
+    api.error = httpx.ConnectError("refused")
+    world.build()
+    api.error = None
+    world.load("raw.a", day(9))
+    world.build()
+    world.build()
+    board = [each.window for each in api.created.values() if each.follower == BOARD]
+    assert board == [None, day(3), day(9)]
 
 
 def test_run_that_ends_badly_is_launched_again_later(world: World, api: Api) -> None:

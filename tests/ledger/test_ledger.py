@@ -24,7 +24,7 @@ from sqlalchemy.pool import Pool
 
 from lineage_orch.errors import LedgerError, LedgerSchemaError, LedgerUnavailableError
 from lineage_orch.ledger import Launch, Ledger, LedgerSnapshot, Moment, NodeFact, engines
-from lineage_orch.updates import SourceUpdate
+from lineage_orch.updates import SourceUpdate, Window
 
 NOW = datetime(2026, 5, 17, 12, 30, 0, 123457, tzinfo=UTC)
 ORDERS, ITEMS, SHOPS = "source.shop.raw.orders", "source.shop.raw.items", "source.shop.raw.shops"
@@ -250,6 +250,7 @@ def test_marks(ledger: Ledger) -> None:
 def test_launch_is_kept_until_it_ends(ledger: Ledger) -> None:
     tick, snapshot = ledger.begin_build(now=NOW)
     launch = Launch("follower.push", tick, snapshot.run_id or "", NOW, "push/prod", ("shop.orders",))
+    launch = replace(launch, window=Window(NOW - timedelta(days=1), NOW))
     ledger.add_launch(launch)
     assert ledger.launches() == ledger.snapshot().launches == {"follower.push": launch}
     asked = replace(launch, flow_run_id="7f0c")

@@ -181,6 +181,7 @@ def test_exposure_that_names_a_deployment_follows_what_it_depends_on(where: str)
         (7, "meta.lineage_orch of exposure.shop.board is 7; it must be a block of keys"),
         ({"deployment": "prod"}, "is 'prod'; it must be flow/name of a Prefect deployment"),
         ({"deploy": "a/b"}, "has a key 'deploy'; there are: deployment, updates_on, build_after, lag_tolerance"),
+        ({"deployment": "a/b", "window": "yes"}, "is 'yes'; it must be true or false"),
         ({"deployment": "a/b", "updates_on": "some"}, "updates_on in meta.lineage_orch of exposure.shop.board is"),
         ({"deployment": "a/b", "build_after": "soon"}, "is 'soon'; it must be a duration such as"),
     ],

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lineage_orch.ledger.snapshot import OPEN, Extent
 from lineage_orch.lineage import Lineage
+from lineage_orch.lineage.followers import Follower
 from lineage_orch.plan import BuildPlan, plan_builds
 from lineage_orch.plan.windows import all_extents, batch_begin, batches_in, extents_asked
 from lineage_orch.updates import Window
@@ -206,6 +207,60 @@ def test_extents_of_all_nodes_hold_those_of_any_plan() -> None:
     snapshot = replace(ledger({"raw.a": 9}, dict.fromkeys(NODES, 5)), extents={"source.shop.raw.a": {5: Extent(LATE)}})
     found = {short([node])[0]: extent for node, extent in all_extents(lineage, snapshot).items() if extent.window}
     assert found == dict.fromkeys(("stg_a", "daily", "report", "below"), Extent(LATE))
+
+
+# Followers --------------------------------------------------------------------------------------------------------
+
+PLAIN = (
+    source("raw.a"),
+    source("raw.b"),
+    node("stg_a", "raw.a"),
+    node("report", "stg_a", "raw.b"),
+    node("below", "raw.b"),
+)
+
+
+def followed(*extents: Extent | None, ran_at: int = 5, takes_window: bool = True, **more: Any) -> BuildPlan:
+    """The plan as of ``planned``, with a follower of a model that is no microbatch model."""
+    push = Follower("follower.push", "push", ("model.shop.report",), takes_window=takes_window)
+    ran = {"nodes": {**ledger({}, dict.fromkeys(NODES, 5)).nodes, **ledger({}, {push.unique_id: ran_at}).nodes}}
+    return planned(*extents, *([None] * (2 - len(extents))), *PLAIN, facts=ran, followers=(push,), **more)
+
+
+def test_follower_is_told_hull_of_what_is_new_for_it() -> None:
+    plan = followed(Extent(LATE))
+    assert plan.follow == ("follower.push",)
+    assert plan.window_of("follower.push") == LATE
+    assert (plan.window, plan.batches, plan.later) == (None, {}, frozenset())
+    assert short(plan.extents) == ["stg_a", "report", "push"], "which is kept of what is built above it, and of no more"
+    assert followed(Extent(LATE), Extent(day(5))).window_of("follower.push") == LATE | day(5)
+
+
+def test_follower_is_told_no_window_where_anything_may_be_new() -> None:
+    for plan in (
+        followed(Extent(LATE), OPEN),
+        followed(Extent(LATE, is_open=True)),
+        followed(Extent(LATE), ran_at=0),
+        followed(Extent(LATE), missing_relations=["model.shop.stg_a"]),
+        followed(Extent(LATE), batches_given=True),
+        followed(Extent(LATE), takes_window=False),
+    ):
+        assert plan.follow == ("follower.push",)
+        assert plan.window_of("follower.push") is None
+
+
+def test_follower_waits_with_the_batches_that_it_follows() -> None:
+    push = Follower("follower.push", "push", ("model.shop.report",), takes_window=True)
+    plan = planned(Extent(LATE), Extent(day(10)), followers=(push,))
+    assert (plan.follow, "follower.push" in plan.later) == ((), True)
+
+
+def test_ledger_is_asked_of_what_followers_read_only_for_a_window() -> None:
+    lineage = Lineage.from_manifest(manifest(*PLAIN))
+    push = Follower("follower.push", "push", ("model.shop.report",), takes_window=True)
+    asked = {short([each])[0]: short(readers) for each, readers in extents_asked(lineage, (push,)).items()}
+    assert asked == {"a": ["stg_a"], "b": ["report"], "stg_a": ["report"], "report": ["push"]}
+    assert extents_asked(lineage, (replace(push, takes_window=False),)) == {}
 
 
 # Batches ----------------------------------------------------------------------------------------------------------
