@@ -32,6 +32,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from lineage_orch import InProcessTrigger, Orchestrator, produces_source
 from lineage_orch.dbt.in_process import DbtRunner
 from lineage_orch.deployed.reconcile import reconcile
+from lineage_orch.deployed.run_events import asset_key
 from lineage_orch.triggers import in_process
 from tests.shop_project import Shop
 
@@ -625,3 +626,34 @@ def test_load_far_from_project_says_what_is_missing(
         found = reconcile(orchestrator)
         assert str(state.state_details.flow_run_id) in [each.run_id for each in found.found]
         assert "model.shop.stg_orders" in orchestrator.plan().build
+
+
+def test_load_and_what_prefect_dbt_makes_of_it_are_one_graph_of_assets(built_shop: Shop, builds: Builds):
+    load_customers()
+
+    build = builds()[0]
+    body = {
+        "filter": {
+            "event": {"name": ["prefect.asset.materialization.succeeded"]},
+            "related": {"id": [f"prefect.flow-run.{build.id}"]},
+        },
+        "limit": 50,
+    }
+    made: dict[str, set[str]] = {}
+    for _ in range(60):  # events are on their way for a while
+        with get_client(sync_client=True) as client:
+            events = client.request("POST", "/events/filter", json=body).json()["events"]
+        made = {
+            event["resource"]["prefect.resource.id"]: {each["prefect.resource.id"] for each in event["related"]}
+            for event in events
+        }
+        if len(made) >= 4:
+            break
+        time.sleep(0.5)
+    with Orchestrator() as orchestrator:
+        relation = orchestrator.lineage.sources["source.shop.crm.customers"].relation_name
+    assert relation is not None
+    source = asset_key("duckdb", relation)
+    # lineage_orch tells of the source, and prefect-dbt of what it built, by the same keys.
+    assert source in made
+    assert any(source in read for key, read in made.items() if key.endswith("stg_customers"))
