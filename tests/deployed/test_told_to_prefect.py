@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow
 from prefect.automations import Automation
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowFilter
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowFilter,
+)
 from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.states import Running
 
-from lineage_orch import produces_source
+from lineage_orch import Orchestrator, SourceUpdate, build_affected, produces_source
+from lineage_orch.deployed.build import DeployedBuild
 from lineage_orch.lineage import Lineage
+from lineage_orch.loads.tags import DEADLINE, WAKE_UP
 from lineage_orch.testing import FakeDbt
 from tests.manifests import manifest, node, source
 
@@ -169,3 +180,32 @@ def test_recipe_posts_to_chat(
             break
         time.sleep(0.5)
     assert posted == [{"text": 'revenue failed: Binder Error: no column "x"'}]
+
+
+def test_deadline_leaves_one_run_on_the_server(shop: FakeDbt, tmp_path: Path) -> None:
+    """However many runs of a deployment see it coming."""
+    late = node("revenue", "stg_orders", config={"meta": {"lineage_orch": {"late_after": "2h"}}})
+    (tmp_path / "m.json").write_text(json.dumps(manifest(source("crm.orders"), node("stg_orders", "crm.orders"), late)))
+    shop.failing = {"model.shop.revenue"}
+    now = datetime.now(UTC)
+    with get_client(sync_client=True) as client, Orchestrator(dbt=shop) as orchestrator:
+        deployment = client.create_deployment(client.create_flow(build_affected), f"late-{uuid4().hex}")
+        orchestrator.record([SourceUpdate("crm.orders", "1", now)])
+
+        def run() -> None:
+            made = client.create_flow_run_from_deployment(deployment, state=Running())
+            DeployedBuild(client, made, deployment, None, logging.getLogger("run")).build(orchestrator, who="a run")
+
+        def waiting() -> list[FlowRun]:
+            runs = client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])))
+            return [each for each in runs if DEADLINE in each.tags]
+
+        run()
+        run()
+        [left] = waiting()
+        assert left.state is not None
+        assert left.state.is_scheduled()
+        assert set(left.tags) >= {WAKE_UP, DEADLINE}
+        due = left.expected_start_time
+        assert due is not None
+        assert timedelta(hours=2) < due - now < timedelta(hours=2, seconds=10)
