@@ -31,7 +31,7 @@ SEEN = "build-affected/seen"
 # Loads by tasks, with what their processes end with.
 TASKS = {"task": 0, "tasks-without-hooks": 0, "killed-in-a-task": -signal.SIGKILL}
 DEBOUNCE = 4  # seconds; the default, 15, makes a burst share more
-LAG = 20  # seconds that the held project lets a mart wait
+LAG = 30  # seconds that the held project lets a mart wait
 
 
 @pytest.fixture(scope="module")

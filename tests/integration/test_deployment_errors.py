@@ -236,6 +236,7 @@ class Stream:
 
     def __init__(self) -> None:
         self.settings = SimpleNamespace(debounce=0.0)
+        self.ledger = SimpleNamespace(read_elsewhere=tuple)
         self.runs = 0
 
     def freshness(self, *, as_parsed: bool) -> FreshnessReport:

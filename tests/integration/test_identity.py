@@ -202,7 +202,8 @@ def test_parsed_again_in_another_folder_in_part_and_in_full(project: Project) ->
         ),
         pytest.param(
             {SHOWN: "{% macro duckdb__scaled(column) %}{{ column }}{% endmacro %}"},
-            {"stg_orders": ("macro macro.shop.default__scaled", "macro macro.shop.duckdb__scaled")},
+            # What is dispatched may be any of these: one that comes along is one more.
+            {"stg_orders": ("macro macro.shop.duckdb__scaled",)},
             id="dispatch of one's own",
         ),
         pytest.param(

@@ -247,7 +247,7 @@ def test_nothing_overlaps_in_the_picture_of_the_example(browser: Any) -> None:
         boxes = tab.locator(".n").evaluate_all(BOXES)
     finally:
         tab.close()
-    assert len(boxes) == 18
+    assert len(boxes) == 25
     assert_apart(boxes)
 
 
