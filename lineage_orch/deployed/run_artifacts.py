@@ -1,4 +1,4 @@
-"""The artifacts that a run of ``build_affected`` leaves: what it did, the last loads of sources, a link to the page."""
+"""What a run of ``build_affected`` leaves: artifacts of what it did and of loads, and a name and tags that say so."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.utilities.urls import url_for
 
 from lineage_orch.loads.completion import Logger
+from lineage_orch.loads.tags import BUILT_FOR
 from lineage_orch.reports.markdown import account_markdown, escaped, load_rows
 from lineage_orch.reports.status import short_names
-from lineage_orch.text import one_line
+from lineage_orch.text import few, one_line
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -33,6 +34,8 @@ _PATIENCE = 10.0
 # Of so many sources a run shows the last loads, and of each so many.
 _MOST_SOURCES = 50
 _LAST_LOADS = 20
+# Prefect drops an event that names more than 100 things, tags among them.
+_MOST_TAGS = 20
 
 
 def leave_artifacts(
@@ -44,6 +47,8 @@ def leave_artifacts(
     logger: Logger,
 ) -> None:
     """Leave a Markdown of what a run did, a table for each of these sources, and a link to the page, if it has a place.
+
+    A run that built something is named after that, and tagged with the sources: so it is found among many.
 
     Where Prefect's API fails, that is said once, and the rest is left out: the build is what it is.
 
@@ -59,6 +64,7 @@ def leave_artifacts(
     names = short_names(lineage)
     scope = f"{project.name}-{project.target}"
     shown = f"{project.name} ({project.target})"
+    sources = list(sources)
     made = [
         (
             _key("lineage-orch-build", scope),
@@ -84,6 +90,10 @@ def leave_artifacts(
                 client.create_artifact(
                     ArtifactCreate(key=key, type=kind, description=description, data=data, flow_run_id=flow_run_id)
                 )
+            if built := [names[each] for each in account.report.built if each in names]:
+                tags = {f"{BUILT_FOR}{names[each]}" for each in sources[:_MOST_TAGS] if each in names}
+                tags.update(client.read_flow_run(flow_run_id).tags)
+                client.update_flow_run(flow_run_id, name=few(built), tags=sorted(tags))
     except (httpx.HTTPError, PrefectException, RuntimeError) as error:
         logger.warning("Prefect takes no artifacts of this run, which did what its log says: %s", one_line(error))
 

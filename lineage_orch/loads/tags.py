@@ -23,6 +23,8 @@ BUILDS = "lineage_orch:builds"
 TRIGGERED = "lineage_orch:triggered"
 WAKE_UP = "lineage_orch:wake-up"
 DEADLINE = "lineage_orch:deadline"
+# And, once such a run has built something, for which source, by the name behind it.
+BUILT_FOR = "lineage_orch:for:"
 # On runs of followers in deployments; and with the follower's unique_id behind it.
 FOLLOWER = "lineage_orch:follower"
 # On a dbt deployment: a setting that its runs may replace.
