@@ -367,7 +367,7 @@ def test_transient_failure_of_a_test_does_not_build_its_node_again(make: MakeSho
 # A day with a broken node -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("loads", "most"), [(24, 10), (272, 12)])
+@pytest.mark.parametrize(("loads", "most"), [(24, 10), pytest.param(272, 12, marks=pytest.mark.drill)])
 @pytest.mark.parametrize("broken", ["model.shop.mart", "test.shop.unique_mart"])
 def test_broken_node_in_a_day_of_loads(make: MakeShop, loads: int, most: int, broken: str) -> None:
     shop = make()

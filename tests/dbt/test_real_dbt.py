@@ -133,6 +133,7 @@ def test_test_that_fail_fast_skipped_holds_its_node_back(make: Make, opened: lis
     assert orchestrator.build().built == [A, B]
 
 
+@pytest.mark.drill  # a minute and more of processes
 def test_dbt_parse_of_another_target_is_not_taken_for_ours(make: Make, opened: list[Orchestrator]) -> None:
     folder = make(**{"models/b.sql": "{{ config(enabled=target.name == 'dev') }} select * from {{ ref('a') }}"})
     dev = open_(opened, folder)

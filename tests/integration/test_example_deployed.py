@@ -95,6 +95,7 @@ def deployed(server: RealPrefect) -> dict[str, dict[str, Any]]:
     return out
 
 
+@pytest.mark.drill  # a minute and more of processes
 def test_server_demo_leaves_nothing_after_interrupt(tmp_path: Path, checkout: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("LINEAGE_ORCH_", "PREFECT_"))}
     said = tmp_path / "said.txt"

@@ -79,6 +79,7 @@ def dbt_times(server: RealPrefect, run_id: str) -> list[tuple[str, str]]:
     return list(zip(begun, done, strict=True))
 
 
+@pytest.mark.drill  # a minute and more of processes
 def test_dbt_workers_of_one_ledger_never_build_at_once(
     server: RealPrefect, serve: Serve, folder: Path, first_built_shop: Path, postgres_database: str
 ) -> None:
