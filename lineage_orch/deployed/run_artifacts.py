@@ -1,4 +1,4 @@
-"""What a run of ``build_affected`` leaves: artifacts of what it did and of loads, and a name and tags that say so."""
+"""What a run of ``build_affected`` leaves: artifacts of what it did and of loads, and tags with its sources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lineage_orch.loads.completion import Logger
 from lineage_orch.loads.tags import BUILT_FOR
 from lineage_orch.reports.markdown import account_markdown, escaped, load_rows
 from lineage_orch.reports.status import short_names
-from lineage_orch.text import few, one_line
+from lineage_orch.text import one_line
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -48,7 +48,8 @@ def leave_artifacts(
 ) -> None:
     """Leave a Markdown of what a run did, a table for each of these sources, and a link to the page, if it has a place.
 
-    A run that built something is named after that, and tagged with the sources: so it is found among many.
+    A run that built something is tagged with the sources: so it is found among many. It keeps its name, by which the
+    logs of others call it.
 
     Where Prefect's API fails, that is said once, and the rest is left out: the build is what it is.
 
@@ -90,10 +91,10 @@ def leave_artifacts(
                 client.create_artifact(
                     ArtifactCreate(key=key, type=kind, description=description, data=data, flow_run_id=flow_run_id)
                 )
-            if built := [names[each] for each in account.report.built if each in names]:
+            if account.report.built:
                 tags = {f"{BUILT_FOR}{names[each]}" for each in sources[:_MOST_TAGS] if each in names}
                 tags.update(client.read_flow_run(flow_run_id).tags)
-                client.update_flow_run(flow_run_id, name=few(built), tags=sorted(tags))
+                client.update_flow_run(flow_run_id, tags=sorted(tags))
     except (httpx.HTTPError, PrefectException, RuntimeError) as error:
         logger.warning("Prefect takes no artifacts of this run, which did what its log says: %s", one_line(error))
 
