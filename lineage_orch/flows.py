@@ -21,7 +21,7 @@ from prefect.states import Completed, Failed
 from lineage_orch.deployed.observe import look
 from lineage_orch.deployed.promises import telling
 from lineage_orch.deployed.telling import RunTeller
-from lineage_orch.errors import LineageError, LineageOrchError, SettingsError
+from lineage_orch.errors import LineageError, LineageOrchError, SettingsError, TriggerError
 from lineage_orch.loads.completion import Logger
 from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.reports.build_report import BuildReport
@@ -56,6 +56,7 @@ def build_affected(
         DbtError: dbt could not be run; if it could not be asked for the sources, all else was built first.
         LedgerError: the ledger cannot be reached.
         SettingsError: a setting cannot be read, or may not be replaced by a run of this deployment.
+        TriggerError: an update cannot be read; nothing was recorded.
         UnknownSourceError: an update names no source of the manifest; all else was built first.
     """
     logger = get_run_logger()
@@ -133,6 +134,16 @@ def _trusted(settings: dict[str, Any], flow_run: FlowRun, deployment_id: UUID, l
     return settings_of_run(settings, stored, deployment_tags=deployment.tags, run_tags=flow_run.tags, logger=logger)
 
 
+def _read(updates: Iterable[Mapping[str, Any]]) -> list[SourceUpdate]:
+    try:
+        return [SourceUpdate.from_dict(each) for each in updates]
+    except ValueError as error:
+        raise TriggerError(
+            f"the updates among this run's parameters cannot be read: {error}; start it with what SourceUpdate.to_dict "
+            "writes"
+        ) from None
+
+
 def _record_and_build(
     updates: Iterable[Mapping[str, Any]],
     producers: Iterable[str],
@@ -147,7 +158,7 @@ def _record_and_build(
     if flow_run is not None and flow_run.deployment_id is not None:
         settings = _trusted(settings or {}, flow_run, flow_run.deployment_id, logger)
     with Orchestrator(**_known(settings or {}, logger)) as orchestrator:
-        loads = [SourceUpdate.from_dict(each) for each in updates]
+        loads = _read(updates)
         teller = RunTeller(orchestrator, flow_run.id if flow_run else None, logger, loads)
         unknown: LineageError | None = None
         try:

@@ -47,12 +47,17 @@ def _table(text: Any) -> Any:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         at = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise ValueError(f"it is no YAML: {problem or 'it cannot be read'}{at}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def _words(text: Any) -> Any:
     if not isinstance(text, str):
         return text
-    return json.loads(text) if text.lstrip().startswith("[") else shlex.split(text)
+    try:
+        return json.loads(text) if text.lstrip().startswith("[") else shlex.split(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def _number(value: Any) -> Any:
@@ -351,7 +356,7 @@ def _unreadable(error: ValidationError, passed: Iterable[str]) -> Iterator[str]:
         at = "".join(f"[{part!r}]" for part in inside if part != "[key]")
         what = next((what for kind, what in _SHOULD.items() if each["type"].startswith(kind)), "")
         what = what or one_line(each["msg"].removeprefix("Value error, ").replace("Input should", "it should", 1))
-        shown = "" if name in _SECRET else f" {each['input']!r}"
+        shown = "" if name in _SECRET else f" {one_line(repr(each['input']), most=200)}"
         yield f"setting {name}{at}{shown} ({_place(str(name), passed)}): {what}"
 
 
@@ -420,7 +425,7 @@ def find_table(start: Path) -> tuple[Path, dict[str, Any]] | None:
             continue
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # not TOML, not UTF-8, too long a number, too deep
             raise SettingsError(f"{path} cannot be read: {error}") from None
         tool = data.get("tool", {})
         if not isinstance(tool, dict):

@@ -80,6 +80,10 @@ class SourceUpdate:
                 raise ValueError(
                     f"{name} of the update of {self.source!r} has no time zone: {time!r}; use datetime.now(UTC)"
                 )
+            try:
+                _ = time and time.astimezone(UTC)
+            except OverflowError:
+                raise ValueError(f"{name} of the update of {self.source!r} is {time}: no time in UTC") from None
         if (self.window_start is None) != (self.window_end is None):
             raise ValueError(f"the window of the update of {self.source!r} has one end; give both, or none")
         try:
@@ -125,11 +129,11 @@ class SourceUpdate:
             return cls(
                 source=str(data["source"]),
                 update_id=str(data["update_id"]),
-                loaded_at=_time(data["loaded_at"]),
+                loaded_at=_time(data, "loaded_at"),
                 flow_run_id=_optional(data.get("flow_run_id")),
                 producer=_optional(data.get("producer")),
                 fingerprint=_optional(data.get("fingerprint")),
-                **{name: _time(data[name]) for name in _OPTIONAL_TIMES if data.get(name) is not None},
+                **{name: _time(data, name) for name in _OPTIONAL_TIMES if data.get(name) is not None},
             )
         except KeyError as missing:
             raise ValueError(f"the update {dict(data)!r} has no {missing.args[0]!r}") from None
@@ -163,8 +167,12 @@ class LastLoad(NamedTuple):
         return LastLoad(max(loaded_at, self.loaded_at), fingerprint if in_order else None)
 
 
-def _time(value: object) -> datetime:
-    return value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+def _time(data: Mapping[str, Any], key: str) -> datetime:
+    value = data[key]
+    try:
+        return value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        raise ValueError(f"{key} of the update of {data['source']!r} is {value!r}, which is no time") from None
 
 
 def _day_or_time(at: datetime) -> str:

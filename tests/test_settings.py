@@ -102,6 +102,13 @@ def test_unreadable_values_are_told_at_once(here: Path, monkeypatch: pytest.Monk
     ]
 
 
+@pytest.mark.parametrize(("name", "what"), [("vars", "nested too deep"), ("retry_on", "nested too deep"), ("wait", "")])
+def test_value_without_end_is_told_in_few_words(name: str, what: str) -> None:
+    with pytest.raises(SettingsError, match=rf"setting {name} .*{what}") as raised:
+        LineageOrchSettings(**{name: "[" * 100_000})
+    assert len(str(raised.value)) < 300
+
+
 def test_url_of_ledger_is_never_shown() -> None:
     settings = LineageOrchSettings(ledger="postgresql://me:secret@host/db")
     assert "secret" not in f"{settings} {settings!r}"
@@ -144,6 +151,8 @@ def test_nearest_pyproject_with_table_counts(here: Path, monkeypatch: pytest.Mon
         ("[tool]\nlineage_orch = 3", r"pyproject.toml is no table; write \[tool.lineage_orch\]"),
         ("tool = 3", r"pyproject.toml cannot be read: `tool` is no table"),
         ("[tool", r"pyproject.toml cannot be read: "),
+        ("a = " + "9" * 5_000, r"pyproject.toml cannot be read: .* digits"),
+        pytest.param("a = " + "[" * 5_000, r"pyproject.toml cannot be read: .*recursion", id="deep"),
     ],
 )
 def test_pyproject_that_cannot_be_used(text: str, said: str, here: Path) -> None:

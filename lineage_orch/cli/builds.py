@@ -429,11 +429,12 @@ def _moment(text: str | None) -> datetime:
     example = "write it as 2026-10-16T09:30:00Z"
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        in_utc = moment.astimezone(UTC)
+    except (ValueError, OverflowError):  # or a time of some zone before the first, or after the last, of UTC
         raise SettingsError(f"--loaded-at {text!r} is no ISO 8601 time; {example}") from None
     if moment.tzinfo is None:
         raise SettingsError(f"--loaded-at {text!r} has no time zone; {example}")
-    return moment.astimezone(UTC)
+    return in_utc
 
 
 def _new_id() -> str:

@@ -89,6 +89,8 @@ def backend_of(url: str) -> Backend:
     """
     try:
         parsed = make_url(url)
+        if "@" in (parsed.host or ""):
+            raise ValueError("all up to the last @ is the password, which is in no message")
     except (ArgumentError, ValueError, AttributeError):
         # The text is not repeated: it may hold a password at an unexpected place.
         raise LedgerUnavailableError(

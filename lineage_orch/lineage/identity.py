@@ -612,9 +612,9 @@ def _utc(value: Any) -> datetime | None:
     """Return a time of ISO 8601, which is UTC if it does not say; None if it is none."""
     try:
         at = datetime.fromisoformat(str(value))
-    except ValueError:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):  # or before the first time of UTC, or after the last
         return None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def _without_folder(relation_name: str) -> str:

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from lineage_orch.errors import PolicyError
+from lineage_orch.text import one_line
 
 UpdatesOn = Literal["any", "all"]
 
@@ -30,7 +31,8 @@ _UNITS = {
     for unit in units
 }
 _NOT_SO_LONG = "a time of less than a million years"
-_DURATION = re.compile(r"\s*(\d+)\s*([a-z]+)\s*")
+# So many digits are far beyond a million years; Python refuses to read some thousands of them.
+_DURATION = re.compile(r"\s*(\d{1,99})\s*([a-z]+)\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,6 @@ def _times(node_id: str, key: str, count: int, unit: timedelta) -> timedelta:
 
 def _unreadable(node_id: str, key: str, value: object, expected: str) -> PolicyError:
     return PolicyError(
-        f"config.{key} of {node_id} is {value!r}; it must be {expected}. Correct it in the model, its "
-        "properties file or dbt_project.yml"
+        f"config.{key} of {node_id} is {one_line(repr(value), most=200)}; it must be {expected}. Correct it in the "
+        "model, its properties file or dbt_project.yml"
     )

@@ -215,9 +215,11 @@ def _check_name(source: object) -> None:
 
 def _fields(source: str) -> list[str]:
     try:
-        return [name for _, name, _, _ in string.Formatter().parse(source) if name is not None]
+        parts = [part for part in string.Formatter().parse(source) if part[1] is not None]
     except ValueError as error:
-        raise ProducerError(f"the source {source!r} cannot be read: {error}") from None
+        raise _unreadable(source, error) from None
+    # A format may hold parameters as well: {day:{how}}.
+    return [each for _, name, how, _ in parts for each in (name or "", *_fields(how or ""))]
 
 
 def _fill(source: str, parameters: Mapping[str, Any]) -> str:
@@ -230,7 +232,16 @@ def _fill(source: str, parameters: Mapping[str, Any]) -> str:
             )
         value = parameters[name]
         values[name] = getattr(value, "value", value)  # an Enum stands for its value
-    return source.format(**values) if values else source
+    try:
+        return source.format(**values) if values else source
+    except (ValueError, TypeError, LookupError, AttributeError) as error:  # the formats of values are their own affair
+        raise _unreadable(
+            source, f"{error}, for {', '.join(f'{name} = {values[name]!r}' for name in values)}"
+        ) from None
+
+
+def _unreadable(source: str, why: object) -> ProducerError:
+    return ProducerError(f"the source {source!r} cannot be read: {why}")
 
 
 # The declarations of this process ----------------------------------------------------------------------------------

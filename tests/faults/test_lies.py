@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from lineage_orch import Ledger, Orchestrator
-from lineage_orch.errors import LineageOrchError, ManifestError
+from lineage_orch.errors import LineageOrchError, ManifestError, TriggerError
+from lineage_orch.flows import _read as build_updates
 from lineage_orch.lineage import Lineage
 from lineage_orch.reports.page_file import page_html
 from lineage_orch.testing import FakeDbt
@@ -196,6 +197,25 @@ def test_large_manifest_takes_no_more_than_three_times_its_size(in_memory: Path,
     said, memory = done.stdout.strip().splitlines()
     assert said == "3001" if not deep else "nested deeper" in said
     assert int(memory) < 3 * size
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"update_id": "1", "loaded_at": "2026-05-17"}, "has no 'source'"),
+        ({"source": "raw.a", "update_id": "1", "loaded_at": "soon"}, "loaded_at of the update of 'raw.a' is 'soon'"),
+        ({"source": "raw.a", "update_id": "1", "loaded_at": "2026-05-17"}, "has no time zone"),
+        ({"source": "raw.a", "update_id": "1", "loaded_at": "0001-01-01T00:00:00+14:00"}, "no time in UTC"),
+        ({"source": "raw.a", "update_id": "", "loaded_at": "2026-05-17T00:00:00Z"}, "update_id=''"),
+        (
+            {"source": "raw.a", "update_id": "1", "loaded_at": "2026-05-17T00:00:00Z", "window_start": []},
+            "window_start",
+        ),
+    ],
+)
+def test_updates_among_parameters_of_run_that_lie(given: dict[str, Any], why: str) -> None:
+    with pytest.raises(TriggerError, match=why):
+        build_updates([given])
 
 
 @pytest.mark.parametrize(

@@ -693,7 +693,10 @@ def test_server_that_is_down_and_no_password_in_any_message() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["mysql://me:secret@host/db", "postgresql+asyncpg://me:secret@host/db", "secret", "", "sqlite+aiosqlite:///x"],
+    [
+        *("mysql://me:secret@host/db", "postgresql+asyncpg://me:secret@host/db", "secret", "", "sqlite+aiosqlite:///x"),
+        "postgresql://me:half@secret@host/db",  # an @ that should have been written as %40
+    ],
 )
 def test_url_that_is_not_supported_is_refused_at_once(url: str) -> None:
     with pytest.raises(LedgerUnavailableError, match=r"sqlite:///.*postgresql\+psycopg://") as caught:

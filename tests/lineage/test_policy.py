@@ -95,6 +95,7 @@ def test_durations_in_all_of_dbts_units(text: str, length: timedelta) -> None:
         (None, {"lag_tolerance": "-4h"}, "state.lag_tolerance", "'-4h'"),
         (None, {"lag_tolerance": "4 fortnights"}, "state.lag_tolerance", "'4 fortnights'"),
         (None, {"lag_tolerance": "99999999999999w"}, "state.lag_tolerance", "'99999999999999w'"),
+        (None, {"lag_tolerance": "9" * 5_000 + "h"}, "state.lag_tolerance", "'9{199}"),  # more than Python reads
     ],
 )
 def test_unreadable_policy_names_node_key_and_value(freshness: Any, state: Any, key: str, value: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
@@ -75,6 +76,16 @@ def test_template_is_filled_and_wildcard_stays() -> None:
     with pytest.raises(ProducerError, match="not known here"):
         declaration.filled({})
     assert not Declaration.of("crm.*").needs_parameters
+
+
+@pytest.mark.parametrize("name", ["crm.{table:d}", "crm.{table!z}", "crm.{table:{table}}"])
+def test_format_that_value_does_not_have_is_told_with_source(name: str) -> None:
+    declaration = Declaration.of(name)
+    declaration.check_parameters("load", ["table"])
+    with pytest.raises(ProducerError, match=rf"the source '{re.escape(name)}' cannot be read: .*table = 'orders'"):
+        declaration.filled({"table": "orders"})
+    with pytest.raises(ProducerError, match=r"holds \{width\}, and 'load' has no parameter"):
+        Declaration.of("crm.{table:{width}}").check_parameters("load", ["table"])
 
 
 def test_declarations_of_one_producer_are_one() -> None:
