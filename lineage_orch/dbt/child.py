@@ -15,11 +15,23 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
+from lineage_orch.ledger.lock import inherited_locks
+
 _POSIX = sys.platform != "win32"
 
 # Waits until this process says "done", or is gone, however it ended: then the pipe is at its end, and the group is
-# stopped. A signal handler, or `atexit`, would not see a SIGKILL, nor a SIGTERM that Prefect hands on to itself.
-_GUARD = 'read -r said && exit 0; kill -s "$3" -- "-$1" && sleep "$2" && kill -s KILL -- "-$1"'
+# stopped. A signal handler, or `atexit`, would not see a SIGKILL, nor a SIGTERM that Prefect hands on to itself. It
+# keeps the lock of the build until the group is gone; dbt itself does not, nor what dbt may leave running.
+_GUARD = """
+read -r said && exit 0
+left=$2
+kill -s "$3" -- "-$1"
+while kill -s 0 -- "-$1"; do
+  if [ "$left" -le 0 ]; then kill -s KILL -- "-$1"; sleep 1; exit 0; fi
+  sleep 1
+  left=$((left - 1))
+done
+"""
 
 
 class Child:
@@ -139,13 +151,15 @@ class Child:
 
     def _start_guard(self) -> subprocess.Popen[bytes]:
         pid, grace, number = str(self._process.pid), f"{self._grace:.0f}", str(int(_interrupt()))
-        return subprocess.Popen(
-            ["/bin/sh", "-c", _GUARD, "guard", pid, grace, number],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with inherited_locks() as descriptors:
+            return subprocess.Popen(
+                ["/bin/sh", "-c", _GUARD, "guard", pid, grace, number],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=descriptors,
+            )
 
 
 def _interrupt() -> int:

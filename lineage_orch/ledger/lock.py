@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,9 +22,17 @@ from lineage_orch.text import one_line
 CHECK_SECONDS = 1.0
 """How often, at most, a holder that records nodes as they finish asks whether it still has the lock."""
 
+_LOG = logging.getLogger("lineage_orch.ledger")
+# How long a dbt may outlive the build that was killed around it: twice what it is given to end.
+_OUTLIVES_SECONDS = 60.0
+
 
 class LockHandle(Protocol):
     """A lock that this process has, in one of the engines."""
+
+    @property
+    def descriptor(self) -> int | None:
+        """An open file; a copy of it in another process keeps the lock when this one is killed. None: there is none."""
 
     def check(self) -> None:
         """Raise LedgerUnavailableError if the lock was lost."""
@@ -34,8 +44,9 @@ class LockHandle(Protocol):
 class BuildLock:
     """What ``with ledger.build_lock(...)`` gives: true while the lock is held, false if another has it."""
 
-    def __init__(self, handle: LockHandle | None) -> None:
+    def __init__(self, handle: LockHandle | None, of_dbt: LockHandle | None = None) -> None:
         self._handle = handle
+        self._of_dbt = of_dbt
         self._checked = time.monotonic()
         self._lost: LedgerUnavailableError | None = None
 
@@ -76,7 +87,58 @@ class BuildLock:
         """Let go; from now on this is false. Does nothing the second time."""
         handle, self._handle = self._handle, None
         if handle is not None:
+            if self._of_dbt is not None:
+                with _INHERITED_MUTEX:
+                    _INHERITED.discard(self._of_dbt)
+                self._of_dbt.release()
             handle.release()
+
+
+# The locks that the processes in which dbt runs keep, should this process be killed.
+_INHERITED: set[LockHandle] = set()
+_INHERITED_MUTEX = threading.Lock()
+
+
+@contextmanager
+def inherited_locks() -> Iterator[list[int]]:
+    """The descriptors that must be passed to whoever ends a dbt of this process, should this process be killed.
+
+    Until that one has ended too, no other build begins. None of them is closed within the block.
+    """
+    with _INHERITED_MUTEX:
+        yield [each.descriptor for each in _INHERITED if each.descriptor is not None]
+
+
+def take_build_lock(take: Callable[[str], LockHandle | None], scope: str) -> BuildLock:
+    """Take the build lock of a scope, or find at once that another has it.
+
+    They are two locks. The first is free when its holder dies, so that whoever comes then builds. The second, which
+    :func:`inherited_locks` hands on, is free when no dbt of that holder runs any more: the next holder waits for that.
+
+    Args:
+        take: Takes a lock without waiting, by its name; None if another has it.
+        scope: What the lock is for.
+    """
+    handle = take(scope)
+    if handle is None:
+        return BuildLock(None)
+    try:
+        deadline = time.monotonic() + _OUTLIVES_SECONDS
+        of_dbt = take(f"{scope} dbt")
+        if of_dbt is None:
+            _LOG.warning("A build was killed, and its dbt is about to end; waiting for that.")
+        while of_dbt is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+            of_dbt = take(f"{scope} dbt")
+    except BaseException:
+        handle.release()
+        raise
+    if of_dbt is None:
+        handle.release()
+        return BuildLock(None)
+    with _INHERITED_MUTEX:
+        _INHERITED.add(of_dbt)
+    return BuildLock(handle, of_dbt)
 
 
 # -- in memory -------------------------------------------------------------------------------------------------
@@ -88,6 +150,8 @@ def take_memory_lock(lock: threading.Lock) -> LockHandle | None:
 
 
 class _MemoryLock:
+    descriptor = None
+
     def __init__(self, lock: threading.Lock) -> None:
         self._lock = lock
 
@@ -117,7 +181,7 @@ def take_file_lock(path: Path, scope: str, shown: str) -> LockHandle | None:
         LedgerUnavailableError: filelock is not installed, or the file system has no locks.
     """
     try:
-        from filelock import FileLock, SoftFileLock, Timeout
+        from filelock import FileLock, Timeout
     except ImportError as error:
         raise LedgerUnavailableError(
             f"the build lock of the ledger {shown} needs filelock: pip install 'lineage_orch[dbt]'"
@@ -125,31 +189,33 @@ def take_file_lock(path: Path, scope: str, shown: str) -> LockHandle | None:
     # One ledger that is reached by two names has one lock.
     real = Path(os.path.realpath(path))
     lock_path = real.with_name(f"{real.name}.{hashlib.sha256(scope.encode()).hexdigest()[:12]}.lock")
-    # Not thread-local: whoever ends the block may release it.
-    lock = FileLock(lock_path, thread_local=False, mode=os.stat(real).st_mode & 0o666)
-    held = True
-    no_locks = False
+    descriptors: list[int] = []
+    lock = FileLock(
+        lock_path,
+        # Whoever ends the block may release it, in any thread.
+        thread_local=False,
+        mode=os.stat(real).st_mode & 0o666,
+        # With this it does not fall back to a marker file, which a kill would leave behind.
+        on_acquired=descriptors.append,
+    )
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        held = False
-    except NotImplementedError:
-        no_locks = True
-    # Where the file system has no locks, filelock falls back to a marker file, which a kill leaves behind.
-    if isinstance(lock, SoftFileLock):
-        lock.release()
-        no_locks = True
-    if no_locks:
+        return None
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
         raise LedgerUnavailableError(
             f"the build lock of the ledger {shown} cannot be taken: {lock_path.parent} is on a file "
             "system without file locks; keep the ledger on a local disk, or use PostgreSQL"
-        )
-    return _FileLock(lock_path, lock.release, shown) if held else None
+        ) from error
+    return _FileLock(lock_path, descriptors[0], lock.release, shown)
 
 
 class _FileLock:
-    def __init__(self, path: Path, release: Callable[[], None], shown: str) -> None:
+    def __init__(self, path: Path, descriptor: int, release: Callable[[], None], shown: str) -> None:
         self._path = path
+        self.descriptor = descriptor
         self._release = release
         self._shown = shown
         self._file = self._identity()
@@ -227,6 +293,13 @@ class _AdvisoryLock:
         self._shown = shown
         # A connection serves one thread at a time.
         self._mutex = threading.Lock()
+
+    @property
+    def descriptor(self) -> int | None:
+        # While a copy of its socket is open, the server does not see that this end is gone.
+        with self._mutex:
+            psycopg: Any = self._session.connection.dbapi_connection
+            return None if psycopg is None or psycopg.closed else int(psycopg.fileno())
 
     def check(self) -> None:
         halves = {"high": (self._key >> 32) & 0xFFFFFFFF, "low": self._key & 0xFFFFFFFF}

@@ -36,7 +36,7 @@ from lineage_orch.ledger import launches as of_followers
 from lineage_orch.ledger import relations
 from lineage_orch.ledger.database import Database
 from lineage_orch.ledger.extents import EXTENT_COLUMNS, extent_in, extent_values, extents_above
-from lineage_orch.ledger.lock import BuildLock
+from lineage_orch.ledger.lock import BuildLock, take_build_lock
 from lineage_orch.ledger.others import BuiltElsewhere, Origin, Place, Published, ReadElsewhere
 from lineage_orch.ledger.pauses import read_pauses, rows_of
 from lineage_orch.ledger.schema import (
@@ -1385,12 +1385,13 @@ class Ledger:
                 held.check()  # before each round
 
         Processes, threads and Ledger objects all exclude each other; the same thread does not get it twice.
-        When its holder dies, however that happens, the lock is free. In memory, it is this object's own.
+        When its holder dies, however that happens, the lock is free; who takes it then waits until a dbt that runs as a
+        process of its own, and was the holder's, has ended too. In memory, it is this object's own.
 
         Args:
             who: Names the holder for people that find it taken.
         """
-        held = BuildLock(self._database.take_lock(self._lock_scope()))
+        held = take_build_lock(self._database.take_lock, self._lock_scope())
         try:
             if held:
                 with self._write() as scope:

@@ -53,6 +53,20 @@ with Ledger(sys.argv[1], project="shop", target="prod").build_lock("the other pr
 """
 
 
+# What dbt is here does not end when it is asked to.
+HOLD_WITH_DBT = """
+import sys, time
+from pathlib import Path
+from lineage_orch.dbt.child import Child
+from lineage_orch.ledger import Ledger
+DBT = "import os, signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(os.getpid(), flush=True); "
+with Ledger(sys.argv[1], project="shop", target="prod").build_lock("the other process") as held:
+    with Child([sys.executable, "-c", DBT + "time.sleep(60)"], cwd=Path.cwd(), grace=1) as dbt:
+        print(next(dbt.lines(silence=60)), end="", flush=True)
+        time.sleep(60)
+"""
+
+
 @contextmanager
 def python(code: str, *args: str, stdout: int | None = None) -> Iterator[subprocess.Popen[str]]:
     """Another process, which is surely gone when the block ends."""
@@ -209,6 +223,25 @@ def test_killed_holder_leaves_lock_free(url: str) -> None:
         while not got and time.monotonic() < deadline:
             with ledger.build_lock("me") as held:
                 got = bool(held)
+        assert got
+    ledger.close()
+
+
+def test_next_build_waits_for_dbt_of_killed_holder(url: str) -> None:
+    ledger = Ledger(url, project="shop", target="prod")
+    with python(HOLD_WITH_DBT, url) as other:
+        assert other.stdout is not None
+        dbt = Path("/proc", other.stdout.readline().strip(), "cmdline")
+        assert dbt.read_bytes()
+        os.kill(other.pid, signal.SIGKILL)
+        other.wait(timeout=10)
+        assert dbt.read_bytes(), "it has a second to end"
+        got = False
+        deadline = time.monotonic() + 30
+        while not got and time.monotonic() < deadline:
+            with ledger.build_lock("me") as held:
+                got = bool(held)
+                assert not got or not dbt.exists() or not dbt.read_bytes()
         assert got
     ledger.close()
 
