@@ -515,7 +515,7 @@ def test_file_and_its_folder_are_for_their_user_alone(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert len(modes) == 4, "the file, its -wal and -shm, and the lock"
+    assert len(modes) == 5, "the file, its -wal and -shm, and two locks"
     assert set(modes.values()) == {0o600}, modes
 
 
