@@ -6,7 +6,6 @@ runs the real dbt (``tests/dbt/cloud_server.py``).
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -19,13 +18,15 @@ from functools import cached_property
 from typing import Any
 
 from lineage_orch.dbt.cloud_api import CANCELLED, SUCCESS, UNFINISHED, CloudApi, Run
+from lineage_orch.dbt.command import selection
 from lineage_orch.dbt.engine import FAILED, DbtEngine, OnResult, Outcome
 from lineage_orch.dbt.inputs import Inputs, digest
 from lineage_orch.dbt.log_lines import plain
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.run_results import Written, parse_run_results
-from lineage_orch.dbt.task_runs import Logger, NodeTaskRuns, flow_run_id, run_logger
+from lineage_orch.dbt.task_runs import NodeTaskRuns, flow_run_id, run_logger
 from lineage_orch.errors import DbtCloudUnavailableError, DbtError, SettingsError
+from lineage_orch.loads.completion import Logger
 from lineage_orch.settings import ENV_PREFIX, LineageOrchSettings
 from lineage_orch.text import count, one_line
 
@@ -78,7 +79,7 @@ class CloudDbt(DbtEngine):
         known = self._run_of_this_commit()
         if known is not None and self._take_manifest(known, None):
             return None
-        run = self._run(["dbt", "parse", *self._vars()])
+        run = self._run(["dbt", "parse", *self._project.vars_args])
         if run["status"] != SUCCESS:
             raise DbtError(
                 f"job {self._job} of dbt Cloud cannot parse its dbt project: {_why(run)}. See {_address(run)}"
@@ -92,9 +93,7 @@ class CloudDbt(DbtEngine):
     ) -> Outcome:
         """Build a selection."""
         command = self._settings.dbt_command
-        words = ["dbt", command, "--select", *select]
-        if exclude:
-            words += ["--exclude", *exclude]
+        words = ["dbt", *selection(self._settings, select, exclude), *self._project.vars_args]
         inputs = self._project.inputs()
         written: Written | None = None
         cause = self._cause_of_builds
@@ -114,7 +113,7 @@ class CloudDbt(DbtEngine):
                         shown.ended(result)
                         on_result(result)
 
-            run = self._run([*words, *self._vars(), *flags, *self._settings.dbt_flags], look, cause)
+            run = self._run([*words, *flags, *self._settings.dbt_flags], look, cause)
         self._note_manifest(run, inputs)
         results = tuple(written.results.values()) if written is not None else ()
         has_failed = any(each.status in FAILED for each in results)
@@ -130,7 +129,7 @@ class CloudDbt(DbtEngine):
     def ls(self, selector: str) -> frozenset[str]:
         """Return what ``dbt ls`` says of a selector, in a run of its own."""
         words = ["dbt", "ls", "--select", selector, "--output", "json", "--output-keys", "unique_id"]
-        run = self._run([*words, *self._vars()])
+        run = self._run([*words, *self._project.vars_args])
         if run["status"] != SUCCESS:
             raise DbtError(f"dbt Cloud cannot say what {selector!r} selects: {_why(run)}. See {_address(run)}")
         return frozenset(re.findall(r'\{"unique_id": ?"([^"]+)"\}', _step(run, "ls").get("logs") or ""))
@@ -303,9 +302,6 @@ class CloudDbt(DbtEngine):
     @property
     def _logger(self) -> Logger:
         return self._given_logger or run_logger()
-
-    def _vars(self) -> list[str]:
-        return ["--vars", json.dumps(self._project.vars, default=str)] if self._project.vars else []
 
     @cached_property
     def _api(self) -> CloudApi:

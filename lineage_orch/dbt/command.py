@@ -139,6 +139,11 @@ def option_values(flags: Iterable[str], *names: str) -> list[str]:
     return values
 
 
+def selection(settings: LineageOrchSettings, select: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """Return the words of the command that builds a selection: ``build --select ... --exclude ...``."""
+    return [settings.dbt_command, "--select", *select, *(["--exclude", *exclude] if exclude else [])]
+
+
 def shown_command(
     settings: LineageOrchSettings, select: Sequence[str], exclude: Sequence[str] = (), flags: Sequence[str] = ()
 ) -> str:
@@ -150,9 +155,7 @@ def shown_command(
         exclude: the selectors of what is left out.
         flags: what this build needs beside those of the settings.
     """
-    words = ["dbt", settings.dbt_command, "--select", *select]
-    if exclude:
-        words += ["--exclude", *exclude]
+    words = ["dbt", *selection(settings, select, exclude)]
     if settings.target:
         words += ["--target", settings.target]
     if settings.vars:

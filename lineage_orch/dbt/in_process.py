@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
-from lineage_orch.dbt.compat import LOG, close_duckdb, listening_runner, settings_in_place
+from lineage_orch.dbt.command import selection
+from lineage_orch.dbt.compat import LOG, PARTIAL_PARSE, close_duckdb, listening_runner, settings_in_place
 from lineage_orch.dbt.engine import DbtEngine, OnResult, Outcome, Result
 from lineage_orch.dbt.fingerprint import as_show, counted_as_changed, inline_queries, read_answer
 from lineage_orch.dbt.freshness import RUNTIME_ERROR, Freshness, Seen, seen_at
 from lineage_orch.dbt.profile import profiles_for_dbt
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.relations import missing_from_cache
+from lineage_orch.dbt.run_results import of_batches
 from lineage_orch.errors import DbtError
 from lineage_orch.lineage import Lineage
 from lineage_orch.settings import LineageOrchSettings
@@ -48,7 +50,7 @@ class DbtRunner(DbtEngine):
         """Write the project's manifest anew; returns the id of the dbt invocation."""
         self._start_from_shared_parse()
         with _one_at_a_time, self._noting() as listen:
-            outcome = self._invoke_plain(["parse", *self._scope()], listen)
+            outcome = self._invoke_plain(["parse", *self._project.scope_args], listen)
             if not outcome.success:
                 raise DbtError(
                     f"the dbt project in {self._project.directory} does not parse: {_why(outcome.exception)}. "
@@ -60,16 +62,10 @@ class DbtRunner(DbtEngine):
         self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult, flags: Sequence[str] = ()
     ) -> Outcome:
         """Build a selection."""
-        args = [self._settings.dbt_command, "--select", *select]
-        if exclude:
-            args += ["--exclude", *exclude]
-        args += [*self._scope(), *flags, *self._settings.dbt_flags]
-        with _one_at_a_time:
-            try:
-                with self._noting(_listener(on_result)) as listen:
-                    outcome = self._invoke(args, listen)
-            finally:
-                close_duckdb()
+        args = selection(self._settings, select, exclude)
+        args += [*self._project.scope_args, *flags, *self._settings.dbt_flags]
+        with _at_the_warehouse(), self._noting(_listener(on_result)) as listen:
+            outcome = self._invoke(args, listen)
         if outcome.exception is not None:
             raise DbtError(
                 f"`dbt {self._settings.dbt_command}` could not run in {self._project.directory}: "
@@ -84,27 +80,18 @@ class DbtRunner(DbtEngine):
         dbt itself lists the schemas of the project, once each, into its cache of relations, which this reads: an
         inline query of no tables is compiled, and nothing is run.
         """
-        with _one_at_a_time:
-            try:
-                outcome = self._invoke_plain(
-                    ["--log-level", "none", "--no-write-json", "compile", "--inline", "select 1", *self._scope()]
-                )
-                if not outcome.success:
-                    LOG.warning("Which relations are in the warehouse is not known: %s", _why(outcome.exception))
-                    return None
-                return missing_from_cache(lineage)
-            finally:
-                close_duckdb()
+        with _at_the_warehouse():
+            outcome = self._ask(["compile", "--inline", "select 1"])
+            if not outcome.success:
+                LOG.warning("Which relations are in the warehouse is not known: %s", _why(outcome.exception))
+                return None
+            return missing_from_cache(lineage)
 
     def source_freshness(self, lineage: Lineage, sources: Sequence[str]) -> Freshness:
         """Return when these sources were loaded last."""
         select = [lineage.selectors.source(each) for each in sources]
-        args = ["--log-level", "none", "--no-write-json", "source", "freshness", "--select", *select, *self._scope()]
-        with _one_at_a_time:
-            try:
-                outcome = self._invoke_plain(args)
-            finally:
-                close_duckdb()
+        with _at_the_warehouse():
+            outcome = self._ask(["source", "freshness", "--select", *select])
         if outcome.result is None:
             raise DbtError(
                 f"`dbt source freshness` could not run in {self._project.directory}: {_why(outcome.exception)}"
@@ -128,12 +115,8 @@ class DbtRunner(DbtEngine):
                 if event.info.name == "ShowNode":
                     shown.append(event.data.preview)
 
-            args = ["--log-level", "none", "--no-write-json", "--no-populate-cache", *as_show(query)]
-            with _one_at_a_time:
-                try:
-                    outcome = self._invoke_plain([*args, *self._scope()], hear)
-                finally:
-                    close_duckdb()
+            with _at_the_warehouse():
+                outcome = self._ask(["--no-populate-cache", *as_show(query)], hear)
             if outcome.success and shown:
                 found |= read_answer(lineage, some, shown[0])
             else:
@@ -142,7 +125,7 @@ class DbtRunner(DbtEngine):
 
     def ls(self, selector: str) -> frozenset[str]:
         """Return what ``dbt ls`` says of a selector."""
-        args = ["ls", "--select", selector, "--output", "json", "--output-keys", "unique_id", *self._scope()]
+        args = ["ls", "--select", selector, "--output", "json", "--output-keys", "unique_id", *self._project.scope_args]
         with _one_at_a_time, self._noting() as listen:
             outcome = self._invoke_plain(args, listen)
         if not outcome.success:
@@ -150,12 +133,9 @@ class DbtRunner(DbtEngine):
         found: list[str] = outcome.result or []
         return frozenset(json.loads(each)["unique_id"] for each in found)
 
-    def _scope(self) -> list[str]:
-        """What a user would pass too: dbt parses all anew when ``--target`` or ``--vars`` come or go."""
-        args = ["--target", self._project.passed_target] if self._project.passed_target else []
-        if self._project.vars:
-            args += ["--vars", json.dumps(self._project.vars, default=str)]
-        return args
+    def _ask(self, args: list[str], listen: Listener | None = None) -> Any:
+        """Run a command that only asks: nothing is shown, and no artifact written."""
+        return self._invoke_plain(["--log-level", "none", "--no-write-json", *args, *self._project.scope_args], listen)
 
     @contextmanager
     def _noting(self, listen: Listener = lambda _: None) -> Iterator[_Heard]:
@@ -173,8 +153,9 @@ class DbtRunner(DbtEngine):
         """
         import shutil
 
-        name = "partial_parse.msgpack"
-        shared, own = self._project.shared_target_path / name, self._project.target_path / name
+        shared, own = (
+            folder / PARTIAL_PARSE for folder in (self._project.shared_target_path, self._project.target_path)
+        )
         if own != shared and shared.is_file() and not own.exists():
             own.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(shared, own)
@@ -210,6 +191,16 @@ class DbtRunner(DbtEngine):
             return runner.invoke(args)
         except ValueError as error:
             raise DbtError(f"dbt could not run in {self._project.directory}: {error}") from error
+
+
+@contextmanager
+def _at_the_warehouse() -> Iterator[None]:
+    """Hold dbt to what is run in the block; a DuckDB file that it opened is let go of afterwards."""
+    with _one_at_a_time:
+        try:
+            yield
+        finally:
+            close_duckdb()
 
 
 class _Heard:
@@ -274,9 +265,7 @@ def _final(result: Any) -> Result:
     """Return a dbt RunResult as ours; ``batch_results`` is there since dbt 1.9."""
     batches = getattr(result, "batch_results", None)
     failed = tuple(_batch(start) for start, _ in batches.failed) if batches is not None else ()
-    message = str(result.message or "")
-    if failed and message in ("", "ERROR"):  # all of them failed, and dbt says no more
-        message = f"all {len(failed)} batches failed; dbt's log says why" if len(failed) > 1 else "its batch failed"
+    message = of_batches(str(result.message or ""), failed)
     return Result(result.node.unique_id, str(result.status), message, failed, result.execution_time)
 
 

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-LOG = logging.getLogger("lineage_orch.dbt")
-
 _PROJECT_FILES = ("dbt_project.yml", "packages.yml", "dependencies.yml", "package-lock.yml", "selectors.yml")
 _ENV_VAR = re.compile(rb"""env_var\(\s*['"]([^'"]+)['"]""")
 _SECRET = "DBT_ENV_SECRET"  # dbt lets those into profiles.yml and packages.yml alone
@@ -158,7 +156,7 @@ class Record:
             new.replace(self.path)
         except OSError as error:
             # A project that this process may only read. The next look finds no note, and judges anew.
-            LOG.debug("%s cannot be written: %s", self.path, error)
+            logging.getLogger("lineage_orch.dbt").debug("%s cannot be written: %s", self.path, error)
 
     def is_newer_than_all(self, inputs: Inputs, directory: Path, also: Iterable[Path]) -> bool:
         """Whether nothing of the project changed since the manifest was written, as far as the file system tells.

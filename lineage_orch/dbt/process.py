@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from lineage_orch.dbt.child import Child
+from lineage_orch.dbt.command import selection
 from lineage_orch.dbt.compat import LOG, PARTIAL_PARSE
 from lineage_orch.dbt.engine import FAILED, DbtEngine, OnResult, OnStart, Outcome, Result
 from lineage_orch.dbt.executable import found_executable
@@ -23,9 +24,10 @@ from lineage_orch.dbt.profile import profiles_for_dbt
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.dbt.relations import MAKE_A_RELATION
 from lineage_orch.dbt.run_results import final_results, read_run_results
-from lineage_orch.dbt.task_runs import Logger, NodeTaskRuns, flow_run_id, run_logger
+from lineage_orch.dbt.task_runs import NodeTaskRuns, flow_run_id, run_logger
 from lineage_orch.errors import DbtError, DbtMissingError
 from lineage_orch.lineage import Lineage
+from lineage_orch.loads.completion import Logger
 from lineage_orch.settings import LineageOrchSettings
 from lineage_orch.text import listed, one_line
 
@@ -91,7 +93,7 @@ class ProcessDbt(DbtEngine):
 
     def parse(self) -> str | None:
         """Write the project's manifest anew; returns the id of the dbt invocation."""
-        log, code = self._run(["parse", *self._scope()])
+        log, code = self._run(["parse", *self._project.scope_args])
         if code != 0:
             raise DbtError(
                 f"the dbt project in {self._project.directory} does not parse: {_why(log, code)}. Try `dbt parse` there"
@@ -102,11 +104,9 @@ class ProcessDbt(DbtEngine):
         self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult, flags: Sequence[str] = ()
     ) -> Outcome:
         """Build a selection."""
-        command = self._settings.dbt_command
-        args = [command, "--select", *select]
-        if exclude:
-            args += ["--exclude", *exclude]
-        log, code = self._run([*args, *self._scope(), *flags, *self._settings.dbt_flags], on_result)
+        command, scope = self._settings.dbt_command, self._project.scope_args
+        args = [*selection(self._settings, select, exclude), *scope, *flags, *self._settings.dbt_flags]
+        log, code = self._run(args, on_result)
         written = read_run_results(self._project.target_path / "run_results.json", log.invocation_id)
         results = final_results(log, written)
         if not _ran(code, results):
@@ -128,7 +128,7 @@ class ProcessDbt(DbtEngine):
             on_result: told of how each ended.
             echo: takes dbt's lines at their levels.
         """
-        log, code = self._run([*args, *self._scope()], on_result, on_start=on_start, echo=echo)
+        log, code = self._run([*args, *self._project.scope_args], on_result, on_start=on_start, echo=echo)
         written = read_run_results(self._project.target_path / "run_results.json", log.invocation_id)
         fail_fast = log.cancelled or (written is not None and written.fail_fast)
         cut_short = code not in (0, 1) or (code == 1 and fail_fast)
@@ -144,8 +144,7 @@ class ProcessDbt(DbtEngine):
             env = {**os.environ, **{name: str(path) for name, path in places.items()}}
             if project.passed_target:
                 env["DBT_TARGET"] = project.passed_target
-            vars_too = ["--vars", json.dumps(project.vars, default=str)] if project.vars else []
-            code = subprocess.run([self._found(), *args, *vars_too], env=env, check=False).returncode
+            code = subprocess.run([self._found(), *args, *project.vars_args], env=env, check=False).returncode
         return 128 - code if code < 0 else code
 
     def ls(self, selector: str) -> frozenset[str]:
@@ -214,16 +213,9 @@ class ProcessDbt(DbtEngine):
             what it said, its exit code, and what it wrote into the artifact of that name, if anything.
         """
         with tempfile.TemporaryDirectory(prefix="lineage_orch-") as folder:
-            log, code = self._run([*args, *self._scope()], target_path=Path(folder))
+            log, code = self._run([*args, *self._project.scope_args], target_path=Path(folder))
             written = Path(folder, artifact)
             return log, code, written.read_bytes() if artifact and written.is_file() else b""
-
-    def _scope(self) -> list[str]:
-        """What a user would pass too: dbt parses all anew when ``--target`` or ``--vars`` come or go."""
-        args = ["--target", self._project.passed_target] if self._project.passed_target else []
-        if self._project.vars:
-            args += ["--vars", json.dumps(self._project.vars, default=str)]
-        return args
 
     def _found(self) -> str:
         found = found_executable(self.executable)

@@ -99,6 +99,16 @@ class DbtProject:
         """The default ledger."""
         return f"sqlite:///{self.state_dir / 'ledger.db'}"
 
+    @property
+    def vars_args(self) -> list[str]:
+        """The words that hand the vars to dbt."""
+        return ["--vars", json.dumps(self.vars, default=str)] if self.vars else []
+
+    @property
+    def scope_args(self) -> list[str]:
+        """What a user would pass too: dbt parses all anew when ``--target`` or ``--vars`` come or go."""
+        return [*(["--target", self.passed_target] if self.passed_target else []), *self.vars_args]
+
     # The manifest -----------------------------------------------------------------------------------------
 
     def inputs(self) -> Inputs:

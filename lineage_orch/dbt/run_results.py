@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,17 @@ def final_results(heard: LogReader, written: Written | None) -> dict[str, Result
 
 
 def _result(entry: Mapping[str, Any]) -> Result:
-    message = plain(str(entry.get("message") or ""))
     # Since dbt 1.9; each batch as [start, end] in ISO 8601.
     failed = tuple(_batch(batch) for batch in (entry.get("batch_results") or {}).get("failed") or ())
-    if failed and message in ("", "ERROR"):  # all of them failed, and dbt says no more
-        message = f"all {len(failed)} batches failed; dbt's log says why" if len(failed) > 1 else "its batch failed"
+    message = of_batches(plain(str(entry.get("message") or "")), failed)
     return Result(str(entry["unique_id"]), str(entry["status"]), message, failed, seconds_in(entry))
+
+
+def of_batches(message: str, failed: Sequence[str]) -> str:
+    """Return dbt's message of a node, or one in its place: where all of its batches failed, dbt says no more."""
+    if not failed or message not in ("", "ERROR"):
+        return message
+    return f"all {len(failed)} batches failed; dbt's log says why" if len(failed) > 1 else "its batch failed"
 
 
 def _batch(batch: Any) -> str:

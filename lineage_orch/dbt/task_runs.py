@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID, uuid4
 
 from lineage_orch.dbt.engine import BUILT, FAILED, Result
+from lineage_orch.loads.completion import Logger
 from lineage_orch.text import one_line
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-
-Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 _KINDS = ("model", "snapshot", "seed")
 
