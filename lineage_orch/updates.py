@@ -107,12 +107,9 @@ class SourceUpdate:
             "update_id": self.update_id,
             "loaded_at": self.loaded_at.astimezone(UTC).isoformat(),
         }
-        if self.flow_run_id is not None:
-            out["flow_run_id"] = self.flow_run_id
-        if self.producer is not None:
-            out["producer"] = self.producer
-        if self.fingerprint is not None:
-            out["fingerprint"] = self.fingerprint
+        for name in _OPTIONAL_TEXTS:
+            if (text := getattr(self, name)) is not None:
+                out[name] = text
         for name in _OPTIONAL_TIMES:
             if (time := getattr(self, name)) is not None:
                 out[name] = time.astimezone(UTC).isoformat()
@@ -125,20 +122,20 @@ class SourceUpdate:
         Keys that this release does not know are ignored, so that a newer load can talk to an older worker.
         Raises ``ValueError`` that names the missing or unreadable key.
         """
+        given: dict[str, Any] = {name: str(data[name]) for name in _OPTIONAL_TEXTS if data.get(name) is not None}
+        given |= {name: _time(data, name) for name in _OPTIONAL_TIMES if data.get(name) is not None}
         try:
             return cls(
                 source=str(data["source"]),
                 update_id=str(data["update_id"]),
                 loaded_at=_time(data, "loaded_at"),
-                flow_run_id=_optional(data.get("flow_run_id")),
-                producer=_optional(data.get("producer")),
-                fingerprint=_optional(data.get("fingerprint")),
-                **{name: _time(data, name) for name in _OPTIONAL_TIMES if data.get(name) is not None},
+                **given,
             )
         except KeyError as missing:
             raise ValueError(f"the update {dict(data)!r} has no {missing.args[0]!r}") from None
 
 
+_OPTIONAL_TEXTS = ("flow_run_id", "producer", "fingerprint")
 _OPTIONAL_TIMES = ("began_at", "window_start", "window_end")
 
 
@@ -178,7 +175,3 @@ def _time(data: Mapping[str, Any], key: str) -> datetime:
 def _day_or_time(at: datetime) -> str:
     at = at.astimezone(UTC)
     return f"{at:%Y-%m-%d}" if not (at.hour or at.minute or at.second) else f"{at:%Y-%m-%d %H:%M:%S}"
-
-
-def _optional(value: object) -> str | None:
-    return None if value is None else str(value)

@@ -349,7 +349,7 @@ def test_deployments_of_those_who_read_it_are_set_off(opened: Open, monkeypatch:
         if len(launched) > 1:
             raise TriggerError("Prefect has no deployment 'build-affected/ads'; deploy it")
 
-    monkeypatch.setattr("lineage_orch.deployed.build.launch", launch)
+    monkeypatch.setattr("lineage_orch.deployed.launch.launch", launch)
     (core, _), (ads, _) = opened("core"), opened("ads")
     core.record(["raw.a"])
     ads.build()

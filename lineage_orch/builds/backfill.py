@@ -13,7 +13,8 @@ from lineage_orch.errors import LineageError, SettingsError, UnknownNodeError, U
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import plan_graph
 from lineage_orch.plan.windows import microbatch_models
-from lineage_orch.reports.build_report import BuildReport, window_to_dict
+from lineage_orch.reports.as_json import picked
+from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.updates import SourceUpdate, Window
 
 
@@ -100,11 +101,8 @@ class Backfill:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-ready values."""
-        slices = {"known": self.known, "done": self.done, "left": self.left}
         return {
-            "sources": list(self.sources),
-            "node": self.node,
-            **{name: [window_to_dict(each) for each in windows] for name, windows in slices.items()},
+            **picked(self, "sources", "node", "known", "done", "left"),
             "builds": [report.to_dict() for report in self.reports],
         }
 

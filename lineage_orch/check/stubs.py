@@ -22,7 +22,7 @@ def stub_sources(lineage: Lineage, producers: Iterable[Producer]) -> str:
     missing: dict[str, dict[str, list[Producer]]] = {}
     for producer in producers:
         for name in producer.sources:
-            parts = name.removeprefix("source.").split(".") if name.startswith("source.") else name.split(".")
+            parts = name.removeprefix("source.").split(".")
             if is_template(name) or parts[-1] == "*" or _is_known(lineage, name):
                 continue
             source_name, table = (parts[-2], parts[-1]) if len(parts) <= 3 else (".".join(parts[1:-1]), parts[-1])

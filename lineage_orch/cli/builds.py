@@ -405,14 +405,11 @@ def _hand_over(report: BuildReport, orchestrator: Orchestrator) -> None:
         return
     import logging
 
-    from lineage_orch.deployed.launch import launch
+    from lineage_orch.deployed.launch import launch_build
     from lineage_orch.errors import TriggerError
-    from lineage_orch.loads.completion import Completion
 
     try:
-        run = launch(
-            orchestrator.settings.deployment, Completion(()), logging.getLogger(__name__), debounce=0, attempts=2
-        )
+        run = launch_build(orchestrator.settings.deployment, logging.getLogger(__name__))
     except TriggerError as error:
         progress(f"What was loaded meanwhile waits for the next build: {error}")
     else:

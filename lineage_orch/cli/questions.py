@@ -187,7 +187,7 @@ def _explain_other(
 
 
 def _explain_source(orchestrator: Orchestrator, source: str) -> tuple[dict[str, Any], list[str]]:
-    from lineage_orch.reports.build_report import iso, pause_to_dict
+    from lineage_orch.reports.as_json import picked
     from lineage_orch.reports.wording import source_lines
 
     lineage = orchestrator.lineage
@@ -197,11 +197,7 @@ def _explain_source(orchestrator: Orchestrator, source: str) -> tuple[dict[str, 
     by = orchestrator.built_by().get(source)
     data = {
         "source": source,
-        "name": row.name,
-        "tick": row.tick,
-        "loaded_at": iso(row.loaded_at),
-        "has_producer": row.has_producer,
-        "paused": pause_to_dict(row.paused) if row.paused else None,
+        **picked(row, "name", "tick", "loaded_at", "has_producer", "paused"),
         "producers": producers,
         "built_by": by.to_dict() if by else None,
         "downstream": {each.unique_id: each.state for each in status.nodes},

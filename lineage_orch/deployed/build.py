@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTag
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectException
 
-from lineage_orch.deployed.launch import launch
+from lineage_orch.deployed.launch import launch_build
 from lineage_orch.deployed.observe import look
 from lineage_orch.deployed.promises import telling
 from lineage_orch.deployed.queue import (
@@ -35,7 +35,7 @@ from lineage_orch.deployed.reconcile import reconcile
 from lineage_orch.deployed.run_history import LoadsOf, running_loads
 from lineage_orch.errors import LineageError, TriggerError
 from lineage_orch.ledger.others import DEPLOYMENT
-from lineage_orch.loads.completion import Completion, Logger
+from lineage_orch.loads.completion import Logger
 from lineage_orch.loads.tags import DEADLINE, sources_in, trigger_tag
 from lineage_orch.orchestrator import Orchestrator
 from lineage_orch.reports.build_report import BuildReport
@@ -235,7 +235,7 @@ def set_off_readers(orchestrator: Orchestrator, logger: Logger) -> None:
         if each.deployment is None:
             continue
         try:
-            launch(each.deployment, Completion(()), logger, debounce=0, attempts=2)
+            launch_build(each.deployment, logger)
         except TriggerError as error:
             why = one_line(error).rstrip(".")
             logger.warning(

@@ -78,6 +78,11 @@ def launch(deployment: str, completion: Completion, logger: Logger, *, debounce:
     raise AssertionError("unreachable")
 
 
+def launch_build(deployment: str, logger: Logger) -> FlowRun:
+    """Create a run of ``deployment`` that builds what is stale, now; raises TriggerError as :func:`launch` does."""
+    return launch(deployment, Completion(()), logger, debounce=0, attempts=2)
+
+
 def _create_run(deployment: str, parameters: Mapping[str, Any], due: datetime, key: str) -> FlowRun:
     """Create the run with the calls of ``run_deployment``, each of which the server knows again by ``key``.
 
@@ -164,6 +169,4 @@ def _short(error: httpx.HTTPError) -> str:
 
 
 def _sources(completion: Completion) -> str:
-    if not completion.updates:
-        return "what is stale"
-    return few(update.source for update in completion.updates)
+    return few(update.source for update in completion.updates) or "what is stale"

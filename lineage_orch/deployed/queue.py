@@ -8,9 +8,10 @@ run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +29,7 @@ from prefect.client.schemas.responses import OrchestrationResult
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Scheduled
 
+from lineage_orch.deployed.run_history import pages
 from lineage_orch.loads.tags import DEADLINE, TRIGGERED, WAKE_UP
 from lineage_orch.plan import Held
 from lineage_orch.updates import SourceUpdate
@@ -35,7 +37,9 @@ from lineage_orch.updates import SourceUpdate
 COALESCED = "Coalesced"
 # Also of the type SCHEDULED, and none of our business: AwaitingRetry, Resuming, and what Prefect may add.
 _WAITING = ("Scheduled", "Late", "AwaitingConcurrencySlot")
-_PAGE = 200
+_STILL_WAITING = FlowRunFilterState(
+    type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]), name=FlowRunFilterStateName(any_=list(_WAITING))
+)
 # The server's own bound on one bulk change.
 _BULK = 50
 
@@ -101,29 +105,12 @@ class WaitingRuns:
 
         A run whose parameters cannot be read is left to itself, with a warning: it will fail and say why.
         """
-        runs = {run.id: run for run in self._pages()}
-        runs.pop(self._run_id, None)
-        found = (self._understood(run) for run in runs.values())
+        mine = FlowRunFilterDeploymentId(any_=[self._deployment_id])
+        chosen = FlowRunFilter(deployment_id=mine, state=_STILL_WAITING)
+        read = partial(self._client.read_flow_runs, flow_run_filter=chosen, sort=FlowRunSort.ID_DESC)
+        # Runs that leave meanwhile move the later ones forward.
+        found = [self._understood(run) for run in pages(read, step=100) if run.id != self._run_id]
         return sorted((run for run in found if run is not None), key=lambda run: run.due)
-
-    def _pages(self) -> Iterator[FlowRun]:
-        chosen = FlowRunFilter(
-            deployment_id=FlowRunFilterDeploymentId(any_=[self._deployment_id]),
-            state=FlowRunFilterState(
-                type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]),
-                name=FlowRunFilterStateName(any_=list(_WAITING)),
-            ),
-        )
-        offset = 0
-        while True:
-            page = self._client.read_flow_runs(
-                flow_run_filter=chosen, sort=FlowRunSort.ID_DESC, limit=_PAGE, offset=offset
-            )
-            yield from page
-            if len(page) < _PAGE:
-                return
-            # Runs that leave meanwhile move the later ones forward: an overlap, so that none is passed over.
-            offset += _PAGE // 2
 
     def _understood(self, run: FlowRun) -> WaitingRun | None:
         parameters = dict(run.parameters or {})
@@ -158,13 +145,10 @@ class WaitingRuns:
         return sum(self._cancel(ids[start : start + _BULK], message) for start in range(0, len(ids), _BULK))
 
     def _cancel(self, ids: list[UUID], message: str) -> int:
-        still_waiting = FlowRunFilterState(
-            type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]), name=FlowRunFilterStateName(any_=list(_WAITING))
-        )
         body = {
             "flow_runs": {
                 "id": {"any_": [str(each) for each in ids]},
-                "state": still_waiting.model_dump(mode="json", exclude_unset=True),
+                "state": _STILL_WAITING.model_dump(mode="json", exclude_unset=True),
             },
             "state": {"type": StateType.CANCELLED.value, "name": COALESCED, "message": message},
         }

@@ -18,15 +18,15 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import PrefectException
 
-from lineage_orch.deployed.launch import launch
+from lineage_orch.builds.workspace import resolved
+from lineage_orch.deployed.launch import launch_build
 from lineage_orch.deployed.run_history import CompletedLoad, DeadRun, LoadsOf, completed_loads, dead_runs
 from lineage_orch.errors import DbtError, LineageError, ManifestError, TriggerError
-from lineage_orch.loads.completion import Completion
+from lineage_orch.reports.as_json import picked
 from lineage_orch.text import count, few, one_line
 from lineage_orch.updates import SourceUpdate
 
 if TYPE_CHECKING:
-    from lineage_orch.lineage import Lineage
     from lineage_orch.orchestrator import Orchestrator
 
 # The watermark in the ledger: until when (ISO, UTC) the history was read, for the loads that set off one deployment.
@@ -101,28 +101,8 @@ class Reconciliation:
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-ready values."""
         return {
-            "since": self.since.isoformat(),
-            "until": self.until.isoformat(),
-            "found": [
-                {
-                    "run_id": load.run_id,
-                    "run_name": load.run_name,
-                    "completed_at": load.completed_at.isoformat(),
-                    "sources": list(load.sources),
-                }
-                for load in self.found
-            ],
-            "dead": [
-                {
-                    "run_id": run.run_id,
-                    "run_name": run.run_name,
-                    "last_heartbeat": run.last_heartbeat.isoformat(),
-                    "hint": run.hint,
-                }
-                for run in self.dead
-            ],
-            "unknown": self.unknown,
-            "look_again": self.look_again.isoformat() if self.look_again else None,
+            **picked(self, "since", "until", "found", "unknown", "look_again"),
+            "dead": [picked(run, "run_id", "run_name", "last_heartbeat", "hint") for run in self.dead],
         }
 
 
@@ -249,7 +229,9 @@ class _Look:
                 f"dbt project, and that cannot be said while its manifest cannot be read: {one_line(error)}"
             )
             return None
-        self.lost = [load for load in found if any(_is_known(lineage, source) for source in load.sources)]
+        named = [source for load in found for source in load.sources]
+        known = resolved(lineage, [*named, *(update.source for update in waiting)])
+        self.lost = [load for load in found if not known.keys().isdisjoint(load.sources)]
         others = [load for load in found if load not in self.lost]
         if others:
             self.refused = (
@@ -257,7 +239,7 @@ class _Look:
                 "dbt project was found, and no source of this project is among what was loaded: "
                 f"{few(sorted({source for load in others for source in load.sources}))}. They are kept for when it is."
             )
-        self.taken_up = [update for update in waiting if _is_known(lineage, update.source)]
+        self.taken_up = [update for update in waiting if update.source in known]
         since = now - timedelta(days=ledger.keep_days)
         rest = {
             (update.update_id, update.source): update
@@ -265,14 +247,6 @@ class _Look:
             if update not in self.taken_up and update.loaded_at > since
         }
         return json.dumps([update.to_dict() for update in list(rest.values())[-_MOST_UNCLAIMED:]])
-
-
-def _is_known(lineage: Lineage, source: str) -> bool:
-    try:
-        lineage.resolve_sources(source)
-    except LineageError:
-        return False
-    return True
 
 
 def reconcile_and_build(
@@ -311,7 +285,7 @@ def reconcile_and_build(
         report.raise_for_failures()
     else:
         # Held nodes too: that run schedules the wake-up, if it was lost.
-        run = launch(deployment, Completion(()), logging.getLogger(__name__), debounce=0, attempts=2)
+        run = launch_build(deployment, logging.getLogger(__name__))
         progress(f"Run {run.name!r} of {deployment} builds what is stale.")
     return found
 

@@ -14,7 +14,7 @@ from prefect.types.names import MAX_ASSET_KEY_LENGTH, RESTRICTED_ASSET_CHARACTER
 
 from lineage_orch.loads.completion import Logger
 from lineage_orch.plan import plan_graph
-from lineage_orch.reports.build_report import held_to_dict, iso
+from lineage_orch.reports.as_json import as_json, iso
 from lineage_orch.reports.status import short_names
 from lineage_orch.reports.wording import held_reason, late_line, recovered_line, short_name
 from lineage_orch.text import one_line
@@ -135,7 +135,7 @@ class RunEvents:
         for unique_id, held in report.held.items():
             if unique_id in below and held.reason not in ("failed", "failing"):
                 text = f"{short_name(unique_id, self._names)} is held: {held_reason(held, self._names)}"
-                payload = {"node": unique_id, **held_to_dict(held), "text": text}
+                payload = {"node": unique_id, **as_json(held), "text": text}
                 waits = [self._related(each, "waits-for") for each in held.waiting_for]
                 self._emit("node.held", unique_id, payload, waits)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -132,31 +133,24 @@ def completed_loads(
         state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.COMPLETED])),
         end_time=TaskRunFilterEndTime(after_=since, before_=until),
     )
-
-    def flow_runs(offset: int) -> list[FlowRun]:
-        return client.read_flow_runs(
-            flow_run_filter=flow_filter, sort=FlowRunSort.END_TIME_DESC, limit=_PAGE, offset=offset
-        )
-
-    def task_runs(offset: int) -> list[TaskRun]:
-        return client.read_task_runs(
-            task_run_filter=task_filter, sort=TaskRunSort.END_TIME_DESC, limit=_PAGE, offset=offset
-        )
-
-    flows = [run for run in _pages(flow_runs) if _counts(run) and not trigger.are_others(run.tags)]
-    tasks = [run for run in _pages(task_runs) if _counts(run) and not trigger.are_others(run.tags)]
+    flows = pages(partial(client.read_flow_runs, flow_run_filter=flow_filter, sort=FlowRunSort.END_TIME_DESC))
+    tasks = pages(partial(client.read_task_runs, task_run_filter=task_filter, sort=TaskRunSort.END_TIME_DESC))
     found = [
-        *(_load(run, _sources(sources_in(run.tags), run.parameters), run.id, run.flow_id) for run in flows),
-        *(
-            _load(run, _sources(sources_in(run.tags, of_task=True), {}), run.flow_run_id, _task_name(run))
-            for run in tasks
-        ),
+        _load(run, _sources(sources_in(run.tags), run.parameters), run.id, run.flow_id)
+        for run in flows
+        if _counts(run, trigger)
+    ]
+    found += [
+        _load(run, _sources(sources_in(run.tags, of_task=True), {}), run.flow_run_id, _task_name(run))
+        for run in tasks
+        if _counts(run, trigger)
     ]
     return [load for load in found if load.sources]
 
 
-def _counts(run: FlowRun | TaskRun) -> bool:
-    return run.state is not None and run.state.name not in _NO_LOADS and NOTHING_NEW not in run.tags
+def _counts(run: FlowRun | TaskRun, trigger: LoadsOf) -> bool:
+    is_load = run.state is not None and run.state.name not in _NO_LOADS and NOTHING_NEW not in run.tags
+    return is_load and not trigger.are_others(run.tags)
 
 
 def _sources(names: list[str], parameters: Mapping[str, Any]) -> list[str]:
@@ -217,13 +211,7 @@ def running_loads(
     )
     found: dict[str, None] = {}
     for chosen in (running, scheduled):
-
-        def flow_runs(offset: int, chosen: FlowRunFilter = chosen) -> list[FlowRun]:
-            return client.read_flow_runs(
-                flow_run_filter=chosen, sort=FlowRunSort.START_TIME_ASC, limit=_PAGE, offset=offset
-            )
-
-        for run in _pages(flow_runs):
+        for run in pages(partial(client.read_flow_runs, flow_run_filter=chosen, sort=FlowRunSort.START_TIME_ASC)):
             if str(run.id) not in dead:
                 found.update(dict.fromkeys(_sources(sources_in(run.tags), run.parameters)))
     return list(found)
@@ -243,22 +231,10 @@ def dead_runs(client: SyncPrefectClient, triggers: Sequence[LoadsOf], now: datet
     tagged = running.model_copy(update={"tags": FlowRunFilterTags(any_=tags)})
     # The tags of a task run are there when it ends: a flow in which none ended has loaded nothing yet.
     loading = TaskRunFilter(tags=TaskRunFilterTags(any_=[trigger.tag(of_task=True) for trigger in triggers]))
-
-    def loads_and_builds(offset: int) -> list[FlowRun]:
-        return client.read_flow_runs(
-            flow_run_filter=tagged, sort=FlowRunSort.START_TIME_ASC, limit=_PAGE, offset=offset
-        )
-
-    def around_tasks(offset: int) -> list[FlowRun]:
-        return client.read_flow_runs(
-            flow_run_filter=running,
-            task_run_filter=loading,
-            sort=FlowRunSort.START_TIME_ASC,
-            limit=_PAGE,
-            offset=offset,
-        )
-
-    runs = {run.id: run for read in (loads_and_builds, around_tasks) for run in _pages(read)}
+    read = partial(client.read_flow_runs, sort=FlowRunSort.START_TIME_ASC)
+    loads_and_builds = pages(partial(read, flow_run_filter=tagged))
+    around_tasks = pages(partial(read, flow_run_filter=running, task_run_filter=loading))
+    runs = {run.id: run for run in (*loads_and_builds, *around_tasks)}
     for run in runs.values():
         last = last_heartbeat(client, run, now)
         # Without any, heartbeats are switched off, and nothing can be said.
@@ -266,16 +242,21 @@ def dead_runs(client: SyncPrefectClient, triggers: Sequence[LoadsOf], now: datet
             yield DeadRun(str(run.id), run.name, last)
 
 
-def _pages(read: Callable[[int], list[Run]]) -> Iterator[Run]:
-    """Yield the runs of all pages, each once: runs that end meanwhile shift the pages."""
+def pages(read: Callable[..., list[Run]], *, step: int = _PAGE) -> Iterator[Run]:
+    """Yield the runs of all pages, each once: runs that end or begin meanwhile shift the pages.
+
+    Args:
+        read: reads a page, by its ``limit`` and ``offset``.
+        step: how far one page begins after the other: less than a page has, where none may be passed over.
+    """
     seen = set()
     offset = 0
     while True:
-        page = read(offset)
+        page = read(limit=_PAGE, offset=offset)
         for run in page:
             if run.id not in seen:
                 seen.add(run.id)
                 yield run
         if len(page) < _PAGE:
             return
-        offset += _PAGE
+        offset += step

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -261,12 +261,17 @@ def declared_sources() -> tuple[str, ...]:
     return tuple(_declared)
 
 
-@contextmanager
-def registered_meanwhile_forgotten() -> Iterator[None]:
+def registered_meanwhile_forgotten() -> AbstractContextManager[None]:
     """Within the block, declarations are registered as ever; after it, the register is what it was before."""
-    before = dict(_declared)
+    return restored(_declared)
+
+
+@contextmanager
+def restored(register: dict[Any, Any]) -> Iterator[None]:
+    """After the block, let a register be what it was before."""
+    before = dict(register)
     try:
         yield
     finally:
-        _declared.clear()
-        _declared.update(before)
+        register.clear()
+        register.update(before)

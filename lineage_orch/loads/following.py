@@ -7,13 +7,14 @@ needs no Prefect.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from lineage_orch.errors import ProducerError
+from lineage_orch.loads.declaration import restored
 
 if TYPE_CHECKING:
     from prefect.flows import Flow
@@ -120,12 +121,6 @@ def declared_followers() -> Mapping[str, Flow[Any, Any]]:
     return dict(_declared)
 
 
-@contextmanager
-def followers_declared_meanwhile_forgotten() -> Iterator[None]:
+def followers_declared_meanwhile_forgotten() -> AbstractContextManager[None]:
     """Within the block, followers are declared as ever; after it, those that are known are what they were before."""
-    before = dict(_declared)
-    try:
-        yield
-    finally:
-        _declared.clear()
-        _declared.update(before)
+    return restored(_declared)

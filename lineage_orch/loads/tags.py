@@ -72,11 +72,6 @@ def load_tags(sources: Iterable[str], deployment: str | None, project: str | Non
     return [trigger_tag(deployment, project), *_source_tags(list(sources))]
 
 
-def task_tags(deployment: str | None, project: str | None = None) -> list[str]:
-    """Return the tags of a task run that say what it sets off; :func:`tag_task_run` adds its sources."""
-    return [trigger_tag(deployment, project, of_task=True)]
-
-
 def _source_tags(sources: list[str], *, of_task: bool = False) -> list[str]:
     prefix = _prefix(_SOURCE, of_task)
     if len(sources) <= _MANY_SOURCES:
@@ -127,8 +122,3 @@ def add_tags(run: FlowRun, tags: Iterable[str]) -> None:
     with get_client(sync_client=True) as client:
         client.update_flow_run(run.id, tags=merged)
     run.tags = merged
-
-
-def tag_nothing_new(run: FlowRun) -> None:
-    """Say on a completed run that none of its sources got new data, so that reconcile passes it over."""
-    add_tags(run, [NOTHING_NEW])

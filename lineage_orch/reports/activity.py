@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from statistics import median
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from lineage_orch.ledger import History
 from lineage_orch.ledger.snapshot import Built, Load
 from lineage_orch.lineage import Lineage
-from lineage_orch.reports.build_report import iso
+from lineage_orch.reports.as_json import as_json
 
 METHOD = (
     "For comparison: one `dbt build -s source:x+` per load builds all that is downstream of it, in the project of now. "
@@ -59,7 +59,7 @@ class Activity:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-ready values, with the method of the comparison."""
-        return {**asdict(self), "since": iso(self.since), "until": iso(self.until), "method": METHOD}
+        return {**as_json(self), "method": METHOD}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lineage_orch.errors import BuildFailedError
+from lineage_orch.reports.as_json import as_json
 from lineage_orch.text import count, few, one_line, roughly
 
 if TYPE_CHECKING:
-    from lineage_orch.ledger import Extent, Failure, Pause
     from lineage_orch.plan import BuildPlan, Estimate, Held
-    from lineage_orch.updates import Window
 
 
 @dataclass
@@ -179,33 +178,9 @@ class BuildReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready values."""
-        return {
-            "built": self.built,
-            "tested": self.tested,
-            "unchanged": self.unchanged,
-            "unchanged_upstream": self.unchanged_upstream,
-            "waiting": self.waiting,
-            "failed": self.failed,
-            "retried": self.retried,
-            "blocked": self.blocked,
-            "failing": self.failing,
-            "held": {node: held_to_dict(each) for node, each in self.held.items()},
-            "next_due": iso(self.next_due),
-            "not_built": self.not_built,
-            "partial": self.partial,
-            "unreported": self.unreported,
-            "unplanned": self.unplanned,
-            "runs": self.runs,
-            "seconds": self.seconds,
-            "expected_seconds": self.expected,
-            "more": self.more,
-            "busy": self.busy,
-            "answered": self.answered,
-            "followed": self.followed,
-            "follow_failed": self.follow_failed,
-            "stale_below": self.stale_below,
-            "read_elsewhere": self.read_elsewhere,
-        }
+        data: dict[str, Any] = as_json(self)
+        data["expected_seconds"] = data.pop("expected")
+        return data
 
 
 def _are(things: Collection[str]) -> str:
@@ -215,46 +190,3 @@ def _are(things: Collection[str]) -> str:
 def last_name(unique_id: str) -> str:
     """Return the last part of a unique_id, or the name of a test without its hash."""
     return unique_id.split(".")[2] if unique_id.startswith("test.") else unique_id.rpartition(".")[2]
-
-
-def iso(moment: datetime | None) -> str | None:
-    """Return a time as ISO 8601 in UTC."""
-    return None if moment is None else moment.astimezone(UTC).isoformat()
-
-
-def window_to_dict(window: Window | None) -> dict[str, Any] | None:
-    """Return a window as JSON-ready values."""
-    return None if window is None else {"start": iso(window.start), "end": iso(window.end)}
-
-
-def extent_to_dict(extent: Extent | None) -> dict[str, Any] | None:
-    """Return in which event times something changed as JSON-ready values; None where no window is known."""
-    window = window_to_dict(extent.window) if extent else None
-    return {**window, "is_open": extent.is_open} if extent and window else None
-
-
-def failure_to_dict(failure: Failure | None) -> dict[str, Any] | None:
-    """Return the failures of a node as JSON-ready values."""
-    if failure is None:
-        return None
-    return {
-        "count": failure.count,
-        "since": iso(failure.since),
-        "last_at": iso(failure.last_at),
-        "message": failure.message,
-    }
-
-
-def pause_to_dict(pause: Pause) -> dict[str, Any]:
-    """Return since when, until when and why something is paused as JSON-ready values."""
-    return {"since": iso(pause.since), "until": iso(pause.until), "reason": pause.reason}
-
-
-def held_to_dict(held: Held) -> dict[str, Any]:
-    """Return why a node is held as JSON-ready values."""
-    return {
-        "reason": held.reason,
-        "waiting_for": list(held.waiting_for),
-        "until": iso(held.until),
-        "detail": held.detail,
-    }

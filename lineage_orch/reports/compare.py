@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lineage_orch.ledger import LedgerSnapshot, NodeFact
 from lineage_orch.lineage.identity import changed_parts
 from lineage_orch.plan import plan_builds, plan_graph
+from lineage_orch.reports.as_json import as_json, picked
 from lineage_orch.reports.explanation import PartChange
 from lineage_orch.reports.status import short_names
 from lineage_orch.reports.wording import part_change
@@ -67,21 +68,9 @@ class Comparison:
     def to_dict(self, expected: Estimate | None = None) -> dict[str, Any]:
         """Return it as JSON-ready values, with how long it is expected to take."""
         return {
-            "stale": [
-                {
-                    "node": each.node,
-                    "is_new": each.is_new,
-                    "changes": [change.part for change in each.changes],
-                    "below": list(each.below),
-                    "perhaps": each.perhaps,
-                    "seconds": each.seconds,
-                }
-                for each in self.stale
-            ],
-            "removed": list(self.removed),
-            "readers": list(self.readers),
-            "nodes": self.nodes,
-            "estimate": asdict(expected) if expected else None,
+            "stale": [{**as_json(each), "changes": [change.part for change in each.changes]} for each in self.stale],
+            **picked(self, "removed", "readers", "nodes"),
+            "estimate": as_json(expected),
         }
 
 

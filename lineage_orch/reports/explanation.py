@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from lineage_orch.ledger import Extent, Failure, Pause, Untested
 from lineage_orch.ledger.others import BuiltElsewhere, Origin
 from lineage_orch.lineage.policy import Policy
 from lineage_orch.plan import Held, Reason
-from lineage_orch.reports.build_report import extent_to_dict, failure_to_dict, held_to_dict, iso, pause_to_dict
+from lineage_orch.reports.as_json import extent_to_dict, failure_to_dict, iso, picked
 
 Verdict = Literal["build", "perhaps", "tests_only", "passed_through", "held", "not_built", "up_to_date"]
 ParentState = Literal["fresh", "in_plan", "held", "unchanged", "not_newer", "not_moving", "paused"]
@@ -187,60 +187,16 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the explanation as JSON-ready values: times ISO 8601 (UTC), spans in seconds."""
-        policy, when = self.policy, self.builds_when
         return {
-            "node": self.node,
+            **picked(self, *_AS_THEY_ARE),
             "name": self.names[self.node],
-            "verdict": self.verdict,
-            "tick": self.tick,
-            "built_at": iso(self.built_at),
-            "clock": self.clock,
-            "reasons": [reason_to_dict(each) for each in self.reasons],
-            "code_changed": self.code_changed,
-            "changes": {
-                node: [{"part": each.part, "old": each.old, "new": each.new} for each in parts]
-                for node, parts in self.changes.items()
-            },
-            "held": held_to_dict(self.held) if self.held else None,
-            "failures": self.failures,
             "failure": failure_to_dict(self.failure),
-            "policy": {
-                "updates_on": policy.updates_on,
-                "build_after": _seconds(policy.build_after),
-                "lag_tolerance": _seconds(policy.lag_tolerance),
-            },
-            "parents": [
-                {"unique_id": each.unique_id, "tick": each.tick, "at": iso(each.at), "state": each.state}
-                for each in self.parents
-            ],
-            "sources": [
-                {
-                    "unique_id": each.unique_id,
-                    "tick": each.tick,
-                    "loaded_at": iso(each.loaded_at),
-                    "state": each.state,
-                    "path": list(each.path),
-                }
-                for each in self.sources
-            ],
-            "changed_above": list(self.changed_above),
-            "held_above": {node: held_to_dict(each) for node, each in self.held_above.items()},
-            "unchanged_above": list(self.unchanged_above),
             "built_by": {source: each.to_dict() for source, each in self.built_by.items()},
             "batches": extent_to_dict(self.batches),
-            "builds_when": {
-                "kind": when.kind,
-                "waiting_for": list(when.waiting_for),
-                "not_before": iso(when.not_before),
-            },
-            "pauses": {name: pause_to_dict(each) for name, each in self.pauses.items()},
         }
 
 
-def reason_to_dict(reason: Reason) -> dict[str, Any]:
-    """Return a way to be stale as JSON-ready values."""
-    return {"kind": reason.kind, "subjects": list(reason.subjects)}
-
-
-def _seconds(span: timedelta | None) -> float | None:
-    return None if span is None else span.total_seconds()
+_AS_THEY_ARE = (
+    *("node", "verdict", "tick", "built_at", "clock", "reasons", "code_changed", "changes", "held", "failures"),
+    *("policy", "parents", "sources", "changed_above", "held_above", "unchanged_above", "builds_when", "pauses"),
+)

@@ -7,8 +7,8 @@ from datetime import datetime
 
 from lineage_orch.lineage.followers import Follower
 from lineage_orch.reports.followers import FollowerState, FollowerStatus
-from lineage_orch.reports.wording import held_reason, short_name, short_reasons, until, when
-from lineage_orch.text import listed, one_line
+from lineage_orch.reports.wording import held_reason, held_until, named, short_reasons, until, when
+from lineage_orch.text import one_line
 
 STATES: Mapping[FollowerState, str] = {
     "due": "due",
@@ -26,13 +26,13 @@ def follower_state(status: FollowerStatus, names: Mapping[str, str], now: dateti
     held = status.held
     if held is None or status.state == "running":
         return STATES[status.state]
-    return f"{STATES[status.state]}: " + (f"until {until(held.until, now)}" if held.until else held_reason(held, names))
+    return f"{STATES[status.state]}: {held_until(held, names, now)}"
 
 
 def follower_lines(status: FollowerStatus, names: Mapping[str, str], now: datetime) -> list[str]:
     """Return in plain words why a follower runs next, waits, or is up to date; times are UTC."""
     follower, held, failure = status.follower, status.held, status.failure
-    follows = listed((short_name(each, names) for each in follower.parents), most=8)
+    follows = named(follower.parents, names, most=8)
     why = short_reasons(status.reasons, status.because, names)
     last = (
         f"its last Completed run, at {when(status.ran_at)} after tick {status.tick}" if status.tick else "it never ran"
@@ -71,7 +71,7 @@ def follower_rows(statuses: Sequence[FollowerStatus], names: Mapping[str, str], 
     return [
         [
             each.follower.name,
-            listed(short_name(parent, names) for parent in each.follower.parents),
+            named(each.follower.parents, names),
             each.follower.deployment or "in process",
             follower_state(each, names, now),
             when(each.ran_at) if each.ran_at else "never",

@@ -8,8 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from lineage_orch.plan import Reason
-from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso
-from lineage_orch.reports.explanation import reason_to_dict
+from lineage_orch.reports.as_json import failure_to_dict, picked
 
 if TYPE_CHECKING:
     from lineage_orch.ledger import Failure, LedgerSnapshot
@@ -59,14 +58,8 @@ class FollowerStatus:
             "name": self.follower.name,
             "follows": list(self.follower.parents),
             "deployment": self.follower.deployment,
-            "state": self.state,
-            "tick": self.tick,
-            "ran_at": iso(self.ran_at),
-            "reasons": [reason_to_dict(each) for each in self.reasons],
-            "because": sorted(self.because),
-            "held": held_to_dict(self.held) if self.held else None,
+            **picked(self, "state", "tick", "ran_at", "reasons", "because", "held", "flow_run_id"),
             "failure": failure_to_dict(self.failure),
-            "flow_run_id": self.flow_run_id,
         }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lineage_orch.lineage.policy import Promise
 from lineage_orch.plan import Promises, finish_times, not_taken_in
 from lineage_orch.plan.promises import LastAsAt
-from lineage_orch.reports.build_report import iso
+from lineage_orch.reports.as_json import as_json, iso
 from lineage_orch.reports.status import short_names
 
 if TYPE_CHECKING:
@@ -72,20 +72,9 @@ class Promised:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-ready values: times are ISO 8601, UTC; spans are seconds."""
-        return {
-            "unique_id": self.unique_id,
-            "name": self.name,
-            "kind": self.kind,
-            "state": self.state,
-            "since": iso(self.since),
-            "age": _seconds(self.age),
-            "warn_after": _seconds(self.promise.warn_after),
-            "error_after": _seconds(self.promise.error_after),
-            "late_by": _seconds(self.late_by),
-            "waits_for": list(self.waits_for),
-            "expected_at": iso(self.expected_at),
-            "will_be_late_by": _seconds(self.will_be_late_by),
-        }
+        data: dict[str, Any] = as_json(self)
+        promise = data.pop("promise")
+        return {**data, **promise}
 
 
 @dataclass(frozen=True)
@@ -273,7 +262,3 @@ def _after(start: datetime, span: timedelta) -> datetime:
         return start + span
     except OverflowError:
         return datetime.max.replace(tzinfo=start.tzinfo)
-
-
-def _seconds(span: timedelta | None) -> float | None:
-    return None if span is None else span.total_seconds()

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from lineage_orch.lineage.followers import is_follower
-from lineage_orch.reports.build_report import iso, window_to_dict
+from lineage_orch.reports.as_json import as_json
 from lineage_orch.updates import Window
 
 if TYPE_CHECKING:
@@ -40,15 +40,8 @@ class Event:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as JSON-ready values."""
-        return {
-            "at": iso(self.at),
-            "tick": self.tick,
-            "kind": self.kind,
-            "unique_id": self.unique_id,
-            "by": self.by,
-            "message": self.message,
-            "window": window_to_dict(self.window),
-        }
+        data: dict[str, Any] = as_json(self)
+        return data
 
 
 def of_nodes(history: History) -> History:

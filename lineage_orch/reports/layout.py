@@ -9,7 +9,7 @@ regression. The same graph gives the same picture.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -73,26 +73,33 @@ def layered(
 
 def _layers(count: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
     """The longest path to each; what has nothing above it stands right before the first that reads it."""
-    parents: list[list[int]] = [[] for _ in range(count)]
-    children: list[list[int]] = [[] for _ in range(count)]
+    layer = depths(count, pairs)
+    before: dict[int, int] = {}
     for a, b in pairs:
-        parents[b].append(a)
-        children[a].append(b)
-    waiting = [len(each) for each in parents]
-    order = [each for each in range(count) if not waiting[each]]
-    layer = [0] * count
-    for each in order:  # grows while it is walked
-        for child in children[each]:
-            layer[child] = max(layer[child], layer[each] + 1)
-            waiting[child] -= 1
-            if not waiting[child]:
-                order.append(child)
-    if len(order) < count:
-        raise ValueError("the edges run in a circle")
-    for each in order:
-        if not parents[each] and children[each]:
-            layer[each] = min(layer[child] for child in children[each]) - 1
-    return layer
+        before[a] = min(layer[b] - 1, before.get(a, layer[b] - 1))
+    read = {b for _, b in pairs}
+    return [depth if each in read else before.get(each, depth) for each, depth in enumerate(layer)]
+
+
+def depths(count: int, edges: Collection[tuple[int, int]]) -> list[int]:
+    """Return how many edges the longest path to each of so many nodes has.
+
+    Raises:
+        ValueError: the edges run in a circle.
+    """
+    import networkx
+
+    graph: networkx.DiGraph[int] = networkx.DiGraph()
+    graph.add_nodes_from(range(count))
+    graph.add_edges_from(edges)
+    found = [0] * count
+    try:
+        for depth, nodes in enumerate(networkx.topological_generations(graph)):
+            for each in nodes:
+                found[each] = depth
+    except networkx.NetworkXUnfeasible:
+        raise ValueError("the edges run in a circle") from None
+    return found
 
 
 class _Chains:

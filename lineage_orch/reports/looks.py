@@ -32,18 +32,11 @@ class Look(NamedTuple):
 _BARS = "M-4 -5h3v10h-3zM1 -5h3v10h-3z"
 _CIRCLE = "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0"
 
-SOURCE_STATES = ("paused", "loaded", "never_loaded", "no_producer")
-"""The states of sources; those of nodes are ``status --json``'s."""
-
-PRODUCER_STATES = ("load_failed",)
-"""The states of producers that have one: Prefect told of their last run."""
-
-MARKS = ("late",)
-"""What is drawn beside the state, since it may be true in any: a promise on freshness that is broken."""
-
 LOOKS: Mapping[str, Look] = {
+    # Of a producer: Prefect told of its last run.
     "load_failed": Look("last run failed", "bad", "M-6 -6H6V6H-6ZM-2.5 -2.5L2.5 2.5M2.5 -2.5L-2.5 2.5"),
     "failing": Look(STATES["failing"], "bad", "M-4.5 -4.5L4.5 4.5M4.5 -4.5L-4.5 4.5"),
+    # Drawn beside the state, since it may be true in any: a promise on freshness that is broken.
     "late": Look("late", "bad", "M-5.5 0a5.5 5.5 0 1 0 11 0a5.5 5.5 0 1 0 -11 0M0 -3V0.5L2.5 2"),
     "held": Look(STATES["held"], "held", _BARS, is_filled=True),
     "due": Look(STATES["due"], "due", "M-4 -5L5 0L-4 5Z", is_filled=True),
@@ -53,6 +46,7 @@ LOOKS: Mapping[str, Look] = {
     "not_built": Look(STATES["not_built"], "plain", "M-5 0H5"),
     "never_built": Look(STATES["never_built"], "plain", _CIRCLE, is_dashed=True),
     "up_to_date": Look(STATES["up_to_date"], "good", "M-5 0L-1.5 4L5 -4"),
+    # Of sources; those of nodes are ``status --json``'s.
     "paused": Look(STATES["paused"], "held", _BARS),
     "loaded": Look("loaded", "good", _CIRCLE, is_filled=True),
     "never_loaded": Look("never loaded", "plain", "M0 -6V1M0 4V6", is_dashed=True),

@@ -93,7 +93,7 @@ def _parts(account: Account, names: Names, link: Link, now: datetime, most: int)
     carried = [(name(each), escaped(why, most=_SAID)) for each, why in report.failing.items()]
     parts += _table("Failed in builds before, and not tried again yet", ("node", "dbt said"), carried, most)
     held = [
-        (name(each), escaped(until(why.until, now)) if why.until else "-", escaped(held_reason(why, names), most=_SAID))
+        (name(each), escaped(until(why.until, now)), escaped(held_reason(why, names), most=_SAID))
         for each, why in report.held.items()
         if each not in report.failed and each not in report.failing
     ]

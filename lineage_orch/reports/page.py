@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from lineage_orch.errors import LineageError
@@ -59,7 +58,7 @@ class Item:
         state: of a node or follower as ``status --json`` says it, of a source or producer one of those in ``looks``;
             empty for the rest.
         caption: its kind and state in a few words.
-        marks: what else is drawn on it: of ``looks.MARKS``.
+        marks: what else is drawn on it: ``late``.
         folder: where it is, outermost first; of a node the package and folders of its file.
         tags: dbt's, of models, snapshots and seeds.
         lines: why it is in this state, and what else there is to tell.
@@ -154,7 +153,7 @@ def read_page(
     since: datetime,
     now: datetime,
     stored_parts: StoredParts = lambda _: None,
-    medians: Mapping[str, float] | None = None,
+    medians: Mapping[str, float],
     built_by: Mapping[str, BuiltBy] | None = None,
 ) -> Page:
     """Return what there is to show of a project.
@@ -170,7 +169,7 @@ def read_page(
         since: from when on events are shown (aware).
         now: when this is (aware).
         stored_parts: see :func:`~lineage_orch.reports.explain.explain`.
-        medians: unique_id -> how many seconds a build of the node takes; by default as the history says.
+        medians: unique_id -> how many seconds a build of the node takes.
         built_by: the sources that another project builds.
 
     Raises:
@@ -217,16 +216,8 @@ def read_page(
     events = tuple(sorted(_events(history, short, since), key=lambda each: (each.at, each.kind, each.line)))
     # What is young shows its few hours, and not two weeks in which there was nothing.
     start = max(since, events[0].at - _BEFORE) if events else since
-    days = daily(lineage, history, _medians(history) if medians is None else medians, start, now)
+    days = daily(lineage, history, medians, start, now)
     return Page(title, now, start, status.tick, tuple(items), tuple(sorted(edges)), events, days)
-
-
-def _medians(history: History) -> dict[str, float]:
-    seconds: dict[str, list[float]] = {}
-    for built in history.built:
-        if built.seconds is not None:
-            seconds.setdefault(built.node, []).append(built.seconds)
-    return {node: median(of_node) for node, of_node in seconds.items()}
 
 
 def with_news(page: Page, news: Mapping[str, ProducerNews]) -> Page:

@@ -14,7 +14,7 @@ from html import escape
 from importlib.resources import files
 
 from lineage_orch.reports.activity import Day
-from lineage_orch.reports.layout import layered
+from lineage_orch.reports.layout import depths, layered
 from lineage_orch.reports.looks import LOOKS, classes, mark
 from lineage_orch.reports.page import Event, Page
 from lineage_orch.text import count, few, roughly
@@ -113,13 +113,9 @@ def folded(page: Page) -> Iterator[View]:
             start = f"{a}" if of[a] == at else f"f{of[a]}<"
             end = f"{b}" if of[b] == at else f"f{of[b]}>"
             for key, other in ((start, of[a]), (end, of[b])):
-                shown.setdefault(key, _relabelled(boxes[other], key))
+                shown.setdefault(key, replace(boxes[other], key=key))
             lines[start, end] = None
         yield View("/".join(name), _svg(*_drawn(list(shown.values()), list(lines))), folder=at)
-
-
-def _relabelled(box: Box, key: str) -> Box:
-    return replace(box, key=key)
 
 
 def _folder_box(page: Page, key: str, name: Sequence[str], members: Sequence[int]) -> Box:
@@ -132,22 +128,9 @@ def _folder_box(page: Page, key: str, name: Sequence[str], members: Sequence[int
 
 def _depths(page: Page, of: Sequence[int]) -> dict[str, float]:
     """Return how far to the right each folder lies: the mean of its members, so that few edges run back."""
-    children: list[list[int]] = [[] for _ in page.items]
-    waiting = [0] * len(page.items)
-    for a, b in page.edges:
-        children[a].append(b)
-        waiting[b] += 1
-    order = [each for each in range(len(waiting)) if not waiting[each]]
-    depth = [0] * len(waiting)
-    for each in order:  # grows while it is walked
-        for child in children[each]:
-            depth[child] = max(depth[child], depth[each] + 1)
-            waiting[child] -= 1
-            if not waiting[child]:
-                order.append(child)
     sums: dict[int, list[int]] = {}
-    for item, folder in enumerate(of):
-        sums.setdefault(folder, []).append(depth[item])
+    for depth, folder in zip(depths(len(page.items), page.edges), of, strict=True):
+        sums.setdefault(folder, []).append(depth)
     return {f"f{folder}": sum(each) / len(each) for folder, each in sums.items()}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lineage_orch.loads.declaration import can_mean
 from lineage_orch.plan import plan_graph, producing_sources
-from lineage_orch.reports.build_report import failure_to_dict, held_to_dict, iso, pause_to_dict
+from lineage_orch.reports.as_json import failure_to_dict, picked
 from lineage_orch.reports.followers import FollowerStatus, follower_statuses
 
 if TYPE_CHECKING:
@@ -126,31 +126,14 @@ class Status:
     def to_dict(self) -> dict[str, Any]:
         """Return the status as JSON-ready values; times are ISO 8601, UTC."""
         return {
-            "tick": self.tick,
-            "next_due": iso(self.next_due),
-            "unresolved": dict(self.unresolved),
-            "unmatched": list(self.unmatched),
-            "pauses": {name: pause_to_dict(each) for name, each in self.pauses.items()},
-            "holder": {"who": self.holder.who, "since": iso(self.holder.since)} if self.holder else None,
+            **picked(self, "tick", "next_due", "unresolved", "unmatched", "pauses", "holder"),
             "sources": [
-                {
-                    "unique_id": each.unique_id,
-                    "name": each.name,
-                    "tick": each.tick,
-                    "loaded_at": iso(each.loaded_at),
-                    "has_producer": each.has_producer,
-                    "models_below": each.models_below,
-                }
+                picked(each, "unique_id", "name", "tick", "loaded_at", "has_producer", "models_below")
                 for each in self.sources
             ],
             "nodes": [
                 {
-                    "unique_id": each.unique_id,
-                    "name": each.name,
-                    "state": each.state,
-                    "tick": each.tick,
-                    "built_at": iso(each.built_at),
-                    "held": held_to_dict(each.held) if each.held else None,
+                    **picked(each, "unique_id", "name", "state", "tick", "built_at", "held"),
                     "failure": failure_to_dict(each.failure),
                 }
                 for each in self.nodes

@@ -7,14 +7,13 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from lineage_orch.reports.activity import METHOD
-from lineage_orch.reports.build_report import extent_to_dict, failure_to_dict, held_to_dict, iso, pause_to_dict
-from lineage_orch.reports.explanation import reason_to_dict
+from lineage_orch.reports.as_json import as_json, extent_to_dict, failure_to_dict, picked
 from lineage_orch.reports.follower_wording import follower_rows
 from lineage_orch.reports.freshness import FreshnessState
 from lineage_orch.reports.status import NodeState
@@ -22,6 +21,8 @@ from lineage_orch.reports.wording import (
     STATES,
     Names,
     held_reason,
+    held_until,
+    named,
     pauses_line,
     promise_detail,
     short_name,
@@ -83,26 +84,17 @@ def plan_to_dict(
 
 def _plan_to_dict(plan: BuildPlan, expected: Estimate | None) -> dict[str, Any]:
     return {
-        "build": list(plan.build),
-        "tests_only": list(plan.tests_only),
-        "perhaps": list(plan.perhaps),
-        "later": sorted(plan.later),
+        **picked(plan, *_OF_PLAN),
         "batches": {node: extent_to_dict(each) for node, each in plan.batches.items()},
-        "passed_through": list(plan.passed_through),
         "failures": {node: failure_to_dict(each) for node, each in plan.failures.items()},
-        "held": {node: held_to_dict(each) for node, each in plan.held.items()},
-        "reasons": {node: [reason_to_dict(each) for each in reasons] for node, reasons in plan.reasons.items()},
-        "not_built": list(plan.not_built),
-        "left_out_tests": list(plan.left_out_tests),
-        "because": {node: sorted(sources) for node, sources in plan.because.items()},
-        "changed_code": sorted(plan.changed_code),
-        "select": list(plan.select),
-        "follow": list(plan.follow),
-        "follow_held": {each: held_to_dict(held) for each, held in plan.follow_held.items()},
-        "pauses": {name: pause_to_dict(each) for name, each in plan.pauses.items()},
-        "next_due": iso(plan.next_due),
-        "estimate": asdict(expected) if expected else None,
+        "estimate": as_json(expected),
     }
+
+
+_OF_PLAN = (
+    *("build", "tests_only", "perhaps", "later", "passed_through", "held", "reasons", "not_built", "left_out_tests"),
+    *("because", "changed_code", "select", "follow", "follow_held", "pauses", "next_due"),
+)
 
 
 def plan_parts(
@@ -149,7 +141,7 @@ def plan_parts(
         table = Table(f"Perhaps after that: {count(len(perhaps), 'node')}", ["node", "if this comes out changed"])
         for node in perhaps:
             above = (each for reason in plan.reasons[node] for each in reason.subjects)
-            table.rows.append([short_name(node, names), listed(short_name(each, names) for each in above)])
+            table.rows.append([short_name(node, names), named(above, names)])
         parts.append(table)
     if only is None and (line := pauses_line(plan.pauses, names, now)):
         parts.append(line)
@@ -159,7 +151,7 @@ def plan_parts(
         parts += _follow_parts(plan, names, now)
     parts += plan.notes
     if not_built := [each for each in plan.not_built if only is None or each in only]:
-        stale = listed(short_name(each, names) for each in not_built)
+        stale = named(not_built, names)
         parts.append(f"Stale, and not built by dbt {command} as it is called here: {stale}.")
     if plan.select and only is None:
         if len(plan.select) > _FOLDED:
@@ -175,15 +167,14 @@ def _follow_parts(plan: BuildPlan, names: Names, now: datetime) -> Parts:
     if plan.follow:
         table = Table(f"To run then: {count(plan.follow, 'follower')}", ["follower", "after", "because of"])
         for each in plan.follow:
-            follows = listed(short_name(parent, names) for parent in plan.followers[each].parents)
+            follows = named(plan.followers[each].parents, names)
             reasons = short_reasons(plan.reasons[each], plan.because[each], names)
             table.rows.append([plan.followers[each].name, follows, reasons])
         parts.append(table)
     if plan.follow_held:
         table = Table(f"Not run now: {count(plan.follow_held, 'follower')}", ["follower", "until", "reason"])
         for each, held in plan.follow_held.items():
-            when_due = until(held.until, now) if held.until else "-"
-            table.rows.append([plan.followers[each].name, when_due, held_reason(held, names)])
+            table.rows.append([plan.followers[each].name, until(held.until, now), held_reason(held, names)])
         parts.append(table)
     return parts
 
@@ -226,7 +217,7 @@ def status_parts(status: Status, now: datetime, shown: Status | None = None) -> 
     for node in shown.nodes:
         state = STATES[node.state]
         if node.held is not None:
-            state = f"held: {_held_until(node.held, names, now)}"
+            state = f"held: {held_until(node.held, names, now)}"
         elif node.paused is not None:
             state += " (paused)"
         nodes.rows.append([node.name, state, str(node.tick or "-"), when(node.built_at) if node.built_at else "never"])
@@ -253,7 +244,7 @@ def report_parts(report: BuildReport, names: Names, now: datetime) -> Parts:
     if report.unchanged:
         parts.append("Came out as before: " + few((short_name(each, names) for each in report.unchanged), most=_FOLDED))
     if report.unchanged_upstream:
-        same = listed((short_name(each, names) for each in report.unchanged_upstream), most=8)
+        same = named(report.unchanged_upstream, names, most=8)
         parts.append(f"Not built, unchanged upstream: {same}.")
     if report.failed:
         failed = Table("Failed", ["node or test", "dbt says"])
@@ -270,7 +261,7 @@ def report_parts(report: BuildReport, names: Names, now: datetime) -> Parts:
         ("Stale now, since it reads what was built", report.stale_below),
     ):
         if nodes:
-            parts.append(f"{title}: {listed((short_name(each, names) for each in nodes), most=8)}.")
+            parts.append(f"{title}: {named(nodes, names, most=8)}.")
     return parts + _held_parts(
         {node: each for node, each in report.held.items() if node not in report.failed}, names, now
     )
@@ -284,7 +275,7 @@ def typed_parts(report: BuildReport, names: Names) -> Parts:
         ("Stale now, since it reads what was built", report.stale_below),
     ):
         if nodes:
-            parts.append(f"{title}: {listed((short_name(each, names) for each in nodes), most=8)}.")
+            parts.append(f"{title}: {named(nodes, names, most=8)}.")
     return parts or ["Nothing was built, or nothing well: nothing is recorded as built."]
 
 
@@ -461,7 +452,7 @@ def _held_parts(held: Mapping[str, Held], names: Names, now: datetime) -> Parts:
         # Of many, for which node each of them waits says less than how many there are.
         many = len(behind) > _FOLDED and node in behind
         reason = "waits for what failed" if many else held_reason(each, names)
-        alike.setdefault((until(each.until, now) if each.until else "-", reason), []).append(short_name(node, names))
+        alike.setdefault((until(each.until, now), reason), []).append(short_name(node, names))
     for (end, reason), nodes in alike.items():
         table.rows += [[node, end, reason] for node in _folded(nodes)]
     return [table]
@@ -470,7 +461,3 @@ def _held_parts(held: Mapping[str, Held], names: Names, now: datetime) -> Parts:
 def _folded(names: Sequence[str]) -> list[str]:
     """Return the names that one row each is worth: many of which the same is to be said are one, with their number."""
     return [*names] if len(names) <= _FOLDED else [f"{len(names)}: {few(names)}"]
-
-
-def _held_until(held: Held, names: Names, now: datetime) -> str:
-    return f"until {until(held.until, now)}" if held.until else held_reason(held, names)

@@ -52,13 +52,20 @@ def short_name(unique_id: str, names: Mapping[str, str]) -> str:
     return (name.rpartition(".")[0] if kind == "test" else "") or name or unique_id
 
 
+def named(ids: Iterable[str], names: Names, *, most: int = 3) -> str:
+    """Return what people call some resources, listed."""
+    return listed((short_name(each, names) for each in ids), most=most)
+
+
 def when(moment: datetime | None) -> str:
     """Return a time to the minute, in UTC; ``-`` for none."""
     return "-" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def until(moment: datetime, now: datetime) -> str:
-    """Return a time that is to come and how far it is: ``14:05 UTC (in 12 min)``."""
+def until(moment: datetime | None, now: datetime) -> str:
+    """Return a time that is to come and how far it is: ``14:05 UTC (in 12 min)``; ``-`` for none."""
+    if moment is None:
+        return "-"
     moment = moment.astimezone(UTC)
     seconds = (moment - now).total_seconds()
     minutes = -int(-seconds // 60)
@@ -81,7 +88,7 @@ def promise_detail(row: Promised, names: Names) -> str:
     if row.will_be_late_by is not None:
         parts.append(f"will be late by {roughly(row.will_be_late_by.total_seconds())}")
     if row.waits_for:
-        parts.append(f"has not taken in {listed(short_name(each, names) for each in row.waits_for)}")
+        parts.append(f"has not taken in {named(row.waits_for, names)}")
     if row.state == "unknown" and row.kind == "source":
         parts.append("no load of it is known")
     return "; ".join(parts)
@@ -95,7 +102,7 @@ def late_line(row: Promised, names: Names) -> str:
     age, at_most = roughly(row.age.total_seconds()), span(limit or timedelta(0))
     if row.kind == "source":
         return f"Late: no load of the source {row.name} for {age}, and it promises one in {at_most}."
-    waits = listed(short_name(each, names) for each in row.waits_for)
+    waits = named(row.waits_for, names)
     return f"Late: {row.name} has not taken in a load of {waits} that is {age} old, and it promises to in {at_most}."
 
 
@@ -108,7 +115,7 @@ def recovered_line(row: Promised) -> str:
 
 def held_reason(held: Held, names: Names) -> str:
     """Return in a few words why a node is held."""
-    waiting = listed(short_name(each, names) for each in held.waiting_for)
+    waiting = named(held.waiting_for, names)
     detail = f": {held.detail}" if held.detail else ""
     return {
         "updates_on_all": f"waits for new data of {waiting} (updates_on: all)",
@@ -122,6 +129,11 @@ def held_reason(held: Held, names: Names) -> str:
         "running": "its run goes on",
         "paused": f"waits for {waiting}, paused" if waiting else f"is paused{detail}",
     }[held.reason]
+
+
+def held_until(held: Held, names: Names, now: datetime) -> str:
+    """Return until when a node is held; where no time alone will do, why."""
+    return f"until {until(held.until, now)}" if held.until else held_reason(held, names)
 
 
 def pauses_line(pauses: Mapping[str, Pause], names: Names, now: datetime) -> str | None:
@@ -152,7 +164,7 @@ def short_reasons(reasons: Iterable[Reason], because: Iterable[str], names: Name
     reasons = list(reasons)
     kinds = {each.kind for each in reasons}
     for reason in reasons:
-        readers = listed(short_name(each, names) for each in reason.subjects)
+        readers = named(reason.subjects, names)
         words += {
             "identity": ["changed code"],
             "missing_relation": ["its relation is gone"],
@@ -300,7 +312,7 @@ def _why_due(why: Explanation) -> str:
     if "asked" in kinds and not kinds.keys() & _SAY_ENOUGH:
         reasons.append(f"it was asked for, or a build of it came to no good end, at tick {why.asked_at}")
     if "prerequisite" in kinds:
-        readers = listed(names[each] for each in kinds["prerequisite"].subjects)
+        readers = named(kinds["prerequisite"].subjects, names)
         absent = "" if "missing_relation" in kinds else "it was never built, and "
         reasons.append(f"{absent}{readers} {_s(kinds['prerequisite'].subjects, 'read')} it")
     for above in why.changed_above:
@@ -337,25 +349,25 @@ def _why_held(why: Explanation, held: Held, now: datetime) -> str:
         return f"is held: it needs new data from all its parents (updates_on: all) and still waits for {waiting}"
     if held.reason == "first_load":
         verb = "has a producer and was" if len(held.waiting_for) == 1 else "have a producer and were"
-        sources = listed(names[each] for each in held.waiting_for)
+        sources = named(held.waiting_for, names)
         return f"is held: {sources} {verb} never loaded"
     if held.reason == "bad_config":
         if not held.waiting_for:
             return f"is held: {held.detail}"
-        readable = listed(names[each] for each in held.waiting_for)
+        readable = named(held.waiting_for, names)
         return f"is held: it needs {readable} first, whose config cannot be read ({held.detail})"
     if held.reason == "load_running":
-        loads = listed(names[each] for each in held.waiting_for)
+        loads = named(held.waiting_for, names)
         at_most = f", until {until(held.until, now)} at most" if held.until else ""
         return f"is held: it waits for the load of {loads}, which is running or about to{at_most}"
     if held.reason == "paused":
         end = f" until {until(held.until, now)}" if held.until else ""
         if held.waiting_for:
             are = "is" if len(held.waiting_for) == 1 else "are"
-            return f"is held{end}: it waits for {listed(names[each] for each in held.waiting_for)}, which {are} paused"
+            return f"is held{end}: it waits for {named(held.waiting_for, names)}, which {are} paused"
         return f"is paused{end}{f': {held.detail}' if held.detail else ''}"
     if held.waiting_for:
-        return f"is held: it waits for {listed(names[each] for each in held.waiting_for)}, which failed"
+        return f"is held: it waits for {named(held.waiting_for, names)}, which failed"
     if held.reason == "failed" or held.until is None:
         return "is held: it failed in this build, and nothing new came for it since"
     if held.reason == "failing":
@@ -397,9 +409,7 @@ def _why_not(why: Explanation, now: datetime) -> str:
         above = why.unchanged_above
         parents = {each.unique_id for each in why.parents}
         kind = "parent" if parents.issuperset(above) else "node"
-        rebuilt = (
-            f"{listed(names[each] for each in above)} ({kind}{'s' if len(above) > 1 else ''} rebuilt, same content)"
-        )
+        rebuilt = f"{named(above, names)} ({kind}{'s' if len(above) > 1 else ''} rebuilt, same content)"
         return f"is up to date: {_loads(same, names)}, and reached {rebuilt}; {_will_build(why)}"
     return f"is up to date: nothing above it was loaded since its {_last_build(why)}; {_will_build(why)}"
 

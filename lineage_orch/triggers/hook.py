@@ -22,7 +22,7 @@ from lineage_orch.loads.compat import flow_contexts
 from lineage_orch.loads.completion import Completion, Logger, Trigger
 from lineage_orch.loads.declaration import Declaration
 from lineage_orch.loads.marks import Mark, marked_in, take_marks
-from lineage_orch.loads.tags import add_tags, load_tags, tag_nothing_new, tag_task_run, task_tags
+from lineage_orch.loads.tags import NOTHING_NEW, add_tags, load_tags, tag_task_run, trigger_tag
 from lineage_orch.text import one_line
 from lineage_orch.triggers.choice import choose_trigger
 from lineage_orch.updates import SourceUpdate, Window
@@ -110,7 +110,7 @@ class ProducerHook:
             if completion is None:
                 logger.info("No source got new data in this run, so nothing is built.")
                 if isinstance(producer, Flow):
-                    tag_nothing_new(cast("FlowRun", run))
+                    add_tags(cast("FlowRun", run), [NOTHING_NEW])  # so that reconcile passes it over
                 return
             self.chosen_trigger().fire(completion, logger)
         except LineageOrchError as error:
@@ -177,7 +177,7 @@ class TaggingHook:
             else:
                 marked = marked_in(run.id)  # before a retry
                 tag_task_run(cast("TaskRun", run), sources if marked is None else marked)
-                run.tags = list(dict.fromkeys([*run.tags, *task_tags(**sets_off(trigger))]))
+                run.tags = list(dict.fromkeys([*run.tags, trigger_tag(**sets_off(trigger), of_task=True)]))
         except Exception as error:  # noqa: BLE001 - a load is never harmed by what only helps to find it again
             logger = _logger(producer, run)
             logger.debug(
@@ -218,11 +218,7 @@ def run_parameters(
 
 def _resolved(value: Any) -> Any:
     """Return what a task waited for: in the context of its hooks a future is still one, and done."""
-    if isinstance(value, PrefectFuture):
-        return value.result()
-    if isinstance(value, State):
-        return value.result()
-    return value
+    return value.result() if isinstance(value, PrefectFuture | State) else value
 
 
 def with_defaults(producer: Flow[Any, Any] | Task[Any, Any], parameters: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from lineage_orch.lineage.policy import Promise
 from lineage_orch.plan import plan_builds
 from lineage_orch.reports.activity import activity, daily
 from lineage_orch.reports.freshness import Promised
-from lineage_orch.reports.looks import LOOKS, MARKS, PRODUCER_STATES, SOURCE_STATES
+from lineage_orch.reports.looks import LOOKS
 from lineage_orch.reports.page import KINDS, Page, ProducerNews, read_page, with_news, with_promises
 from lineage_orch.reports.page_file import page_html
 from lineage_orch.reports.picture import folded, folders_of, picture, slots, timeline
@@ -93,6 +93,7 @@ def state_of(lineage: Lineage = LINEAGE, snapshot: LedgerSnapshot = SNAPSHOT) ->
         producers=PRODUCERS,
         since=NOW - timedelta(days=14),
         now=NOW,
+        medians={"model.shop.stg_orders": 12.5},
     )
     return page, found
 
@@ -263,7 +264,7 @@ def test_days_add_up_to_what_the_report_says() -> None:
 
 
 def test_every_state_has_a_look_of_its_own() -> None:
-    states = {*get_args(NodeState), *SOURCE_STATES, *PRODUCER_STATES, *MARKS}
+    states = {*get_args(NodeState), "loaded", "never_loaded", "no_producer", "paused", "load_failed", "late"}
     assert set(LOOKS) == states
     shapes = [(each.mark, each.is_filled) for each in LOOKS.values()]
     words = [each.words for each in LOOKS.values()]
@@ -286,7 +287,7 @@ def evil_page() -> Page:
     history = History(loads=[Load(1, EVIL, NOW, CLOSING, False)], failed=[Failed(1, EVIL, NOW, 1, EVIL + CLOSING)])
     return read_page(
         lineage, LedgerSnapshot(), plan, status(lineage, LedgerSnapshot(), plan, None), history, title=EVIL,
-        producers={next(iter(lineage.sources)): [EVIL]}, since=NOW - timedelta(days=1), now=NOW,
+        producers={next(iter(lineage.sources)): [EVIL]}, since=NOW - timedelta(days=1), now=NOW, medians={},
     )  # fmt: skip
 
 
