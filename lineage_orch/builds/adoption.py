@@ -40,8 +40,6 @@ def adoption(workspace: Workspace, lineage: Lineage, select: Iterable[str] = ())
     """Return what would be declared; changes nothing.
 
     Args:
-        workspace: the project and its ledger.
-        lineage: the project as it is now.
         select: names of sources or nodes, or selectors; none means the whole project.
 
     Raises:
@@ -72,9 +70,6 @@ def declare(workspace: Workspace, lineage: Lineage, found: Adoption, since: int,
     """Declare it; the build lock is held. Returns what was declared.
 
     Args:
-        workspace: the project and its ledger.
-        lineage: the project as it is now.
-        found: what :func:`adoption` returned.
         since: the tick of the ledger before that; what was loaded since is news.
         forgiven: unique_ids of the nodes whose failure is forgiven: they count as built.
 

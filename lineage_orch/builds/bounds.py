@@ -55,10 +55,7 @@ class Wait:
     """The wait of a call that found the lock taken, for others to answer the loads of some sources up to now.
 
     Args:
-        workspace: the project and its ledger.
-        sources: names of sources.
         report: what the call did; takes what became of the loads.
-        progress: takes a line for people.
     """
 
     def __init__(

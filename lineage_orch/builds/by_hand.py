@@ -49,7 +49,6 @@ def selected(lineage: Lineage, dbt: DbtEngine, select: Collection[str] = (), exc
     """Return what is meant by names, or by selectors of dbt's own grammar, which dbt resolves.
 
     Args:
-        lineage: the project.
         dbt: asked (``ls``) for what is no plain name.
         select: names of sources (with all that is downstream of them) or of nodes, or selectors; none means the
             whole project.
@@ -150,7 +149,6 @@ class HandBuild:
         """Return what a plan is to be limited to, and what it is to build in any case.
 
         Args:
-            lineage: the project.
             views: the setting. A view above what is selected, through which new data comes, is as good as selected.
             done: what was built for this already.
             tried: what failed for this already, for good.
@@ -208,9 +206,7 @@ def build_lock_by_hand(
     left their build to this holder.
 
     Args:
-        ledger: whose lock it is.
         who: names the holder for people that find it taken.
-        progress: takes a line for people.
     """
     said = None
     while True:

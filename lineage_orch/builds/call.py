@@ -35,11 +35,7 @@ class BuildCall:
     """What one call of ``Orchestrator.build`` tried, and how it goes on.
 
     Args:
-        workspace: the project, its ledger and dbt.
         report: learns what the call does.
-        progress: takes a line for people.
-        bound: how much it builds.
-        by_hand: what a person asked for, if it is that.
         on_node: told of each node's end, in dbt's threads, one at a time.
     """
 

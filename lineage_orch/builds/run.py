@@ -49,16 +49,10 @@ class DbtRun:
     """One run of dbt under the build lock.
 
     Args:
-        workspace: the project, its ledger and dbt.
         lineage: the project as it is when the run begins; dbt writes its manifest anew.
         snapshot: the ledger at the tick of the run.
-        plan: what to build.
         missing: the nodes whose relation is not in the warehouse.
-        held: the build lock.
         retries: which nodes of this call are tried again.
-        by_hand: what a person asked for, if it is that.
-        starts: starts the followers of what is recorded.
-        progress: takes a line for people.
         on_node: told of each node's end, in dbt's threads, one at a time.
     """
 

@@ -148,9 +148,6 @@ def run_typed(
     warehouse that the ledger does not tell of.
 
     Args:
-        typed: the command.
-        dbt: runs it.
-        ledger: where it is recorded.
         held: the build lock; a command that loses it is stopped.
         lineage: the project as it is when the command begins.
         tick: the R of :meth:`Ledger.begin_build`.

@@ -38,11 +38,6 @@ class Workspace:
     """A dbt project, its lineage as of now, its ledger, and the plan that follows of them.
 
     Args:
-        settings: how it plans and builds.
-        project: the dbt project.
-        dbt: what runs dbt.
-        ledger: what was loaded and built.
-        current: reads the lineage.
         clock: returns the time now (aware); only the policies look at it.
 
     Attributes:

@@ -78,8 +78,6 @@ def folded(findings: Iterable[Finding], lineage: Lineage, *, most: int = 3) -> l
     Hundreds of sources may lack a producer on the day on which a project starts with the first.
 
     Args:
-        findings: what was found.
-        lineage: the project, for the names.
         most: how many of one code are told one by one.
     """
     from lineage_orch.reports.status import short_names

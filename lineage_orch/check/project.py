@@ -41,7 +41,6 @@ def check(
     """Return what is wrong, errors first.
 
     Args:
-        lineage: the dbt project.
         producers: all that were found; None if they were not looked for, which leaves out what needs them.
         failures: what could not be imported while looking.
         deployments: those with an active schedule.

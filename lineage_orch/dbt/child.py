@@ -39,7 +39,6 @@ class Child:
 
     Args:
         command: the executable and its arguments; no shell sees them.
-        cwd: its working directory.
         env: variables of its environment beside those of this process.
         grace: how many seconds it has to end when it is stopped, before it is killed.
 

@@ -142,7 +142,6 @@ class CloudDbt(DbtEngine):
         """Have a run of the job do one command; returns the run when it has ended.
 
         Args:
-            words: the command's.
             on_look: is called with the run each time it was looked at, also when it is being cancelled.
             cause: how what dbt Cloud shows as the cause begins.
         """
@@ -244,7 +243,6 @@ class CloudDbt(DbtEngine):
         """Make the manifest of a run the project's; whether there is one.
 
         Args:
-            run: the run.
             command: of the step whose manifest it is; None for the last.
         """
         step = _step(run, command).get("index") if command else None

@@ -36,7 +36,6 @@ class CloudApi:
 
     Args:
         host: of the account, such as ``ab123.us1.dbt.com``.
-        account: its id.
         token: a service token or personal token.
         timeout: how many seconds an answer may take.
         backoff: how many seconds before the second retry; before the first none, then twice as long each.
@@ -70,7 +69,6 @@ class CloudApi:
         """Start a run of a job.
 
         Args:
-            job: the job's id.
             steps: the commands that it runs in place of its own.
             cause: why; unlike that of any other run, as a run is found by it when the answer is lost.
             overrides: see ``TriggerRunRequestRequest`` in the API.
@@ -119,7 +117,6 @@ class CloudApi:
         """Return a file that a step of a run wrote; None while there is none.
 
         Args:
-            run: the run's id.
             path: such as ``manifest.json``.
             step: the step's index, from 1; None for the last.
         """

@@ -107,7 +107,6 @@ def not_built_by(
     Args:
         command: build or run.
         flags: as in the setting ``dbt_flags``.
-        lineage: the project.
         environ: where dbt finds DBT_RESOURCE_TYPES and DBT_EXCLUDE_RESOURCE_TYPES, which the flags replace.
     """
     if command == "run":
@@ -151,8 +150,6 @@ def shown_command(
 
     Args:
         settings: whose command, target, vars and flags it has.
-        select: the selectors.
-        exclude: the selectors of what is left out.
         flags: what this build needs beside those of the settings.
     """
     words = ["dbt", *selection(settings, select, exclude)]

@@ -102,7 +102,6 @@ def parsed_by_same_call(
         vars: dbt's ``--vars``.
         profile: dbt's ``--profile``, or DBT_PROFILE; None if it was not given.
         target: dbt's ``--target``, or DBT_TARGET; None if it was not given.
-        version: of dbt.
     """
     path = manifest.with_name(PARTIAL_PARSE)
     try:

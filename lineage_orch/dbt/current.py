@@ -17,7 +17,6 @@ class CurrentLineage:
     """Reads a project's lineage, each state of its manifest once.
 
     Args:
-        project: the dbt project.
         manifest: a manifest to use as it is, in place of the project's own.
         parse: has dbt write the project's manifest; see ``DbtEngine.parse``.
         progress: takes a line for people when the project is parsed, which may take a while.

@@ -104,7 +104,6 @@ def inline_queries(lineage: Lineage, nodes: Mapping[str, Collection[str]]) -> It
     Nothing for an adapter whose warehouse cannot be asked, and no node of which the manifest does not say where it is.
 
     Args:
-        lineage: the project.
         nodes: unique_ids -> the columns that do not count, in lower case.
     """
     how = _HASHES.get(lineage.adapter_type or "")

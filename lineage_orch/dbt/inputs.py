@@ -41,7 +41,6 @@ def files_of(directory: Path, folders: Sequence[Path], packages: Path) -> dict[s
     """Return size and time of each file that dbt would look at.
 
     Args:
-        directory: of the project.
         folders: where its resources lie.
         packages: where its packages are installed: of one that is installed, its dbt_project.yml stands for all of it;
             one that is linked (``local:``) is looked at like the project.
@@ -85,11 +84,7 @@ def _below(folder: Path, skip: Sequence[str] = ()) -> Iterator[str]:
 
 
 class Record:
-    """A note, beside a manifest, of what it was made from. ``dbt clean`` takes both away.
-
-    Args:
-        manifest: the path of the manifest.
-    """
+    """A note, beside a manifest, of what it was made from. ``dbt clean`` takes both away."""
 
     def __init__(self, manifest: Path) -> None:
         self.path = manifest.with_name("lineage_orch_inputs.json")
@@ -165,8 +160,6 @@ class Record:
         new one of those. Folders count, for files that went.
 
         Args:
-            inputs: the project's files.
-            directory: of the project.
             also: other files that count: profiles.yml.
         """
         try:

@@ -39,8 +39,6 @@ def event_times(
     windows, the batches that dbt builds by itself are enough: for other windows the plan makes a call of their own.
 
     Args:
-        lineage: the project.
-        nodes: what is to be built.
         built: the last good build of each node that has one.
         missing: the nodes whose relation is not there: dbt builds those from their ``begin`` on.
         now: an aware datetime.
@@ -91,8 +89,6 @@ def built_in_part(
     Such a build is no good build of the model: what was loaded for the other batches is still to be built.
 
     Args:
-        lineage: the project.
-        nodes: what is built.
         built: the last good build of each node that has one.
         missing: the nodes whose relation is not there.
         now: an aware datetime.

@@ -115,10 +115,6 @@ def observe(
     waits: its load may be at work, with more rows to come of that very time.
 
     Args:
-        found: when the newest rows were loaded.
-        asked: the sources that were to be looked at.
-        lineage: the project.
-        snapshot: the ledger.
         settle: how long a load takes at most from the time that it writes into its rows to the last of them.
     """
     asked = tuple(asked)

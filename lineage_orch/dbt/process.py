@@ -50,7 +50,6 @@ class ProcessDbt(DbtEngine):
     """dbt as a process: its log is read line by line, and each node's end is passed on as it happens.
 
     Args:
-        project: the dbt project.
         settings: the dbt command, flags and vars.
         executable: dbt's path, or a name on PATH.
         logger: takes dbt's lines at their levels. Default: that of the Prefect run, in one; else ``lineage_orch.dbt``.
@@ -238,7 +237,6 @@ class ProcessDbt(DbtEngine):
         """Run dbt to its end; returns what it said, and its exit code (of a signal: minus its number).
 
         Args:
-            args: the command and its flags.
             on_result: told of each node's end; None for a command that builds nothing.
             target_path: where its artifacts go, in place of the project's.
             on_start: told of each node's begin.

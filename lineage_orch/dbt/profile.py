@@ -73,8 +73,6 @@ class Profile:
         """Find a target in the profiles.yml of a folder.
 
         Args:
-            folder: where it lies.
-            name: the profile's.
             target: the target's name; None for the profile's own.
             project_file: dbt_project.yml, for messages.
             vars: as in dbt's ``--vars``.
@@ -107,8 +105,6 @@ def of_cloud_job(folder: Path, job: int, target: str | None, vars: Mapping[str, 
     The job stands for the place in the warehouse: the ledger is to be written when dbt Cloud cannot be reached, too.
 
     Args:
-        folder: of the project.
-        job: the job's id.
         target: the name that the target is to have; None for dbt Cloud's own default.
         vars: as in dbt's ``--vars``.
     """

@@ -80,7 +80,6 @@ class Retries:
         most: how often a node is tried again; 0: never.
         delay: how long to wait before that.
         also: see :func:`is_transient`.
-        progress: takes a line for people.
 
     Attributes:
         begun: the nodes that the call set about, however that ended.

@@ -29,7 +29,6 @@ class NodeTaskRuns:
 
     Args:
         flow_run_id: of the flow run; None outside of one: then nothing is shown.
-        logger: takes the one warning.
         client: returns a client of Prefect's API, to use as a context manager.
     """
 

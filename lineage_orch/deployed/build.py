@@ -54,11 +54,7 @@ class DeployedBuild:
     """A run of ``build_affected`` in a deployment, from its waiting runs to its wake-up.
 
     Args:
-        client: of the run.
-        flow_run: the run.
-        deployment_id: its deployment.
         settings: the settings among its parameters.
-        logger: its logger.
     """
 
     def __init__(

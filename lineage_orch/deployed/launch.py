@@ -42,8 +42,6 @@ def launch(deployment: str, completion: Completion, logger: Logger, *, debounce:
 
     Args:
         deployment: ``flow/name``.
-        completion: what was loaded.
-        logger: the load's own.
         debounce: seconds from now until the run is due.
         attempts: how often the API is asked when it cannot be reached, or answers with an error of its own.
 

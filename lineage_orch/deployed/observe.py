@@ -9,12 +9,7 @@ from lineage_orch.reports.status import short_names
 
 
 def look(orchestrator: Orchestrator, logger: Logger) -> LineageOrchError | None:
-    """Record the loads that a look at the sources finds; returns why there was none, which must keep nothing unbuilt.
-
-    Args:
-        orchestrator: whose sources.
-        logger: of the run.
-    """
+    """Record the loads that a look at the sources finds; returns why there was none, which keeps nothing unbuilt."""
     try:
         seen = orchestrator.observe()
         names = short_names(orchestrator.lineage)

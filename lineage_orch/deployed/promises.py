@@ -23,8 +23,6 @@ def telling(
     """At the end of the block, however it ends, tell what became late and what recovered.
 
     Args:
-        orchestrator: whose project.
-        logger: of the run.
         watch: is called with the next deadline (UTC), if there is one, so that someone looks then.
     """
     try:

@@ -78,9 +78,6 @@ class WaitingRuns:
     """The runs that wait in the deployment of the run that is at work.
 
     Args:
-        client: of the run at work.
-        deployment_id: its deployment.
-        run_id: its own id.
         settings: the settings among its parameters; runs with others are not touched.
         warn: takes a line for people on each run that cannot be read.
     """
@@ -218,13 +215,8 @@ def schedule_wake_up(
     """See to it that a run of the deployment is scheduled for ``due``: one per time, however many plans say so.
 
     Args:
-        client: of the run at work.
-        deployment_id: its deployment.
         due: when the run shall start (aware).
         settings: the settings among the parameters of the run at work.
-        run_id: the run at work.
-        why: the message of its state, for people.
-        tags: more of its tags.
 
     Returns:
         The run: made now, or earlier by another plan.

@@ -125,12 +125,10 @@ def reconcile(
     The others of these are kept in the ledger, and taken up once the manifest knows their source.
 
     Args:
-        orchestrator: whose ledger and dbt project.
         deployment: ``flow/name``: only loads that set this off. Default: the setting; without one, the loads that
             build in their own process.
         grace: leave out what completed within this time: its hook may still be at work. The result says when to look
             again.
-        client: of Prefect's API; by default a new one.
 
     Returns:
         What was found, and which runs are RUNNING by name only.
@@ -258,9 +256,7 @@ def reconcile_and_build(
     taken up so.
 
     Args:
-        orchestrator: whose ledger and manifest.
         deployment: ``flow/name``. Default: the setting; without one, loads that build in their own process.
-        progress: takes a line for people on each step.
 
     Raises:
         TriggerError: Prefect's API cannot be reached, or refused, or has no such deployment.

@@ -54,12 +54,7 @@ def leave_artifacts(
     Where Prefect's API fails, that is said once, and the rest is left out: the build is what it is.
 
     Args:
-        orchestrator: whose project.
-        account: what the run did.
-        sources: those that were loaded.
-        flow_run_id: the run.
         now: the time (UTC).
-        logger: of the run.
     """
     lineage, project = orchestrator.lineage_as_parsed, orchestrator.project
     names = short_names(lineage)

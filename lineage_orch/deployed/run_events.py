@@ -40,12 +40,7 @@ _SAID = 1000
 
 
 class RunEvents:
-    """Emits what a run has to tell.
-
-    Args:
-        orchestrator: whose project.
-        logger: of the run.
-    """
+    """Emits what a run has to tell."""
 
     def __init__(self, orchestrator: Orchestrator, logger: Logger) -> None:
         self._orchestrator = orchestrator
@@ -72,7 +67,6 @@ class RunEvents:
         baseline, are not told.
 
         Args:
-            before: the ledger before the run.
             own: the ids of the updates that the run brought, of which some are in it already. The first run that tells
                 any tells these, and what came since.
         """
@@ -109,7 +103,6 @@ class RunEvents:
         """Emit ``node.built``, ``node.failed``, and ``node.held`` for what waits below what was loaded.
 
         Args:
-            account: what the run did.
             told: the loads that this run told: what is held below others was told by the run that told them.
             models: that the assets of nodes were made is told here: what runs dbt does not tell it itself.
         """

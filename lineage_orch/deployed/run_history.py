@@ -115,8 +115,6 @@ def completed_loads(
     """Return the loads, flows and tasks, that completed in this time and got new data.
 
     Args:
-        client: of Prefect's API.
-        trigger: whose loads.
         since: and
         until: when they completed.
 
@@ -191,10 +189,7 @@ def running_loads(
     Of flows alone: a run of a task has its tags on the server when it ends.
 
     Args:
-        client: of Prefect's API.
-        trigger: whose loads.
         until: until when a load that is to come counts; as long before now, so does one that is late.
-        now: the time.
         dead: the ids of runs that are RUNNING by name only.
 
     Raises:

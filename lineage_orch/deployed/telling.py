@@ -27,10 +27,7 @@ class RunTeller:
     """Tells Prefect what a run did; made before the run records anything.
 
     Args:
-        orchestrator: whose project.
         flow_run_id: the run; None: there is none, and no artifact is left.
-        logger: of the run.
-        own: the updates that it brought.
 
     Raises:
         LedgerError: the ledger cannot be read.

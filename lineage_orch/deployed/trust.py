@@ -35,8 +35,6 @@ def settings_of_run(
         given: the settings among the run's parameters.
         stored: those that the deployment stores.
         deployment_tags: of the deployment, which say what its runs may replace.
-        run_tags: of the run.
-        logger: of the run.
 
     Raises:
         SettingsError: a person's run replaces what it may not; names alone are told, since a value may be secret.

@@ -52,8 +52,6 @@ class FollowerRuns:
     """The followers that one call of a build runs. None of them fails the build: what goes wrong is told and recorded.
 
     Args:
-        ledger: where their runs are recorded.
-        flow_of: returns the flow of a follower that runs here.
         clock: returns the time now (aware).
         progress: takes a line for people on each step; called in threads too.
 

@@ -33,7 +33,6 @@ class Starts:
     """The due followers of one plan, started one by one while dbt builds.
 
     Args:
-        plan: the plan.
         start: starts a follower, by its unique_id; called once for each, maybe in dbt's threads.
     """
 

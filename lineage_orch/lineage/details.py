@@ -98,7 +98,6 @@ def read_details(
 
     Args:
         source: the file, or the dict that ``json.load`` made of one.
-        where: how messages name it.
         checksums: of the nodes, as they were read before. dbt rewrites the file with each command; what it says now
             is taken only if it is of the same code.
         digest: makes of an entry what is to be kept of it. Code and configs are most of a manifest, and pass by.

@@ -255,7 +255,6 @@ def read_identities(
         sources: the source tables, by unique_id.
         seen_through: for a node, what dbt pastes into it or it calls (ephemeral models, functions), of any depth.
         variables: the values of vars; those of one package as a mapping under its name.
-        adapter_type: dbt's name of the adapter, if the manifest has it.
         project_name: the dbt project itself, if the manifest has it: its macros take the place of dbt's own.
     """
     reader = _Reader(facts, _Macros(macros, adapter_type, project_name), built, sources, seen_through, variables)

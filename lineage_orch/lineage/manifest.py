@@ -288,8 +288,6 @@ def decode_in_pieces(
     The answer is the same as for the whole file at once; None means to find out that way, also what is wrong with it.
 
     Args:
-        path: the file.
-        decoder: of the whole manifest.
         node_decoder: of some entries of ``nodes``.
         take: is given entries of ``nodes`` as they come. What is ``Raw`` in them holds until it returns.
 

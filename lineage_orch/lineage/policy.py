@@ -128,7 +128,6 @@ def read_promise(unique_id: str, freshness: object, block: object = None) -> Pro
     """Read what a source or node promises; None where it promises nothing.
 
     Args:
-        unique_id: its unique_id.
         freshness: its ``config.freshness``. dbt 1 leaves ``warn_after`` and ``error_after`` out of that of a model.
         block: its ``meta.lineage_orch``, whose ``late_after`` stands for ``error_after``, and wins over it.
 

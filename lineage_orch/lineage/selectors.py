@@ -84,7 +84,6 @@ class SelectorWriter:
     """Writes selectors for the sources and nodes of one project.
 
     Args:
-        where: how messages name the manifest.
         sources: the source tables, by unique_id.
         nodes: what dbt builds, by unique_id.
         records: the manifest's ``nodes``: these too, and ephemeral models and tests.

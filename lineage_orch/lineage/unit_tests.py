@@ -20,7 +20,6 @@ def inputs_of(
 
     Args:
         given: the inputs: ``ref('a')``, ``ref('package', 'a', v=2)``, ``source('crm', 'orders')``, ``this``.
-        tested: the unique_id of the tested model.
         nodes: what dbt builds, by unique_id.
         sources: the source tables, by unique_id.
     """

@@ -52,7 +52,6 @@ def take_marks(run_id: UUID, window: Window | None = None) -> Mapping[str, Mark]
     has none if a part has none; and so are their windows.
 
     Args:
-        run_id: of the run.
         window: that of a part that was marked without one.
     """
     marked = _marked.pop(run_id, None)

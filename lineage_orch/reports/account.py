@@ -62,9 +62,6 @@ def loads_wanted(
     Of a node that was never built before, it is the newest load of each source.
 
     Args:
-        lineage: the project.
-        before: the ledger before the run.
-        after: the ledger after it.
         built: unique_ids of what it built.
     """
     graph = plan_graph(lineage)
@@ -94,14 +91,9 @@ def account(
     """Return what a run did.
 
     Args:
-        lineage: the project.
-        before: the ledger before the run.
-        after: the ledger after it.
-        report: what the build says of it.
         loads: source -> the loads that :func:`loads_wanted` asks for, the newest first.
         medians: unique_id -> how many seconds a build of the node takes.
         since: when the run began.
-        until: the time now.
     """
     graph = plan_graph(lineage)
     built = [node for node in report.built if node in after.nodes and node in graph.index]

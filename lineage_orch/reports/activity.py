@@ -94,11 +94,7 @@ def activity(
     """Return what happened.
 
     Args:
-        lineage: the project.
-        history: of the ledger, since then.
         medians: unique_id -> how many seconds a build of the node takes.
-        since: from when the history is.
-        until: the time now.
     """
     loads = list(_loads(lineage, history, medians))
     affected = frozenset(node for load in loads for node in load.below)

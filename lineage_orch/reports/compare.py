@@ -78,7 +78,6 @@ def compare(old: Lineage, new: Lineage, seconds: Mapping[str, float] | None = No
     """Return what is stale by the new manifest in a warehouse that was built by the old one, with nothing held back.
 
     Args:
-        old: the project before the change.
         new: the project after it, of the same target and vars: a relation that moves is a change.
         seconds: unique_id -> how long a build of the node takes.
 
@@ -123,8 +122,6 @@ def comparison_markdown(found: Comparison, expected: Estimate | None = None, *, 
     """Return a comparison as Markdown, for a comment on a pull request; names are shown as text, whatever they hold.
 
     Args:
-        found: the comparison.
-        expected: how long dbt will take for it.
         note: a line for the end, such as why no time is known.
     """
     names = found.names

@@ -42,14 +42,11 @@ def explain(
     """Say why a node will build, is held or is up to date.
 
     Args:
-        lineage: the project.
         snapshot: the ledger, with its history: the times of loads are read from there.
-        plan: the plan of this lineage and snapshot.
         node_id: the unique_id of a model, snapshot or seed.
         stored_parts: returns the parts of a node's identity as of its last good build (``Ledger.identity_parts``),
             or None; asked only for nodes whose identity changed.
         short: what people call each source and node, where that is known already.
-        built_by: the sources that another project builds.
 
     Raises:
         UnknownNodeError: no such node in the lineage.

@@ -132,10 +132,6 @@ def read_freshness(
     """Return how promises are kept. The ledger knows all of it: nothing is asked of the warehouse.
 
     Args:
-        lineage: the project.
-        snapshot: the ledger.
-        promises: what the project promises.
-        plan: the plan of this lineage and snapshot.
         now: the time (UTC).
         threads: of dbt, 1 or more.
         last_as_at: see :meth:`Ledger.last_as_at <lineage_orch.ledger.Ledger.last_as_at>`.

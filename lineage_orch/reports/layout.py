@@ -45,8 +45,6 @@ def layered(
     Args:
         nodes: names, in the order that decides where nothing else does.
         edges: parent, child; an edge to itself, or of a name that is no node, is passed over.
-        height: of a node.
-        gap: between two nodes of a layer.
         bend: the room that a passing edge takes.
 
     Raises:

@@ -32,7 +32,6 @@ def escaped(text: str, *, most: int | None = None) -> str:
     """Return a text in one line that Markdown shows as it is: no mark-up, no HTML, no link of its own.
 
     Args:
-        text: of others.
         most: at which length to cut it off, in characters.
     """
     return _MARKS.sub(r"\\\1", one_line(text, most=most)).replace("\\<", "&lt;").replace("\\>", "&gt;")
@@ -42,8 +41,6 @@ def account_markdown(account: Account, names: Names, link: Link, now: datetime, 
     """Return what a run did, with a table for each kind of thing.
 
     Args:
-        account: what it did.
-        names: what people call sources and nodes.
         link: leads to the flow runs of loads.
         now: the time (UTC).
         longest: how long it may be, in bytes of UTF-8.

@@ -152,25 +152,18 @@ def read_page(
     producers: Mapping[str, Sequence[str]],
     since: datetime,
     now: datetime,
-    stored_parts: StoredParts = lambda _: None,
     medians: Mapping[str, float],
+    stored_parts: StoredParts = lambda _: None,
     built_by: Mapping[str, BuiltBy] | None = None,
 ) -> Page:
     """Return what there is to show of a project.
 
     Args:
-        lineage: the project.
-        snapshot: the ledger.
-        plan: the plan of both.
-        status: their status.
-        history: what happened since then.
-        title: of the page.
         producers: the names of those that load each source, by its unique_id.
         since: from when on events are shown (aware).
         now: when this is (aware).
-        stored_parts: see :func:`~lineage_orch.reports.explain.explain`.
         medians: unique_id -> how many seconds a build of the node takes.
-        built_by: the sources that another project builds.
+        stored_parts: see :func:`~lineage_orch.reports.explain.explain`.
 
     Raises:
         ManifestError: the manifest is of other code by now.

@@ -162,7 +162,6 @@ def _drawn(
     """Return width, height and SVG of boxes and the edges between them.
 
     Args:
-        boxes: what to draw.
         edges: by the keys of the boxes.
         depths: how far to the right each is; given where the edges may run in circles: those that run back are then
             drawn, and do not count for the layers.

@@ -146,9 +146,7 @@ def status(lineage: Lineage, snapshot: LedgerSnapshot, plan: BuildPlan, holder: 
     """Return what the ledger knows of each source and node of a project, and what the plan makes of it.
 
     Args:
-        lineage: the project.
         snapshot: the ledger, with its history: the times of loads are read from there.
-        plan: the plan of this lineage and snapshot.
         holder: who took the build lock last and did not give it back.
     """
     short = short_names(lineage)

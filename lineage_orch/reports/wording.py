@@ -178,7 +178,6 @@ def explanation_lines(why: Explanation, now: datetime | None = None) -> list[str
     """Return an explanation in plain words, the verdict first; times are UTC.
 
     Args:
-        why: the explanation.
         now: what "in 12 min" counts from; by default the clock on the wall.
     """
     now = (now or datetime.now(UTC)).astimezone(UTC)
