@@ -102,13 +102,7 @@ class Orchestrator:
         self.project = DbtProject.find(self.settings)
         self._dbt = dbt or choose_dbt(self.project, self.settings)
         self._owns_ledger = ledger is None
-        self.ledger = ledger or Ledger(
-            self.settings.ledger or self.project.ledger_url,
-            project=self.project.name,
-            target=self.project.target,
-            place=self.project.place,
-            keep_days=self.settings.keep_days,
-        )
+        self.ledger = ledger or self.project.open_ledger(self.settings.ledger, keep_days=self.settings.keep_days)
         self._clock = clock
         self._current = CurrentLineage(self.project, self.settings.manifest, self._dbt.parse, progress=progress)
         self._workspace = Workspace(self.settings, self.project, self._dbt, self.ledger, self._current, clock)

@@ -405,13 +405,11 @@ def ask_others(settings: LineageOrchSettings, lineage: Lineage) -> OtherProjects
     """
     from lineage_orch.builds.elsewhere import built_elsewhere, check_cycle
     from lineage_orch.dbt.project import DbtProject
-    from lineage_orch.ledger import Ledger
 
     project = DbtProject.find(settings)
-    if settings.ledger is None and not (project.state_dir / "ledger.db").exists():
+    if not project.has_ledger(settings.ledger):
         return None
-    url = settings.ledger or project.ledger_url
-    with Ledger(url, project=project.name, target=project.target, place=project.place) as ledger:
+    with project.open_ledger(settings.ledger) as ledger:
         sources = frozenset(built_elsewhere(ledger, lineage))
         try:
             check_cycle(ledger, lineage)

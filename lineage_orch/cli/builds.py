@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -63,11 +64,11 @@ def build(
     from lineage_orch.builds.bounds import ROUNDS
     from lineage_orch.reports import tables
 
-    with common.orchestrator(dbt_flags=dbt_flags) as orchestrator, nodes_shown(common) as on_node:
-        report = orchestrator.build(
-            who="lineage-orch build",
-            progress=progress,
-            on_node=on_node,
+    with common.orchestrator(dbt_flags=dbt_flags) as orchestrator:
+        report, names = build_shown(
+            common,
+            orchestrator,
+            "lineage-orch build",
             rounds=None if until_done else ROUNDS,
             select=select or (),
             exclude=exclude or (),
@@ -76,10 +77,8 @@ def build(
             event_time_start=event_time_start,
             event_time_end=event_time_end,
         )
-        _hand_over(report, orchestrator)
-        names = {} if report.busy else names_in(orchestrator)
     print_result(common, report.to_dict(), tables.report_parts(report, names, now()))
-    return _outcome(report, orchestrator.settings.fail_on_carried)
+    return _outcome(report, orchestrator)
 
 
 def record(
@@ -123,7 +122,7 @@ def record(
     if fingerprint == "":
         raise SettingsError("--fingerprint is empty; give one, or leave it out: then the load counts as new")
     at = _moment(loaded_at)
-    load = update_id or _new_id()
+    load = update_id or uuid.uuid4().hex
     start, end = (None if given is None else moment(given, what) for given, what in ((from_, "--from"), (to, "--to")))
     if (start is None) != (end is None) or (start and end and start >= end):
         raise SettingsError("a window has two ends, the first before the other: give --from and --to")
@@ -140,12 +139,7 @@ def record(
         )
         unchanged = orchestrator.ledger.unchanged_by([load])
         if build:
-            with nodes_shown(common) as on_node:
-                report = orchestrator.build(
-                    who="lineage-orch record --build", progress=progress, on_node=on_node, rounds=0, wait_for=source
-                )
-            _hand_over(report, orchestrator)
-            names = {} if report.busy else names_in(orchestrator)
+            report, names = build_shown(common, orchestrator, "lineage-orch record --build", rounds=0, wait_for=source)
     parts: Parts = [f"Recorded {', '.join(source)} at tick {tick}."]
     if unchanged:
         parts.append(f"Nothing new in {few(unchanged)}, by the fingerprint: nothing is stale for it.")
@@ -159,7 +153,7 @@ def record(
         "build": report.to_dict() if report else None,
     }
     print_result(common, data, parts)
-    return DONE if report is None else _outcome(report, orchestrator.settings.fail_on_carried)
+    return _outcome(report, orchestrator)
 
 
 def observe(
@@ -195,22 +189,16 @@ def observe(
         names = names_in(orchestrator)
         seen = orchestrator.observe(source, sources_json=sources_json, also_produced=all_)
         if build:
-            with nodes_shown(common) as on_node:
-                report = orchestrator.build(
-                    who="lineage-orch observe --build",
-                    progress=progress,
-                    on_node=on_node,
-                    rounds=0,
-                    wait_for=list(seen.recorded),
-                )
-            _hand_over(report, orchestrator)
+            report, _ = build_shown(
+                common, orchestrator, "lineage-orch observe --build", rounds=0, wait_for=list(seen.recorded)
+            )
     parts: Parts = list(seen.lines(names))
     if report is not None:
         parts += tables.report_parts(report, names, now())
     print_result(common, seen.to_dict() | {"build": report.to_dict() if report else None}, parts)
     if seen.errors or (source and seen.unseen):
         return FAILED
-    return DONE if report is None else _outcome(report, orchestrator.settings.fail_on_carried)
+    return _outcome(report, orchestrator)
 
 
 def adopt(
@@ -399,6 +387,16 @@ def forget(
     return DONE
 
 
+def build_shown(
+    common: Common, orchestrator: Orchestrator, who: str, **how: Any
+) -> tuple[BuildReport, Mapping[str, str]]:
+    """Build, and show each node as it ends; returns the report, and what people call what is in it."""
+    with nodes_shown(common) as on_node:
+        report = orchestrator.build(who=who, progress=progress, on_node=on_node, **how)
+    _hand_over(report, orchestrator)
+    return report, {} if report.busy else names_in(orchestrator)
+
+
 def _hand_over(report: BuildReport, orchestrator: Orchestrator) -> None:
     """Leave what was loaded meanwhile to a run of the deployment, if there is one; else to the next build."""
     if not report.more or orchestrator.settings.deployment is None:
@@ -416,8 +414,10 @@ def _hand_over(report: BuildReport, orchestrator: Orchestrator) -> None:
         progress(f"Run {run.name!r} of {orchestrator.settings.deployment} builds what was loaded meanwhile.")
 
 
-def _outcome(report: BuildReport, fail_on_carried: bool) -> int:
-    return FAILED if report.failed or (fail_on_carried and report.failing) else DONE
+def _outcome(report: BuildReport | None, orchestrator: Orchestrator) -> int:
+    if report is None:
+        return DONE
+    return FAILED if report.failed or (orchestrator.settings.fail_on_carried and report.failing) else DONE
 
 
 def _moment(text: str | None) -> datetime:
@@ -432,9 +432,3 @@ def _moment(text: str | None) -> datetime:
     if moment.tzinfo is None:
         raise SettingsError(f"--loaded-at {text!r} has no time zone; {example}")
     return in_utc
-
-
-def _new_id() -> str:
-    import uuid
-
-    return uuid.uuid4().hex

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,9 +54,12 @@ class Common:
         """Return the settings, these options first; raises SettingsError."""
         from lineage_orch.settings import LineageOrchSettings
 
+        return LineageOrchSettings(**self.given() | {name: value for name, value in more.items() if value is not None})
+
+    def given(self) -> dict[str, Any]:
+        """Return the settings among these options that were given."""
         names = ("project_dir", "profiles_dir", "target", "manifest", "ledger", "vars")
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return LineageOrchSettings(**given | {name: value for name, value in more.items() if value is not None})
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @contextmanager
     def orchestrator(self, **more: Any) -> Iterator[Orchestrator]:
@@ -95,6 +98,12 @@ _NAMES = (
 Named = Annotated[str, Parameter(help=f"{_NAMES}. Default: all.")]
 Selected = Annotated[str, Parameter(help=f"{_NAMES}; or a selector of dbt, such as tag:daily. Default: all.")]
 Limit = Annotated[int | None, Parameter(help="At most so many rows in each table. Default: all.")]
+Since = Annotated[
+    str,
+    Parameter(
+        help="From when: a span up to now, such as 12h or 7d, or an ISO 8601 time with its zone.", show_default=True
+    ),
+]
 
 
 def print_result(common: Common, data: Mapping[str, Any], parts: Any) -> None:
@@ -131,6 +140,17 @@ def names_in(orchestrator: Orchestrator) -> Mapping[str, str]:
     from lineage_orch.reports.status import short_names
 
     return short_names(orchestrator.lineage)
+
+
+def span_or_time(text: str, *, ago: bool) -> datetime | None:
+    """Return the time (UTC) that is meant by a span from now, or up to now, or by ISO 8601 with a zone; None: none."""
+    from lineage_orch.lineage.policy import read_duration
+
+    with suppress(ValueError, OverflowError):
+        span = read_duration(text)
+        moment = datetime.fromisoformat(text) if span is None else now() - span if ago else now() + span
+        return None if moment.tzinfo is None else moment.astimezone(UTC)
+    return None
 
 
 def now() -> datetime:

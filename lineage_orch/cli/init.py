@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from lineage_orch.cli.builds import build_shown
 from lineage_orch.cli.check import findings_parts, read_checked
-from lineage_orch.cli.common import DEFAULTS, DONE, FAILED, Common, confirm, names_in, now, print_result, progress
-from lineage_orch.cli.live import nodes_shown
+from lineage_orch.cli.common import DEFAULTS, DONE, FAILED, Common, confirm, now, print_result, progress
 from lineage_orch.errors import LineageError, SettingsError
 from lineage_orch.text import count, few, listed
 
@@ -220,15 +220,9 @@ def _baseline(
         parts.append(f"The ledger knows of {count(snapshot.nodes, 'built node')} already.")
         return None, False
     if build:
-        with nodes_shown(common) as on_node:
-            report = orchestrator.build(
-                who="lineage-orch init --build",
-                progress=progress,
-                on_node=on_node,
-                select=list(orchestrator.lineage.nodes),
-                force=True,
-            )
-        names: Mapping[str, str] = {} if report.busy else names_in(orchestrator)
+        report, names = build_shown(
+            common, orchestrator, "lineage-orch init --build", select=list(orchestrator.lineage.nodes), force=True
+        )
         parts += tables.report_parts(report, names, now())
         return "build", bool(report.failed)
     found = orchestrator.adoption()

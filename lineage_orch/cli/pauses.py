@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from lineage_orch.cli.common import DEFAULTS, DONE, Common, names_in, now, print_result
+from lineage_orch.cli.common import DEFAULTS, DONE, Common, names_in, now, print_result, span_or_time
 from lineage_orch.errors import SettingsError
 from lineage_orch.text import listed
 
@@ -72,13 +71,9 @@ def _named(names: Sequence[str], everything: bool, command: str) -> Sequence[str
 
 
 def _until(text: str) -> datetime:
-    from lineage_orch.lineage.policy import read_duration
-
-    with suppress(ValueError, OverflowError):
-        span = read_duration(text)
-        moment = now() + span if span is not None else datetime.fromisoformat(text)
-        if moment.tzinfo is not None and moment > now():
-            return moment.astimezone(UTC)
-    raise SettingsError(
-        f"--until {text!r} is no span such as 2h or 3d, nor a time to come such as 2030-10-16T09:30:00Z"
-    )
+    moment = span_or_time(text, ago=False)
+    if moment is None or moment <= now():
+        raise SettingsError(
+            f"--until {text!r} is no span such as 2h or 3d, nor a time to come such as 2030-10-16T09:30:00Z"
+        )
+    return moment

@@ -52,12 +52,8 @@ def serve(
     # A worker that cannot reach its ledger, or has no project, should say so now, and not at the first load.
     with Orchestrator(common.settings()) as orchestrator:
         orchestrator.ledger.snapshot(history_of=())
-    given = {
-        key: value
-        for key in ("project_dir", "profiles_dir", "target", "manifest", "vars")
-        if (value := getattr(common, key)) is not None
-    }
-    if common.ledger is not None:
+    given = common.given()
+    if given.pop("ledger", None) is not None:
         progress("--ledger is not handed on to the runs, whose parameters are for all to read; set LINEAGE_ORCH_LEDGER")
     serve_dbt(name, resync=None if resync == "off" else resync, observe=observe, allow=allow or (), **given)
     return DONE

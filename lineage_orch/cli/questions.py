@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,10 +21,12 @@ from lineage_orch.cli.common import (
     Named,
     Producers,
     Selected,
+    Since,
     names_in,
     now,
     print_result,
     progress,
+    span_or_time,
 )
 from lineage_orch.errors import (
     LedgerError,
@@ -95,8 +97,7 @@ def _compare(before: Path, common: Common) -> int:
         new, settings, project = orchestrator.lineage, orchestrator.settings, orchestrator.project
         seconds: dict[str, float] = {}
         note = ""
-        # A question makes no ledger.
-        if settings.ledger or (project.state_dir / "ledger.db").exists():
+        if project.has_ledger(settings.ledger):
             try:
                 seconds = orchestrator.ledger.median_seconds(new.nodes)
             except LedgerError as error:
@@ -243,21 +244,13 @@ def sources(*name: Named, limit: Limit = None, producers: Producers = None, comm
     return DONE
 
 
-def report(
-    *,
-    since: Annotated[
-        str, Parameter(help="From when: so many days, hours or minutes ago, as in 7d, 12h, 30m.", show_default=True)
-    ] = "7d",
-    common: Common = DEFAULTS,
-) -> int:
+def report(*, since: Since = "7d", common: Common = DEFAULTS) -> int:
     """Show what was loaded and built in the last days, and what one dbt command per load would have cost."""
     from lineage_orch.reports import tables
 
-    unit = {"d": "days", "h": "hours", "m": "minutes"}.get(since[-1:])
-    if unit is None or not since[:-1].isdecimal() or not 0 < int(since[:-1]) < 100_000:
-        raise SettingsError(f"--since {since!r} is no time ago; write it as 7d, 12h or 30m")
+    start = _since(since)
     with common.orchestrator() as orchestrator:
-        found = orchestrator.activity(now() - timedelta(**{unit: int(since[:-1])}))
+        found = orchestrator.activity(start)
         if (kept := orchestrator.settings.keep_days) < (found.until - found.since).days:
             progress(
                 f"The ledger keeps {count(kept, 'day')} of history (setting keep_days); what is older is not counted."
@@ -268,9 +261,7 @@ def report(
 
 def history(
     *name: Selected,
-    since: Annotated[
-        str, Parameter(help="From when: a span up to now, such as 12h or 7d, or an ISO 8601 time with its zone.")
-    ] = "7d",
+    since: Since = "7d",
     limit: Limit = None,
     common: Common = DEFAULTS,
 ) -> int:
@@ -287,14 +278,10 @@ def history(
 
 
 def _since(text: str) -> datetime:
-    from lineage_orch.lineage.policy import read_duration
-
-    with suppress(ValueError, OverflowError):
-        span = read_duration(text)
-        moment = now() - span if span is not None else datetime.fromisoformat(text)
-        if moment.tzinfo is not None:
-            return moment
-    raise SettingsError(f"--since {text!r} is no span such as 12h or 7d, nor a time such as 2026-10-16T09:30:00Z")
+    moment = span_or_time(text, ago=True)
+    if moment is None:
+        raise SettingsError(f"--since {text!r} is no span such as 12h or 7d, nor a time such as 2026-10-16T09:30:00Z")
+    return moment
 
 
 def freshness(
@@ -392,13 +379,10 @@ def _sources_of(
     project = DbtProject.find(settings)
     lineage = _lineage_of(common, settings, project)
     known: dict[str, list[str]] = {}
-    # A question makes no ledger.
-    if settings.ledger is not None or (project.state_dir / "ledger.db").exists():
+    if project.has_ledger(settings.ledger):
         from lineage_orch.builds.elsewhere import built_elsewhere
-        from lineage_orch.ledger import Ledger
 
-        url = settings.ledger or project.ledger_url
-        with Ledger(url, project=project.name, target=project.target, place=project.place) as ledger:
+        with project.open_ledger(settings.ledger) as ledger:
             known = ledger.producers()
             for source, each in built_elsewhere(ledger, lineage).items():
                 if each.name not in (names := known.setdefault(source, [])):
@@ -424,7 +408,6 @@ def _add_found(known: dict[str, list[str]], lineage: Lineage, places: Sequence[s
     """Add the producers found in these places, and return the followers; what cannot be read is told, and left out."""
     if not places:
         return ()
-    from lineage_orch.errors import UnknownSourceError
     from lineage_orch.loads.declaration import is_template
     from lineage_orch.loads.discovery import find_producers
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lineage_orch.dbt.command import check_flags
 from lineage_orch.dbt.compat import PARTIAL_PARSE, parsed_by_same_call
@@ -18,6 +18,9 @@ from lineage_orch.dbt.profile import Profile, load_yaml, of_cloud_job, render
 from lineage_orch.errors import DbtError, SettingsError
 from lineage_orch.lineage.identity import overlay_vars
 from lineage_orch.settings import DBT_CLOUD, LineageOrchSettings
+
+if TYPE_CHECKING:
+    from lineage_orch.ledger import Ledger
 
 _RESOURCE_PATHS = {
     "model-paths": ("models",),
@@ -98,6 +101,21 @@ class DbtProject:
     def ledger_url(self) -> str:
         """The default ledger."""
         return f"sqlite:///{self.state_dir / 'ledger.db'}"
+
+    def has_ledger(self, url: str | None) -> bool:
+        """Whether there is a ledger yet, which a question does not make; ``url``: as the setting ``ledger`` has it."""
+        return url is not None or (self.state_dir / "ledger.db").exists()
+
+    def open_ledger(self, url: str | None, **options: Any) -> Ledger:
+        """Open the ledger, with ``options`` of :class:`~lineage_orch.ledger.Ledger`.
+
+        Raises:
+            DbtError: the place of the target cannot be rendered.
+            LedgerError: it cannot be opened.
+        """
+        from lineage_orch.ledger import Ledger
+
+        return Ledger(url or self.ledger_url, project=self.name, target=self.target, place=self.place, **options)
 
     @property
     def vars_args(self) -> list[str]:

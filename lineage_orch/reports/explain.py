@@ -83,7 +83,7 @@ class _Explainer:
         self._graph = plan_graph(lineage)
         self._due = frozenset((*plan.build, *plan.later, *plan.tests_only, *plan.passed_through))
         self._planned = self._due | frozenset(plan.perhaps)
-        self._above = self._ancestors([node])
+        self._above = self._with_ancestors(node) - {node}
 
     def explain(self) -> Explanation:
         node, plan, graph, snapshot = self._node, self._plan, self._graph, self._snapshot
@@ -180,15 +180,9 @@ class _Explainer:
         graph = self._graph
         return [graph.ids[number] for number in graph.parents[graph.index[unique_id]]]
 
-    def _ancestors(self, starts: Iterable[str]) -> frozenset[str]:
-        seen: set[str] = set()
-        stack = list(starts)
-        while stack:
-            for parent in self._parents(stack.pop()):
-                if parent not in seen:
-                    seen.add(parent)
-                    stack.append(parent)
-        return frozenset(seen)
+    def _with_ancestors(self, *starts: str) -> frozenset[str]:
+        graph = self._graph
+        return frozenset(graph.ids[each] for start in starts for each in graph.with_ancestors(graph.index[start]))
 
     @cached_property
     def _moving(self) -> frozenset[str]:
@@ -199,7 +193,7 @@ class _Explainer:
     def _is_moving(self, unique_id: str) -> bool:
         if unique_id in self._plan.not_built:
             return False
-        return not self._moving.isdisjoint({unique_id, *self._ancestors([unique_id])})
+        return not self._moving.isdisjoint(self._with_ancestors(unique_id))
 
     def _parent(self, parent: str) -> ParentView:
         tick = self._changed(parent)
@@ -253,7 +247,7 @@ class _Explainer:
         awaited: set[str] = set()
         for each in (*held_above.values(), *([held] if held else [])):
             if each.reason in ("updates_on_all", "first_load"):
-                awaited |= {*each.waiting_for, *self._ancestors(each.waiting_for)}
+                awaited |= self._with_ancestors(*each.waiting_for)
 
         def state(source: str) -> SourceState:
             if source in because:
@@ -284,7 +278,7 @@ class _Explainer:
 
     def _waits_at(self, source: str, held: Iterable[str]) -> bool:
         """Whether a source's newest update waits at one of the held nodes."""
-        return any(self._changed(source) > self._built(each) and source in self._ancestors([each]) for each in held)
+        return any(self._changed(source) > self._built(each) and source in self._with_ancestors(each) for each in held)
 
     def _newer(self) -> set[str]:
         """The sources that were loaded after the node's last good build, or after that of what takes them in."""

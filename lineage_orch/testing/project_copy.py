@@ -6,11 +6,11 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lineage_orch.dbt.profile import anchored
+from lineage_orch.dbt.profile import anchored, database_of_file
 from lineage_orch.dbt.project import DbtProject
 from lineage_orch.errors import DbtError
 from lineage_orch.settings import LineageOrchSettings
@@ -111,5 +111,4 @@ def _database(path: object, profiles_dir: Path) -> str:
             )
         except TemplateError:
             text = "warehouse"
-    name = PurePosixPath(text.removeprefix("md:").partition("?")[0].strip(":").replace("\\", "/")).stem
-    return name or "warehouse"
+    return database_of_file(text) or "warehouse"

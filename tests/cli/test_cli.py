@@ -238,7 +238,7 @@ def test_report_of_last_days(run: Run) -> None:
     assert "nodes built " in out
     assert "one dbt command per load" in out
     assert data(run("report", "--since", "12h", "--json"))["loads"] == 1
-    assert "--since 'week' is no time ago" in error(run("report", "--since", "week"))
+    assert "--since 'week' is no span such as 12h or 7d" in error(run("report", "--since", "week"))
 
 
 def test_failed_build_is_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
