@@ -60,6 +60,7 @@ def first_stage(
     graph: PlanGraph,
     planned: Sequence[int],
     *,
+    tested: Container[int],
     built: Sequence[int],
     changed: Sequence[int],
     due_by_itself: Container[int],
@@ -74,8 +75,10 @@ def first_stage(
     Args:
         graph: what is planned.
         planned: the nodes in the plan, parents before children.
+        tested: those of them that are only tested.
         built: the tick of each node's last good build; 0 where there was none.
-        changed: the tick at which each node or source changed last.
+        changed: the tick at which each node or source changed last; of those that are only tested, at which they will
+            have.
         due_by_itself: the nodes that are in the plan whatever they read.
         may_be_same: whether the content of a node may come out as it was.
 
@@ -99,7 +102,8 @@ def first_stage(
             waiting[number] = None
             continue
         now.append(number)
-        (same if may_be_same(number) else changes).add(number)
+        if number not in tested:
+            (same if may_be_same(number) else changes).add(number)
     return now, list(waiting), frozenset(same)
 
 

@@ -383,6 +383,8 @@ class _Planner:
         self._unselected: set[int] = set()
         self._pulled: set[int] = set()
         self._planned: list[int] = []
+        # Those in the plan that are only tested: their reach is the tick of the run that built them.
+        self._tested: set[int] = set()
         self._pending: dict[int, datetime | None] = {}
         self._loading: set[int] = set()
         self._awaiting: frozenset[int] = frozenset()
@@ -561,7 +563,7 @@ class _Planner:
                 self._pending_since(number)
             if careful and not self._may_build(number):
                 continue
-            if absent:
+            if absent or self._untested:
                 self._put_in(number)
             else:
                 reach[number] = in_plan
@@ -578,37 +580,62 @@ class _Planner:
         stack = [number]
         while stack:
             each = stack.pop()
-            if reach[each] == IN_PLAN:
+            if self._is_planned(each):
                 continue
             reach[each] = IN_PLAN
             added.append(each)
             stack.extend(parent for parent in self._graph.parents[each] if parent in absent)
         self._planned += added
         self._pulled.update(added[1:])
+        for each in sorted(added) if self._untested else ():
+            if self._is_good_but_for_tests(each):
+                self._tested.add(each)
+                reach[each] = self._untested[each]
         return added
+
+    def _is_planned(self, number: int) -> bool:
+        return self._reach[number] == IN_PLAN or number in self._tested
+
+    def _is_good_but_for_tests(self, number: int) -> bool:
+        """Whether nothing is new for a node since the build whose tests did not pass.
+
+        When they pass it is recorded at the tick of that build, and so it is new for what was built before it alone.
+        """
+        tick = self._untested.get(number)
+        return tick is not None and all(self._reach[parent] <= tick for parent in self._graph.parents[number])
 
     def _grow(self) -> None:
         """Put in what is stale because of what was pulled in: that is not always below what the pass saw last."""
-        children = self._graph.children
-        todo = list({child for number in self._pulled for child in children[number]})
+        todo = list(self._made_stale(self._pulled))
         heapify(todo)
         while todo:
             number = heappop(todo)
-            if self._reach[number] != IN_PLAN and self._may_build(number):
-                for added in self._put_in(number):
-                    for child in children[added]:
-                        heappush(todo, child)
+            added: list[int] = []
+            if number in self._tested:
+                if not self._is_good_but_for_tests(number):
+                    self._tested.remove(number)
+                    self._reach[number] = IN_PLAN
+                    added = [number]
+            elif self._reach[number] != IN_PLAN and self._may_build(number):
+                added = self._put_in(number)
+            for child in self._made_stale(added):
+                heappush(todo, child)
             if not todo:
                 # What is in the plan now may have waited longer than what was: what waits may be due.
                 self._ask_again()
-                ready = (each for each in sorted(self._waiting) if self._reach[each] != IN_PLAN)
+                ready = (each for each in sorted(self._waiting) if not self._is_planned(each))
                 todo = [each for each in ready if self._may_build(each)]
+
+    def _made_stale(self, added: Collection[int]) -> set[int]:
+        """The nodes that were built before what some in the plan bring them."""
+        reach, built = self._reach, self._built
+        return {child for number in added for child in self._graph.children[number] if reach[number] > built[child]}
 
     def _ask_again(self) -> None:
         """Find again since when data waits, of all that is in the plan now."""
         self._pending.clear()
         for number in sorted(self._timed):
-            if number >= self._graph.source_count and (self._reach[number] == IN_PLAN or number in self._absent):
+            if number >= self._graph.source_count and (self._is_planned(number) or number in self._absent):
                 self._pending_since(number)
 
     def _may_build(self, number: int) -> bool:
@@ -617,7 +644,7 @@ class _Planner:
             self._unselected.add(number)
             if number in self._absent and number not in self._blocked:
                 # It comes if a selected one needs it, which is then newer for that.
-                self._reach[number] = _ON_CALL
+                self._reach[number] = self._untested[number] if self._is_good_but_for_tests(number) else _ON_CALL
             return False
         if number in self._not_built:
             self._left_out.add(number)
@@ -641,13 +668,16 @@ class _Planner:
     def _found(self) -> BuildPlan:
         graph, planned = self._graph, self._planned
         ids, reach = graph.ids, self._reach
-        waiting = {each for each in self._waiting | self._blocked.keys() if reach[each] != IN_PLAN}
+        waiting = {each for each in self._waiting | self._blocked.keys() if not self._is_planned(each)}
         held_numbers = sorted(waiting if self._only is None else waiting & self._only)
         end = graph.node_end
         held = {ids[number]: self._held(number) for number in held_numbers if number < end}
         follow_held = {ids[number]: self._held(number) for number in held_numbers if number >= end}
         times = [each.until for each in (*held.values(), *follow_held.values()) if each.until is not None]
         times += self._ends_of_pauses()
+        changed = self._changed
+        if self._tested:
+            changed = [reach[number] if number in self._tested else tick for number, tick in enumerate(changed)]
         now: list[int] = planned
         perhaps: list[int] = []
         maybe_same: frozenset[int] = frozenset()
@@ -655,16 +685,17 @@ class _Planner:
             now, perhaps, maybe_same = first_stage(
                 graph,
                 planned,
+                tested=self._tested,
                 built=self._built,
-                changed=self._changed,
+                changed=changed,
                 due_by_itself=self._free | self._pulled,
                 may_be_same=self._may_be_same,
             )
         follow = [number for number in now if number >= end]
         if follow:
             now = [number for number in now if number < end]
-        tested = self._tests_only(now) if self._untested else []
-        passed = self._passed_through(now, tested) if self._pass_views else []
+        tested = [number for number in now if number in self._tested] if self._tested else []
+        passed = self._passed_through(now, changed) if self._pass_views else []
         build = sorted(set(now) - set(passed) - set(tested)) if passed or tested else now
         models, extents = self._extents()
         later: frozenset[int] = frozenset()
@@ -690,6 +721,7 @@ class _Planner:
             self._missing,
             self._asked,
             self._pulled,
+            self._tested,
         )
         return BuildPlan(
             build=tuple(map(ids.__getitem__, build)),
@@ -756,19 +788,7 @@ class _Planner:
                 if child not in old:
                     old.add(child)
                     stack.append(child)
-        return {number for number in old if self._reach[number] != IN_PLAN}
-
-    def _tests_only(self, planned: Collection[int]) -> list[int]:
-        """The nodes in the plan for which nothing is new since the build whose tests did not pass."""
-        found: dict[int, int] = {}
-        for number in planned:
-            tick = self._untested.get(number)
-            # A parent that is only tested itself will be recorded at the tick of its own build.
-            if tick is not None and all(
-                found.get(parent, self._reach[parent]) <= tick for parent in self._graph.parents[number]
-            ):
-                found[number] = tick
-        return list(found)
+        return {number for number in old if not self._is_planned(number)}
 
     def _seconds(self, number: int) -> float:
         fact = self._snapshot.nodes.get(self._graph.ids[number])
@@ -796,19 +816,20 @@ class _Planner:
             return False
         return fact.identity == self._lineage.identity(unique_id)
 
-    def _passed_through(self, planned: Sequence[int], tested: Collection[int]) -> list[int]:
+    def _passed_through(self, planned: Sequence[int], changed: Sequence[int]) -> list[int]:
         """The views in the plan that need no build: they exist, and above them is only new data.
 
         A warehouse may keep the columns that a view had when it was made. So a view is built when a definition above
         it changed, also by a way of which nothing is known: a parent that was built since, and the view was not.
         """
-        built, changed = self._built, self._changed
+        built = self._built
         reshaped: set[int] = set()
         passed: list[int] = []
         for number in planned:
+            if number in self._tested:
+                continue
             if (
                 number in self._free
-                or number in tested
                 or not built[number]
                 or any(
                     parent in reshaped or (parent >= self._graph.source_count and changed[parent] > built[number])
@@ -942,7 +963,7 @@ class _Planner:
         graph, tick = self._graph, self._built[number]
         times: list[datetime] = []
         for parent in graph.parents[number]:
-            comes_now = self._reach[parent] == IN_PLAN or parent in self._absent
+            comes_now = tick < self._reach[parent] != self._changed[parent] or parent in self._absent
             if not comes_now and self._changed[parent] <= tick:
                 continue
             history = self._snapshot.source_history if parent < graph.source_count else self._snapshot.node_history
@@ -952,6 +973,8 @@ class _Planner:
             if comes_now:
                 # Built for another reason than new data, a parent has no time of its own: it is new as of now.
                 times.append(self._pending_since(parent) or self._now)
+            if parent in self._tested and self._reach[parent] > tick:
+                times.append(self._snapshot.untested[graph.ids[parent]].built_at)
         found = min(times, default=None)
         self._pending[number] = found = None if found is None else min(found, self._now)
         return found

@@ -42,12 +42,13 @@ class PlannedGraph:
         graph: what was planned.
         built: the tick of each node's last good build; 0 for sources, and where there was none.
         changed: the tick at which each was new last: a source's newest update, a node's last changed content.
-        reach: the same, with ``IN_PLAN`` for what is in the plan.
+        reach: the same, with ``IN_PLAN`` for what is in the plan, or the tick of its build for what is only tested.
         absent: the nodes that are not there for those that read them: never built, or gone from the warehouse.
         differs: the nodes whose identity is not that of their last good build.
         missing: the nodes that were built and whose relation is not in the warehouse.
         asked: the nodes that someone asked for since their last good build.
         pulled: the nodes that are in the plan because others there read them and they are absent.
+        tested: the nodes that are in the plan and only tested.
     """
 
     graph: PlanGraph
@@ -59,10 +60,16 @@ class PlannedGraph:
     missing: Container[int]
     asked: Container[int]
     pulled: Container[int]
+    tested: Container[int]
 
     def is_planned(self, number: int) -> bool:
-        """Whether a node is in the plan: built, or passed through."""
-        return self.reach[number] == IN_PLAN
+        """Whether a node is in the plan: built, only tested, or passed through."""
+        return self.reach[number] == IN_PLAN or number in self.tested
+
+    def bringing(self, number: int) -> list[int]:
+        """Return the parents of a node that are in the plan, and will be newer than it."""
+        tick, reach, changed = self.built[number], self.reach, self.changed
+        return [parent for parent in self.graph.parents[number] if tick < reach[parent] != changed[parent]]
 
 
 class Because(Mapping[str, frozenset[str]]):
@@ -100,19 +107,18 @@ class Because(Mapping[str, frozenset[str]]):
 
     def _of(self, number: int) -> frozenset[int]:
         world, known = self._world, self._found
-        parents, reach = world.graph.parents, world.reach
         if number in known:
             return known[number]
         # Parents in the plan first, without recursion: chains are thousands of nodes long.
         waiting = {number}
         stack = [number]
         while stack:
-            for parent in parents[stack.pop()]:
-                if reach[parent] == IN_PLAN and parent not in known and parent not in waiting:
+            for parent in world.bringing(stack.pop()):
+                if parent not in known and parent not in waiting:
                     waiting.add(parent)
                     stack.append(parent)
         for each in sorted(waiting):
-            groups = {self._at(each), *(known[parent] for parent in parents[each] if reach[parent] == IN_PLAN)}
+            groups = {self._at(each), *(known[parent] for parent in world.bringing(each))}
             # Most nodes share the set of one parent.
             groups.discard(frozenset())
             known[each] = groups.pop() if len(groups) == 1 else frozenset().union(*groups)
@@ -191,9 +197,13 @@ class Reasons(Mapping[str, tuple[Reason, ...]]):
         world = self._world
         found: set[int] = set()
         for number in filter(world.is_planned, self._numbers):
-            tick = world.built[number]
+            tick, parents = world.built[number], world.graph.parents[number]
             marked = number in world.differs or number in world.missing or number in world.asked
-            if marked or any(world.changed[parent] > tick or parent in found for parent in world.graph.parents[number]):
+            if (
+                marked
+                or any(world.changed[parent] > tick for parent in parents)
+                or not found.isdisjoint(world.bringing(number))
+            ):
                 found.add(number)
         return frozenset(found)
 

@@ -131,7 +131,7 @@ def planned_extents(
         ends: the microbatch models, and the followers that take a window; of what none of them reads, nothing is said.
         built: the tick of each node's last good build; 0 where there was none.
         changed: the tick at which each node or source changed last.
-        reach: the same, with ``IN_PLAN`` for what is in the plan.
+        reach: the same, with ``IN_PLAN`` for what is in the plan, or the tick of its build for what is only tested.
         due_by_itself: the nodes that are in the plan whatever they read.
         asked: those of them for which alone that someone asked for them, as the ledger knows.
     """
@@ -156,7 +156,7 @@ def planned_extents(
                 extent |= of_parent
             elif changed[parent] > tick:
                 extent |= OPEN
-            if reach[parent] == IN_PLAN:
+            if tick < reach[parent] != changed[parent]:
                 extent |= found.get(parent, OPEN)
         found[number] = extent
     return found

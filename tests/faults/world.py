@@ -72,13 +72,11 @@ class WatchedWarehouse(Warehouse):
         # What dbt said, and of it what its listener has come to an end with.
         self.said: list[Result] = []
         self.heard: list[Result] = []
-        self.untested: set[str] = set()
         self.builders = 0
 
     def look(self) -> None:
         """Remember what the ledger says as dbt begins."""
         self.before = self.world.ledger_says()
-        self.untested.update(self.before.untested)
         self.missing_before = frozenset(self.missing)
         self.made_now: set[str] = set()
 
@@ -132,16 +130,18 @@ class WatchedWarehouse(Warehouse):
         ), f"{node} was built at {before.tick} for nothing: {fact}, {untested}"
 
     def is_new(self, each: str) -> bool:
-        """Whether it is in the plan: it was built just now, or only its tests run, or it is a view of what is new."""
-        if each in self.made_now or each in self.untested:
+        """Whether it was built just now, or is a view of what is new."""
+        if each in self.made_now:
             return True
         graph, is_view = self.lineage.built_graph, each in self.lineage.nodes and self.world.is_view(each)
         return is_view and any(self.is_new(graph.ids[parent]) for parent in graph.parents[graph.index[each]])
 
     def changed(self, each: str) -> int:
-        """The tick of the last change of a source or node; of a view, of all that is seen through it."""
+        """The tick of the last change of a source or node, tested or not; of a view, of all that is seen through it."""
         fact, graph = self.before.nodes.get(each), self.lineage.built_graph
         tick = self.before.sources.get(each, 0) if fact is None else fact.changed_tick
+        if each in self.before.untested:
+            tick = max(tick, self.before.untested[each].tick)
         if each in self.lineage.nodes and self.world.is_view(each):
             above = [self.changed(graph.ids[parent]) for parent in graph.parents[graph.index[each]]]
             return max([tick, *above])
@@ -325,7 +325,6 @@ class World:
         warehouse.failing = set(dice.sample(things, dice.choice([0, 0, 1, 2]) % len(things)))
         warehouse.wobble = set(dice.sample(self.nodes, 1))
         warehouse.unknown = set(dice.sample(self.nodes, dice.choice([0, 0, 1])))
-        warehouse.untested = set(self.ledger_says().untested)
         self.try_to("build", lambda: self.orchestrator.build(rounds=dice.choice([0, 2])).summary())
         self.check_good()
 
@@ -438,7 +437,6 @@ class World:
         self.is_nested = True  # nothing happens any more
         warehouse.failing, warehouse.wobble, warehouse.unknown = set(), set(), set()
         warehouse.before_node = lambda _: None
-        warehouse.untested = set(self.ledger_says().untested)
         self.log.append("healed")
         self.orchestrator.record(self.loads)
         for _ in range(100):

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
+from math import inf
 from typing import Any
 
 from lineage_orch.ledger import LedgerSnapshot
@@ -149,8 +150,14 @@ class Reference:
         return self.differs(name) or self.is_missing(name) or self.is_asked_for(name)
 
     def fresh(self, name: str) -> set[str]:
-        """Parents in the plan, or new since the node was built."""
-        return {each for each in self.parents(name) if each in self.plan or self.changed(each) > self.built(name)}
+        """Parents new since the node was built, or that will be when this plan is done."""
+        return {each for each in self.parents(name) if self.will_be(each) > self.built(name)}
+
+    def will_be(self, name: str) -> float:
+        """When it changed last, once this plan is done: what was only tested, as it was built."""
+        if name in self.plan:
+            return self.snapshot.untested[name].tick if self.is_only_tested(name) else inf
+        return self.changed(name)
 
     def is_stale(self, name: str) -> bool:
         return self.is_free(name) or bool(self.fresh(name)) or name in self.plan
@@ -162,13 +169,7 @@ class Reference:
             return False
         if name in self.missing or self.snapshot.debts.get(name, 0) > last.tick:
             return False
-        for each in self.parents(name):
-            if each in self.plan and self.is_only_tested(each):
-                if self.snapshot.untested[each].tick > last.tick:
-                    return False
-            elif each in self.plan or self.changed(each) > last.tick:
-                return False
-        return True
+        return all(self.will_be(each) <= last.tick for each in self.parents(name))
 
     # Held -------------------------------------------------------------------------------------------------
 
@@ -305,6 +306,8 @@ class Reference:
                 times.append(min(above)[1])
             if parent in self.plan or self.is_absent(parent):
                 times.append(self.pending_since(parent) or self.now)  # built for another reason: new as of now
+            if parent in self.plan & self.fresh(name) and self.is_only_tested(parent):
+                times.append(self.snapshot.untested[parent].built_at)
         return min([*times, self.now]) if times else None
 
     # What is said of the plan -----------------------------------------------------------------------------
@@ -316,7 +319,7 @@ class Reference:
         if self.is_free(name) or name not in self.snapshot.nodes or self.is_only_tested(name):
             return True
         return any(
-            (each in self.plan and self.is_reshaped(each))
+            (each in self.plan & self.fresh(name) and self.is_reshaped(each))
             or (not self.is_source(each) and self.changed(each) > self.built(name))
             for each in self.parents(name)
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from lineage_orch.ledger import LedgerSnapshot
+from lineage_orch.ledger import LedgerSnapshot, Untested
 from lineage_orch.lineage import Lineage
 from lineage_orch.lineage.policy import Cutoff, read_cutoff
 from lineage_orch.plan import BuildPlan, plan_builds
@@ -105,6 +106,17 @@ def test_node_with_reason_of_its_own_waits_for_parent_that_waits() -> None:
     found = plan(lineage, known(lineage, ledger({"raw.a": 7, "raw.b": 7}, built), "stg"))
     assert short(found.build) == ["stg"]
     assert sorted(short(found.perhaps)) == ["below", "both", "mart", "top"]
+
+
+def test_node_that_is_only_tested_is_known_and_new_for_what_was_built_before_it() -> None:
+    lineage = chain(node("tested", "raw.b"), node("before", "stg", "tested"), node("since", "stg", "tested"))
+    facts = known(
+        lineage, ledger({"raw.a": 9, "raw.b": 6}, {**BUILT, "tested": 5, "before": 5, "since": 8}), "stg", "tested"
+    )
+    last = Untested(7, NOON, lineage.identity("model.shop.tested"))
+    found = plan(lineage, replace(facts, untested={"model.shop.tested": last}))
+    assert short(found.tests_only) == ["tested"]
+    assert (short(found.build), short(found.perhaps)) == (["stg", "before"], ["mart", "since", "top"])
 
 
 def test_view_passes_on_what_its_parents_are() -> None:

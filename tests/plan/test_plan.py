@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from lineage_orch.ledger import Failure, LedgerSnapshot, Moment, NodeFact
+from lineage_orch.ledger import Failure, LedgerSnapshot, Moment, NodeFact, Untested
 from lineage_orch.lineage import Lineage
 from lineage_orch.plan import BuildPlan, Held, Reason, failure_digest, plan_builds, plan_graph
 from tests.manifests import leaf, manifest, node, source
@@ -703,6 +704,73 @@ def test_prerequisite_that_fails_holds_what_needs_it() -> None:
         "stg": Held("failing", until=NOON + timedelta(minutes=10), detail="Database Error: no such column"),
         "mart": Held("failing", ("model.shop.stg",)),
     }
+
+
+# Tests alone ----------------------------------------------------------------------------------------------
+
+
+def untested(lineage: Lineage, snapshot: LedgerSnapshot, at: datetime = NOON, **ticks: int) -> LedgerSnapshot:
+    """The same, with nodes that were built at these ticks, and whose tests did not pass."""
+    nodes = {f"model.shop.{name}": tick for name, tick in ticks.items()}
+    return replace(
+        snapshot, untested={node: Untested(tick, at, lineage.identity(node)) for node, tick in nodes.items()}
+    )
+
+
+def test_what_was_built_since_tested_node_was_is_not_built_for_its_tests() -> None:
+    """When they pass, it is recorded at the tick of its build: for what was skipped then it is new, and for no other.
+
+    A node was built later when the tested one was held, or its tests were skipped: by `--fail-fast`, say.
+    """
+    lineage = lineage_of(
+        source("raw.a"), node("stg", "raw.a"), *(node(each, "stg") for each in ("skipped", "same_run", "later"))
+    )
+    facts = ledger({"raw.a": 7}, {"stg": 5, "skipped": 5, "same_run": 8, "later": 9})
+    found = plan(lineage, untested(lineage, facts, stg=8))
+    assert (short(found.tests_only), short(found.build)) == (["stg"], ["skipped"])
+    assert found.reasons["model.shop.skipped"] == (Reason("parent", ("model.shop.stg",)),)
+    assert found.because["model.shop.skipped"] == {"source.shop.raw.a"}
+
+    loaded = plan(lineage, untested(lineage, replace(facts, sources={"source.shop.raw.a": 10}), stg=8))
+    assert (found.held, short(loaded.build)) == ({}, ["stg", "skipped", "same_run", "later"])
+    assert not loaded.tests_only
+
+
+def test_tested_node_that_was_never_built_well_before_is_no_news_either() -> None:
+    lineage = lineage_of(source("raw.a"), source("raw.b"), node("stg", "raw.a"), node("mart", "stg", "raw.b"))
+    facts = untested(lineage, ledger({"raw.a": 7, "raw.b": 7}, {"mart": 9}), stg=8)
+    assert short(plan(lineage, facts).tests_only) == ["stg"]
+    assert plan(lineage, facts).build == ()
+    only = plan(lineage, facts, only=["model.shop.mart"])
+    assert (only.build, only.tests_only) == ((), ())
+    # What is built for more reads it all the same.
+    loaded = replace(facts, sources={**facts.sources, "source.shop.raw.b": 10})
+    only = plan(lineage, loaded, only=["model.shop.mart"])
+    assert (short(only.tests_only), short(only.build)) == (["stg"], ["mart"])
+
+
+def test_tested_node_is_built_for_what_is_pulled_in_above_it() -> None:
+    lineage = lineage_of(
+        source("raw.a"),
+        source("raw.b"),
+        node("codes", kind="seed"),
+        node("stg", "raw.a", "seed.shop.codes"),
+        node("mart", "stg"),
+        node("top", "mart"),
+        node("other", "raw.b", "seed.shop.codes"),
+    )
+    facts = ledger({"raw.a": 5, "raw.b": 5}, {"stg": 6, "mart": 6, "top": 9, "other": 6}, debts={"mart": 7})
+    tested = untested(lineage, facts, mart=8)
+    assert (short(plan(lineage, tested).tests_only), short(plan(lineage, tested).build)) == (["mart"], [])
+    found = plan(lineage, replace(tested, sources={**facts.sources, "source.shop.raw.b": 9}))
+    assert (found.tests_only, set(short(found.build))) == ((), {"codes", "stg", "mart", "top", "other"})
+
+
+def test_lag_tolerance_counts_from_build_of_tested_node() -> None:
+    lineage = lineage_of(source("raw.a"), node("stg", "raw.a"), node("mart", "stg", config=lag("4h")))
+    facts = ledger({"raw.a": 5}, {"stg": 6, "mart": 6}, debts={"stg": 7})
+    snapshot = untested(lineage, facts, at=NOON - hours(3), stg=8)
+    assert held(lineage, snapshot) == {"mart": Held("lag_tolerance", until=NOON + hours(1))}
 
 
 # Configs that cannot be read ------------------------------------------------------------------------------

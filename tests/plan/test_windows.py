@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lineage_orch.ledger.snapshot import OPEN, Extent
@@ -269,6 +269,7 @@ TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.ju
 SIZES = st.sampled_from(["hour", "day", "month", "year"])
 
 
+@settings(deadline=None)
 @given(st.tuples(TIMES, TIMES).filter(lambda pair: pair[0] != pair[1]), SIZES)
 def test_batches_are_the_least_that_hold_window(pair: tuple[datetime, datetime], size: str) -> None:
     window = Window.of(*sorted(pair))
