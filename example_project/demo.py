@@ -206,7 +206,7 @@ def main() -> None:
         )
         demo.load(6, "The posts, by a pipeline of dlt: what was held for them is built", export_posts, "blog.posts")
         write_targets(age=timedelta(minutes=5))
-        demo.observe(7, "A script that tells nobody has written the targets: they are observed", "finance.targets")
+        demo.observe(7, "A script that reports nothing has written the targets: they are observed", "finance.targets")
         demo.query(
             "mart_product_sales, joined from two loads",
             "select product_id, title, category, units_sold, net_sales from mart_product_sales "

@@ -19,7 +19,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 def test_sources_have_one_producer_each(lineage_orch_settings: LineageOrchSettings, lineage: Lineage) -> None:
     loads = Path(__file__).parents[1] / "ints"
 
-    # The targets are written by a script that tells nobody: `lineage-orch observe` sees that.
+    # The targets are written by a script that reports nothing: `lineage-orch observe` sees that.
     ignore = ["source-without-producer:finance.*"]
     assert check_project(lineage_orch_settings, producers=[loads], lineage=lineage, strict=True, ignore=ignore) == []
 

@@ -199,7 +199,7 @@ class Manifest(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(Manifest)
 
-# Other artifacts of dbt lie in the same folder; pointing at one of them is an easy slip to make.
+# Other artifacts of dbt lie in the same folder; pointing at one of them happens easily.
 _OTHER_ARTIFACTS = ("catalog", "run-results", "sources", "semantic_manifest")
 
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import groupby
@@ -72,7 +72,12 @@ def plan_to_dict(
 
     With ``only``, what it says of these nodes alone; the other keys are still those of the whole plan.
     """
-    whole = _plan_to_dict(plan, expected)
+    whole = {
+        **picked(plan, *_OF_PLAN),
+        "batches": {node: extent_to_dict(each) for node, each in plan.batches.items()},
+        "failures": {node: failure_to_dict(each) for node, each in plan.failures.items()},
+        "estimate": as_json(expected),
+    }
     if only is None:
         return whole
     for key in ("build", "perhaps", "later", "tests_only", "passed_through", "not_built", "changed_code"):
@@ -80,15 +85,6 @@ def plan_to_dict(
     for key in ("failures", "held", "reasons", "because", "batches"):
         whole[key] = {node: each for node, each in whole[key].items() if node in only}
     return whole
-
-
-def _plan_to_dict(plan: BuildPlan, expected: Estimate | None) -> dict[str, Any]:
-    return {
-        **picked(plan, *_OF_PLAN),
-        "batches": {node: extent_to_dict(each) for node, each in plan.batches.items()},
-        "failures": {node: failure_to_dict(each) for node, each in plan.failures.items()},
-        "estimate": as_json(expected),
-    }
 
 
 _OF_PLAN = (
@@ -110,17 +106,18 @@ def plan_parts(
     With ``only``, of these nodes alone, and without the time and the command, which are those of the whole plan.
     """
     parts: Parts = []
+
+    def mine(nodes: Iterable[str]) -> list[str]:
+        return [each for each in nodes if only is None or each in only]
+
     build = Table(f"To build: {count(len(plan.build), 'node')}", ["node", "because of"])
     if plan.needs_no_dbt:
         parts.append("Nothing to build now.")
     else:
         hows = dict.fromkeys(plan.tests_only, " (tests only)")
         hows |= dict.fromkeys(plan.passed_through, " (passed through)")
-        for node in (*plan.build, *hows):
-            if only is not None and node not in only:
-                continue
-            how = hows.get(node, "")
-            build.rows.append([short_name(node, names) + how, _because(plan, node, names)])
+        for node in mine((*plan.build, *hows)):
+            build.rows.append([short_name(node, names) + hows.get(node, ""), _because(plan, node, names)])
         if only is not None:
             build.title = f"To build: {len(build.rows)} of {count(len(plan.build), 'node')}"
         parts.append(build if build.rows else f"{build.title}.")
@@ -131,13 +128,11 @@ def plan_parts(
             f"{count(expected.nodes, 'node')}{guess} about {roughly(expected.seconds)} on "
             f"{count(expected.threads, 'thread')}."
         )
-    later = [each for each in plan.perhaps if each in plan.later and (only is None or each in only)]
-    if later:
+    if later := [each for each in mine(plan.perhaps) if each in plan.later]:
         table = Table(f"Then, with batches of its own: {count(later, 'node')}", ["node", "because of"])
         table.rows += [[short_name(node, names), _because(plan, node, names)] for node in later]
         parts.append(table)
-    perhaps = [each for each in plan.perhaps if each not in plan.later and (only is None or each in only)]
-    if perhaps:
+    if perhaps := [each for each in mine(plan.perhaps) if each not in plan.later]:
         table = Table(f"Perhaps after that: {count(len(perhaps), 'node')}", ["node", "if this comes out changed"])
         for node in perhaps:
             above = (each for reason in plan.reasons[node] for each in reason.subjects)
@@ -150,9 +145,8 @@ def plan_parts(
     if only is None:
         parts += _follow_parts(plan, names, now)
     parts += plan.notes
-    if not_built := [each for each in plan.not_built if only is None or each in only]:
-        stale = named(not_built, names)
-        parts.append(f"Stale, and not built by dbt {command} as it is called here: {stale}.")
+    if not_built := named(mine(plan.not_built), names):
+        parts.append(f"Stale, and not built by dbt {command} as it is called here: {not_built}.")
     if plan.select and only is None:
         if len(plan.select) > _FOLDED:
             shown, left = shlex.join(plan.select[:3]), len(plan.select) - 3

@@ -30,6 +30,10 @@ from lineage_orch.updates import SourceUpdate, Window
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, TaskRun
 
+    AnyRun = FlowRun | TaskRun
+
+AnyProducer = Flow[Any, Any] | Task[Any, Any]
+
 
 class ProducerHook:
     """The on_completion hook of a producer. What we know of it lives here, for `with_options` copies no more.
@@ -48,7 +52,7 @@ class ProducerHook:
     def __repr__(self) -> str:
         return f"produces_source({', '.join(map(repr, self.declaration.sources))})"
 
-    def __call__(self, producer: Flow[Any, Any] | Task[Any, Any], run: FlowRun | TaskRun, state: State[Any]) -> Any:
+    def __call__(self, producer: AnyProducer, run: AnyRun, state: State[Any]) -> Any:
         """Run as a completion hook: awaited by Prefect when the producer is async, so its loop stays free."""
         if producer.isasync:
             return self._fire_async(producer, run, state)
@@ -63,9 +67,7 @@ class ProducerHook:
         """
         return choose_trigger(self.trigger)
 
-    def _completion(
-        self, producer: Flow[Any, Any] | Task[Any, Any], run: FlowRun | TaskRun, state: State[Any]
-    ) -> Completion | None:
+    def _completion(self, producer: AnyProducer, run: AnyRun, state: State[Any]) -> Completion | None:
         parameters = run_parameters(producer, run, self.declaration)
         declared = self.declaration.filled(parameters)
         window = self._window(parameters, _logger(producer, run))
@@ -101,7 +103,7 @@ class ProducerHook:
             logger.warning("The load counts without a window: %s", error)
             return None
 
-    def _fire(self, producer: Flow[Any, Any] | Task[Any, Any], run: FlowRun | TaskRun, state: State[Any]) -> None:
+    def _fire(self, producer: AnyProducer, run: AnyRun, state: State[Any]) -> None:
         if not _counts(state):
             return
         logger = _logger(producer, run)
@@ -123,9 +125,7 @@ class ProducerHook:
                 "build them with `lineage-orch reconcile`, and report this as a bug"
             )
 
-    async def _fire_async(
-        self, producer: Flow[Any, Any] | Task[Any, Any], run: FlowRun | TaskRun, state: State[Any]
-    ) -> None:
+    async def _fire_async(self, producer: AnyProducer, run: AnyRun, state: State[Any]) -> None:
         # A thread of our own, not one of the loop's: those are few, and a load's own `asyncio.to_thread` must not
         # wait for a build. And the loop would wait for its threads before it closes, even after Ctrl-C.
         done: Future[None] = Future()
@@ -161,14 +161,14 @@ class TaggingHook:
         """What the producer loads."""
         return self._completion_hook.declaration
 
-    def __call__(self, producer: Flow[Any, Any] | Task[Any, Any], run: FlowRun | TaskRun, state: State[Any]) -> Any:
+    def __call__(self, producer: AnyProducer, run: AnyRun, state: State[Any]) -> Any:
         """Tag the run; awaited by Prefect when it is of an async flow, so that its loop stays free."""
         if isinstance(producer, Flow) and producer.isasync:
             return asyncio.to_thread(self._tag, producer, run)
         self._tag(producer, run)
         return None
 
-    def _tag(self, producer: Flow[Any, Any] | Task[Any, Any], run: FlowRun | TaskRun) -> None:
+    def _tag(self, producer: AnyProducer, run: AnyRun) -> None:
         try:
             trigger = self._completion_hook.chosen_trigger()
             sources = self.declaration.filled(run_parameters(producer, run, self.declaration))
@@ -198,9 +198,7 @@ def sets_off(trigger: Trigger) -> dict[str, str | None]:
     return {"deployment": getattr(trigger, "deployment", None), "project": getattr(trigger, "project_name", None)}
 
 
-def run_parameters(
-    producer: Flow[Any, Any] | Task[Any, Any], run: FlowRun | TaskRun, declaration: Declaration
-) -> Mapping[str, Any]:
+def run_parameters(producer: AnyProducer, run: AnyRun, declaration: Declaration) -> Mapping[str, Any]:
     """Return the parameters of the run whose hook is called now, as far as its declaration needs them."""
     if not declaration.needs_parameters:
         return {}
@@ -221,7 +219,7 @@ def _resolved(value: Any) -> Any:
     return value.result() if isinstance(value, PrefectFuture | State) else value
 
 
-def with_defaults(producer: Flow[Any, Any] | Task[Any, Any], parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_defaults(producer: AnyProducer, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return parameters, and the defaults of those that were not given."""
     defaults = {
         name: each.default
@@ -231,7 +229,7 @@ def with_defaults(producer: Flow[Any, Any] | Task[Any, Any], parameters: Mapping
     return {**defaults, **parameters}
 
 
-def _began_at(run: FlowRun | TaskRun) -> datetime | None:
+def _began_at(run: AnyRun) -> datetime | None:
     """Return when a run began to run; of a flow run its context says so, for the run was read before that."""
     if run.start_time is not None:
         return run.start_time
@@ -265,7 +263,7 @@ def _may_wait() -> bool:
     return outermost is None or outermost.parent_task_run_id is None
 
 
-def _logger(producer: Flow[Any, Any] | Task[Any, Any], run: FlowRun | TaskRun) -> Logger:
+def _logger(producer: AnyProducer, run: AnyRun) -> Logger:
     from prefect.logging.loggers import flow_run_logger, task_run_logger
 
     if isinstance(producer, Flow):

@@ -1,4 +1,4 @@
-"""Somebody else's script: it writes a table, knows nothing of Prefect, and tells nobody.
+"""A script of others: it writes a table, knows nothing of Prefect, and reports nothing.
 
 `lineage-orch observe` sees by the newest `written_at` that it has run.
 """
