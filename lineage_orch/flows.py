@@ -18,8 +18,8 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_logger
 from prefect.states import Completed, Failed
 
+from lineage_orch.deployed.lateness import telling
 from lineage_orch.deployed.observe import look
-from lineage_orch.deployed.promises import telling
 from lineage_orch.deployed.telling import RunTeller
 from lineage_orch.errors import LineageError, LineageOrchError, SettingsError, TriggerError
 from lineage_orch.loads.completion import Logger
@@ -121,7 +121,7 @@ def _node_failures_in_one_line() -> Iterator[None]:
 
 def _trusted(settings: dict[str, Any], flow_run: FlowRun, deployment_id: UUID, logger: Logger) -> dict[str, Any]:
     """Return the settings that a run of a deployment may have; raises SettingsError, as build_affected says."""
-    from lineage_orch.deployed.trust import settings_of_run
+    from lineage_orch.deployed.run_settings import settings_of_run
 
     try:
         with get_client(sync_client=True) as client:

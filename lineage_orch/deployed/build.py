@@ -20,9 +20,9 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTag
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectException
 
+from lineage_orch.deployed.lateness import telling
 from lineage_orch.deployed.launch import launch_build
 from lineage_orch.deployed.observe import look
-from lineage_orch.deployed.promises import telling
 from lineage_orch.deployed.queue import (
     WaitingRun,
     WaitingRuns,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lineage_orch.deployed.promises import telling
+from lineage_orch.deployed.lateness import telling
 from lineage_orch.errors import DbtError
 from lineage_orch.lineage import Lineage
 from lineage_orch.lineage.policy import Promise

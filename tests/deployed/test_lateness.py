@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from lineage_orch.deployed import run_artifacts, run_events
-from lineage_orch.deployed.promises import tell
+from lineage_orch.deployed.lateness import tell
 from lineage_orch.deployed.run_artifacts import source_keys
 from lineage_orch.deployed.telling import RunTeller
 from lineage_orch.errors import LedgerUnavailableError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lineage_orch.deployed.trust import settings_of_run
+from lineage_orch.deployed.run_settings import settings_of_run
 from lineage_orch.errors import SettingsError
 from lineage_orch.loads.tags import ALLOWS, BUILDS, TRIGGERED, WAKE_UP
 
