@@ -14,7 +14,7 @@ COVERAGE_FLOOR := 88
 FAST := -m 'not integration and not drill'
 PYTEST := $(BIN)/python -m pytest -p no:randomly
 # What runs over each dbt; the names of the tests end with it: dbt1-process, another-dbt1, dbt2, dbt-cloud.
-ENGINES := -m 'not drill' tests/engines tests/integration/test_truth.py tests/integration/test_demo.py
+ENGINES := -m 'not drill' tests/engines tests/integration/test_truth.py tests/integration/test_demo.py tests/integration/test_by_hand.py
 
 # What a release of Prefect, dbt or SQLAlchemy can break.
 CORE := $(addprefix tests/,builds check cli dbt deployed ledger lineage loads plan reports testing triggers \

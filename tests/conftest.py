@@ -49,7 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     The burst of loads (``slowest``) runs beside what takes little: a Prefect server on SQLite that shares its two cores
     with other servers and with dbt now and then stands still for a minute ("database is locked"); then all goes on.
 
-    The tracer would slow dbt and Prefect down, and much of what the slow tests run is in other processes anyway.
+    The tracer would slow dbt and Prefect down, and much of what slow tests run is in other processes anyway. Most of
+    all it slows down what is repeated at random, whose lines are those of the tests beside it.
     """
 
     def turn(item: pytest.Item) -> int:
@@ -61,7 +62,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=turn)
     for item in items:
-        if item.get_closest_marker("integration") or item.get_closest_marker("drill"):
+        is_slow = item.get_closest_marker("integration") or item.get_closest_marker("drill")
+        is_at_random = "/faults/" in item.nodeid or getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        if is_slow or is_at_random:
             item.add_marker("no_cover")
 
 

@@ -83,56 +83,6 @@ def open_(opened: list[Orchestrator], folder: Path, **settings: Any) -> Orchestr
     return opened[-1]
 
 
-MICROBATCH = (
-    "{{ config(materialized='incremental', incremental_strategy='microbatch', event_time='ts', batch_size='day',"
-    " begin='2026-01-01', lookback=0) }}\n"
-    "select id, ts, case when id = {{ env_var('BAD', '0') }} then cast('x' || id as int) else id end as v"
-    " from {{ source('raw', 't') }}"
-)
-
-
-def test_microbatch_with_failed_batch_stays_stale(
-    make: Make, opened: list[Orchestrator], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = make(**{"models/a.sql": MICROBATCH})
-    # As its user would: dbt's own options for the span of time to build.
-    flags = ("--event-time-start", "2026-01-01", "--event-time-end", "2026-01-06")
-    orchestrator = open_(opened, folder, dbt_flags=flags)
-    monkeypatch.setenv("BAD", "3")
-    orchestrator.record(["raw.t"])
-    report = orchestrator.build()
-    assert report.built == []
-    assert report.failed[A] == "PARTIAL SUCCESS (4/5); failed batches: 2026-01-03"
-    monkeypatch.setenv("BAD", "0")
-    report = orchestrator.build()
-    assert report.built == [A, B]
-    assert count(folder, "main.a") == 5
-    assert orchestrator.plan().is_empty
-
-
-UNIQUE = (
-    "models:\n- {name: a, columns: [{name: id, data_tests: [unique, {accepted_values: {arguments: {values: [1]}}}]}]}\n"
-)
-
-
-@pytest.mark.parametrize("how", ["flag", "project"])
-def test_test_that_fail_fast_skipped_holds_its_node_back(make: Make, opened: list[Orchestrator], how: str) -> None:
-    files = {"models/a.yml": UNIQUE}
-    if how == "project":
-        files["dbt_project.yml"] = FILES["dbt_project.yml"] + "flags: {fail_fast: true}\n"
-    folder = make(**files)
-    load(folder, "select 1 as id union all select 1")
-    orchestrator = open_(opened, folder, dbt_flags=("--fail-fast", "--threads", "1") if how == "flag" else ())
-    orchestrator.record(["raw.t"])
-    report = orchestrator.build()
-    assert report.built == []
-    assert A in orchestrator.plan().build or A in orchestrator.plan().held
-    load(folder, "select 1 as id")
-    orchestrator.record(["raw.t"])
-    orchestrator.retry()
-    assert orchestrator.build().built == [A, B]
-
-
 @pytest.mark.drill  # a minute and more of processes
 def test_dbt_parse_of_another_target_is_not_taken_for_ours(make: Make, opened: list[Orchestrator]) -> None:
     folder = make(**{"models/b.sql": "{{ config(enabled=target.name == 'dev') }} select * from {{ ref('a') }}"})

@@ -31,7 +31,7 @@ from lineage_orch.dbt.process import ProcessDbt
 from lineage_orch.errors import DbtError, LineageOrchError
 from lineage_orch.reports.build_report import BuildReport
 from tests.dbt.cloud_server import ACCOUNT, TOKEN, Cloud, RealDbt
-from tests.dbts import DBT_1, DBT_2, IN_PROCESS, PROCESSES, new_warehouse, setting_of
+from tests.dbts import DBT_1, DBT_2, IN_PROCESS, PROCESSES, new_warehouse, setting_of, with_macros_parsed
 from tests.integration.real_prefect import RealPrefect, end
 
 pytestmark = pytest.mark.integration
@@ -118,6 +118,9 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         shop.write(name, text)
     warehouse = tmp_path / "shop.duckdb"
     monkeypatch.setenv("SHOP_WAREHOUSE", str(warehouse))
+    if request.param == IN_PROCESS:
+        monkeypatch.setenv("SHOP_WAREHOUSE", warehouse.name)  # from the working directory: the same in each test
+        with_macros_parsed(tmp_path, FILES)
     new_warehouse(warehouse)
     with duckdb.connect(str(warehouse)) as connection:
         connection.execute("create schema raw")

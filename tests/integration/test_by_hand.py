@@ -41,7 +41,13 @@ def opened(built_shop: Shop) -> Iterator[Open]:
         each.close()
 
 
-@pytest.mark.parametrize("dbt", [None, str(DBT)], ids=["in this process", "as a process"])
+@pytest.mark.parametrize(
+    "dbt",
+    [
+        pytest.param(None, id="in this process"),
+        pytest.param(str(DBT), id="as a process", marks=pytest.mark.engine),
+    ],
+)
 def test_selectors_are_those_of_dbt(built_shop: Shop, opened: Open, dbt: str | None) -> None:
     orchestrator = opened(dbt=dbt)
     report = orchestrator.build(select=["path:models/staging"], exclude=["stg_customers"], force=True)

@@ -117,6 +117,7 @@ def test_demo_is_the_same_over_each_dbt(checkout: Path, in_process: dict[str, An
     assert tables_and_ledger(checkout) == in_process
 
 
+@pytest.mark.drill  # half a minute and more of processes
 def test_dead_api_ends_it_with_one_line_and_no_table(checkout: Path) -> None:
     done = run_demo(checkout, DUMMYJSON_BASE_URL="http://127.0.0.1:9")
     assert done.returncode == 1, done.stdout + done.stderr

@@ -184,6 +184,7 @@ def test_load_killed_after_completed_is_reconciled_once(
     assert idle["state"]["message"] == "Nothing was due."
 
 
+@pytest.mark.drill  # half a minute and more of processes
 def test_load_that_is_running_is_waited_for(server: RealPrefect, shop: Shop, projects: Path) -> None:
     (projects / "slow").touch()
     slow = server.spawn([sys.executable, str(LOADS), "slow"], "slow.log", TEST_SLOW=str(projects / "slow"))
@@ -213,6 +214,7 @@ def test_load_that_is_running_is_waited_for(server: RealPrefect, shop: Shop, pro
     server.post(f"/flow_runs/{wake_up['id']}/set_state", {"state": {"type": "CANCELLED"}})
 
 
+@pytest.mark.drill  # half a minute and more of processes
 def test_tasks_whose_hooks_were_lost_are_reconciled_too(
     server: RealPrefect, shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +299,7 @@ def test_run_that_finds_lock_taken_hands_over(server: RealPrefect, shop: Shop, l
     assert shop.built_at("stg_customers") > before
 
 
+@pytest.mark.drill  # half a minute and more of processes
 def test_build_by_hand_while_loads_come_in(server: RealPrefect, shop: Shop, ledger: Ledger, projects: Path) -> None:
     customers, wait = "model.shop.stg_customers", projects / "wait"
     before = ledger.snapshot()
@@ -388,6 +391,7 @@ def test_run_may_not_move_project(server: RealPrefect, ledger: Ledger, projects:
     assert ledger.snapshot().tick == before
 
 
+@pytest.mark.drill  # half a minute and more of processes
 def test_schedule_makes_good_what_dead_holder_left(server: RealPrefect, projects: Path) -> None:
     shop = Shop(projects / "net")
     with Orchestrator(project_dir=shop.folder) as orchestrator:

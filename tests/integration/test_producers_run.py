@@ -806,7 +806,7 @@ def test_load_under_timeout_does_not_wait(fired: Recorder):
         extract()
         extract.submit().wait()
 
-    @flow(timeout_seconds=60)
+    @flow(timeout_seconds=600)
     def parent() -> None:
         load()
 

@@ -128,6 +128,7 @@ def test_dbt_workers_of_one_ledger_never_build_at_once(
         assert orchestrator.plan().is_empty
 
 
+@pytest.mark.drill  # half a minute and more of processes
 def test_dbt_worker_without_its_ledger_builds_nothing(
     server: RealPrefect, serve: Serve, project: Callable[[str], Shop]
 ) -> None:
@@ -143,6 +144,7 @@ def test_dbt_worker_without_its_ledger_builds_nothing(
     assert not lonely.tables()
 
 
+@pytest.mark.drill  # half a minute and more of processes
 def test_served_load_stays_completed_while_it_builds(
     server: RealPrefect, serve: Serve, project: Callable[[str], Shop]
 ) -> None:

@@ -21,7 +21,7 @@ import pytest
 from lineage_orch import Orchestrator, SettingsError, SourceUpdate
 from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.reports.wording import explanation_lines
-from tests.dbts import DBT_1, in_process_and, new_warehouse, setting_of
+from tests.dbts import DBT_1, IN_PROCESS, in_process_and, new_warehouse, setting_of, with_macros_parsed
 
 pytestmark = pytest.mark.integration
 
@@ -125,6 +125,9 @@ def make(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_other_
         new_warehouse(warehouse)
         monkeypatch.setenv("TINY_WAREHOUSE", str(warehouse))
         tiny = Tiny(folder, warehouse, {"dbt": setting_of(engine)})
+        if engine == IN_PROCESS:
+            monkeypatch.setenv("TINY_WAREHOUSE", warehouse.name)  # from the working directory: the same in each test
+            with_macros_parsed(folder, {"dbt_project.yml": PROJECT, "profiles.yml": PROFILE})
         tiny.write(**{"dbt_project_yml": PROJECT, "profiles_yml": PROFILE, "models__sources_yml": SOURCES, **files})
         return tiny
 
@@ -143,7 +146,7 @@ def built(report: BuildReport) -> set[str]:
 # What dbt did -----------------------------------------------------------------------------------------------
 
 
-def test_microbatch_with_failed_batch_is_still_stale(make: Make) -> None:
+def test_microbatch_with_failed_batch_is_still_stale(make: Make, engine: str) -> None:
     tiny = make(
         models__daily_sql="""
             {{ config(materialized='incremental', incremental_strategy='microbatch', event_time='day',
@@ -166,6 +169,8 @@ def test_microbatch_with_failed_batch_is_still_stale(make: Make) -> None:
     report = tiny.build(vars={"bad": True}, dbt_flags=flags)
     assert "daily" not in built(report)
     assert any("daily" in each for each in report.failed)
+    if engine == IN_PROCESS:
+        assert report.failed["model.tiny.daily"] == "PARTIAL SUCCESS (2/3); failed batches: 2026-01-02"
     assert {"daily", "below"} <= tiny.due(vars={"bad": False}, dbt_flags=flags), "the failed day is still missing"
     report = tiny.build(vars={"bad": False}, dbt_flags=flags)
     assert {"daily", "below"} <= built(report)
