@@ -43,6 +43,20 @@ from tests.shop_project import Shop
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 
+_NOT_OF_ONE_ROOM = (
+    "tests/docs/",
+    "tests/example/",
+    "tests/faults/",
+    "tests/test_backfill.py",
+    "tests/test_by_hand.py",
+    "tests/test_cutoff.py",
+    "tests/test_failures.py",
+    "tests/test_pauses.py",
+    "tests/test_projects.py",
+    "tests/test_windows.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that two processes end at about the same time; coverage is of the fast tests.
 
@@ -50,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     with other servers and with dbt now and then stands still for a minute ("database is locked"); then all goes on.
 
     The tracer would slow dbt and Prefect down, and much of what slow tests run is in other processes anyway. Most of
-    all it slows down what is repeated at random, whose lines are those of the tests beside it.
+    all it slows down what is repeated at random, and whole days of many rooms, whose lines the rooms' own tests reach.
     """
 
     def turn(item: pytest.Item) -> int:
@@ -63,8 +77,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=turn)
     for item in items:
         is_slow = item.get_closest_marker("integration") or item.get_closest_marker("drill")
-        is_at_random = "/faults/" in item.nodeid or getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
-        if is_slow or is_at_random:
+        is_at_random = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        if is_slow or is_at_random or item.nodeid.startswith(_NOT_OF_ONE_ROOM):
             item.add_marker("no_cover")
 
 
