@@ -219,9 +219,17 @@ def test_force_without_selection_is_refused(shop: Shop) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("top_", "did you mean 'top'"), ("raw.d", "no source 'raw.d'"), ("tag:none", "matches nothing in the project")],
+    [
+        *(
+            ("top_", "did you mean 'top'"),
+            ("raw.d", "no source 'raw.d'"),
+            ("tag:none", "matches nothing in the project"),
+        ),
+        ("--vars=x", "no node '--vars=x'"),
+    ],
 )
 def test_selection_that_matches_nothing_is_an_error(shop: Shop, name: str, said: str) -> None:
+    shop.dbt.selectors["--vars=x"] = set(model("top"))  # dbt takes it for an option, and lists the whole project
     with pytest.raises(LineageError, match=said):
         shop.build(name)
 

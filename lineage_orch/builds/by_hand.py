@@ -78,7 +78,8 @@ def _matched(lineage: Lineage, dbt: DbtEngine, names: Iterable[str]) -> tuple[se
             try:
                 nodes.add(lineage.resolve_node(name))
             except UnknownNodeError as no_node:
-                listed = dbt.ls(name)
+                # What dbt would take for an option is no selector.
+                listed = frozenset() if name.startswith("-") else dbt.ls(name)
                 if not listed:
                     raise _matches_nothing(name, no_source, no_node) from None
                 sources |= listed & lineage.sources.keys()

@@ -117,9 +117,9 @@ def inline_queries(lineage: Lineage, nodes: Mapping[str, Collection[str]]) -> It
             [str(key), places[node].database or "", places[node].schema, places[node].identifier, list(nodes[node])]
             for key, node in enumerate(some)
         ]
-        # A literal of JSON is one of Jinja too.
-        given = {**asdict(how), "nodes": asked}
-        yield some, "".join(f"{{%- set {name} = {json.dumps(each)} -%}}" for name, each in given.items()) + _TEMPLATE
+        # A literal of JSON is one of Jinja too, but for the pairs in which JSON escapes what is beyond 16 bits.
+        given = {name: json.dumps(each, ensure_ascii=False) for name, each in {**asdict(how), "nodes": asked}.items()}
+        yield some, "".join(f"{{%- set {name} = {each} -%}}" for name, each in given.items()) + _TEMPLATE
 
 
 def as_show(query: str) -> list[str]:

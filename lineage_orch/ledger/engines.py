@@ -351,7 +351,7 @@ _POSTGRES_HINTS = {
     ("55P03", "40P01"): f"another process has held it for more than {BUSY_SECONDS:.0f} s: end it, or try again",
     ("53100",): "the server's disk is full: free some space there",
     ("53300",): "the server has no connection left: raise max_connections, or run fewer processes at once",
-    ("25006",): "the server can be read only: name the primary, not a replica",
+    ("25006", "0A000"): "the server can be read only: name the primary, not a replica",
     ("42P01", "42703"): "its tables were dropped or changed by hand: restore them; run again to create missing ones",
 }
 

@@ -116,7 +116,10 @@ def read_details(
                 continue
             if unique_id in checksums and node.file_checksum != checksums[unique_id]:
                 raise _changed(where, unique_id)
-            found[unique_id] = digest(unique_id, node)
+            try:
+                found[unique_id] = digest(unique_id, node)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # of what is raw until here
+                raise not_a_manifest(where, f"{error} - in `{unique_id}`") from None
 
     with collector_off():
         if isinstance(source, Mapping):

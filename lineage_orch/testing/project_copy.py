@@ -96,13 +96,14 @@ def _write_profile(folder: Path, profile: str, project: DbtProject, output: Mapp
 
 def _database(path: object, profiles_dir: Path) -> str:
     """Return the name of the database, which dbt-duckdb takes from the file: sources may name it."""
-    from jinja2 import Environment, TemplateError
+    from jinja2 import TemplateError
+    from jinja2.sandbox import SandboxedEnvironment
 
     text = str(path or "memory")
     if "{{" in text:
         try:
             text = (
-                Environment()
+                SandboxedEnvironment()
                 .from_string(text)
                 .render(
                     env_var=lambda name, default="warehouse": os.environ.get(name, default),

@@ -166,6 +166,17 @@ def test_bytes_that_lie(tmp_path: Path, content: bytes, why: str | None) -> None
     assert len(str(raised.value)) < 1_000
 
 
+@pytest.mark.parametrize("lie", [b'"\xff"', b'"\\ud800"', b"1" * 5_000, b"[" * 700 + b"]" * 700])
+@pytest.mark.parametrize("at", [b'"config": {"x": ', b'"columns": {"x": ', b'"config": {"x": 1, "tags": [1], "y": '])
+def test_bytes_that_lie_where_only_identity_looks(tmp_path: Path, lie: bytes, at: bytes) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(b'{"metadata": {}, "sources": {}, "nodes": {"model.shop.a": {"name": "a", ' + at + lie + b"}}}}")
+    try:
+        Lineage.from_manifest(path).identity("model.shop.a")
+    except ManifestError as error:
+        assert str(path) in str(error)  # noqa: PT017 - it may also work: dbt never looks into what is below `columns`
+
+
 # In a process of its own: the most memory that it ever had, beside what it has with an empty project.
 READ = """
 import resource, sys

@@ -237,6 +237,16 @@ def test_query_of_each_warehouse(adapter: str) -> None:
     assert World(adapter, lambda _: []).sql(query, columns).strip() == SQL[adapter].format(md5=md5)
 
 
+def test_name_of_manifest_is_a_text_of_the_template_whatever_is_in_it() -> None:
+    name = """t\U0001f600"%}{{ 1 / 0 }}'; drop table t; --"""
+    given = manifest(node("t", database="db", schema="main", alias=name))
+    given["metadata"]["adapter_type"] = "duckdb"
+    ((_, query),) = inline_queries(Lineage.from_manifest(given), {"model.shop.t": [name.lower()]})
+    sql = World("duckdb", lambda _: []).sql(query, [Column("id", "int"), Column(name, "int")])
+    assert sql.strip().endswith(f' as node_rows from "{name}"')  # dbt's own Relation quotes it, this World does not
+    assert sql.count(name) == 1
+
+
 def test_types_that_are_not_hashed_rightly_count_as_changed() -> None:
     """Of a null inside of an array, Spark's hash takes no notice."""
     ((_, query),) = inline_queries(lineage_on("databricks"), {"model.shop.t": []})

@@ -509,6 +509,16 @@ def test_another_adapter_than_duckdb(repo: pytest.Pytester) -> None:
 # The throw-away copy ----------------------------------------------------------------------------------------
 
 
+def test_copy_runs_no_code_of_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = "{{ cycler.__init__.__globals__.os.system('touch pwned') }}/shop.duckdb"
+    (tmp_path / "dbt_project.yml").write_text("name: shop\nprofile: shop\n")
+    profile = {"shop": {"target": "dev", "outputs": {"dev": {"type": "duckdb", "path": path}}}}
+    (tmp_path / "profiles.yml").write_text(json.dumps(profile))
+    copy_project(LineageOrchSettings(project_dir=tmp_path), tmp_path / "copy")
+    assert not Path("pwned").exists()
+
+
 def test_copy_reads_what_project_reads_and_writes_nowhere_else(repo: pytest.Pytester, tmp_path: Path) -> None:
     dbt = repo.path / "dbt"
     (dbt / "profiles.yml").write_text(
