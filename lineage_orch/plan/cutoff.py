@@ -86,25 +86,26 @@ def first_stage(
         the nodes that are built now, those that wait, and those built now that may come out as they were.
     """
     now: list[int] = []
+    waiting: list[int] = []
     same: set[int] = set()
-    # Insertion order is that of the plan.
-    waiting: dict[int, None] = {}
     changes: set[int] = set()
-    parents_of, waits = graph.parents, waiting.keys()
+    parents_of = graph.parents
+    waits = [False] * len(parents_of)
     for number in planned:
-        parents = parents_of[number]
-        # Most of a plan is below what waits: asked first, and of all parents at once.
-        if waits and not waits.isdisjoint(parents):
-            waiting[number] = None
-            continue
-        tick = built[number]
-        if tick and number not in due_by_itself and not _is_due(parents, tick, changes, changed):
-            waiting[number] = None
-            continue
-        now.append(number)
-        if number not in tested:
-            (same if may_be_same(number) else changes).add(number)
-    return now, list(waiting), frozenset(same)
+        for parent in parents_of[number]:
+            # Most of a plan is below what waits, so this is asked first.
+            if waits[parent]:
+                break
+        else:
+            tick = built[number]
+            if not tick or number in due_by_itself or _is_due(parents_of[number], tick, changes, changed):
+                now.append(number)
+                if number not in tested:
+                    (same if may_be_same(number) else changes).add(number)
+                continue
+        waits[number] = True
+        waiting.append(number)
+    return now, waiting, frozenset(same)
 
 
 def _is_due(parents: Sequence[int], tick: int, changes: Container[int], changed: Sequence[int]) -> bool:

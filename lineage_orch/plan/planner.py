@@ -424,10 +424,12 @@ class _Planner:
         knows_identities = any(fact.identity for fact in facts.values())
         # Of all nodes at once: a ledger of now has one for each.
         identities = self._lineage.digests if rebuild_changed_code and knows_identities else {}
-        for unique_id, (tick, _, checksum, changed_at, identity, _, _) in facts.items():
+        for unique_id, fact in facts.items():
             number = find(unique_id)
             if number is None or number < start:
                 continue
+            # By position: three of seven fields, in three quarters of the time of unpacking all or asking by name.
+            tick, changed_at, identity = fact[0], fact[3], fact[4]
             built[number] = tick
             if changed_at is None:
                 changed[number] = tick
@@ -438,7 +440,7 @@ class _Planner:
                 if rebuild_changed_code and identity != identities[unique_id]:
                     differs.add(number)
             # A row of before identities were kept. The checksum of a file is a part of its identity.
-            elif checksum != checksums[number] and checksum and checksums[number] and rebuild_changed_code:
+            elif (of_file := fact[2]) != checksums[number] and of_file and checksums[number] and rebuild_changed_code:
                 differs.add(number)
 
     def _find_untested(self, gone: Collection[int]) -> dict[int, int]:
@@ -546,7 +548,7 @@ class _Planner:
         careful = bool(graph.policies or graph.bad_configs or self._obstructed or self._blocked or self._not_built)
         careful |= self._only is not None or bool(self._paused)
         careful |= bool(self._awaiting)
-        timed, planned, in_plan = self._timed, self._planned, IN_PLAN
+        timed, planned, in_plan, is_plain = self._timed, self._planned, IN_PLAN, not absent and not self._untested
         # Parents come first, so each asks parents that know their answer: no deep recursion.
         for number in range(graph.source_count, len(graph.ids)):
             tick = built[number]
@@ -563,11 +565,11 @@ class _Planner:
                 self._pending_since(number)
             if careful and not self._may_build(number):
                 continue
-            if absent or self._untested:
-                self._put_in(number)
-            else:
+            if is_plain:
                 reach[number] = in_plan
                 planned.append(number)
+            else:
+                self._put_in(number)
         if self._pulled:
             self._grow()
             planned.sort()

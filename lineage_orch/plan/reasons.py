@@ -160,7 +160,10 @@ class Reasons(Mapping[str, tuple[Reason, ...]]):
     def __init__(self, world: PlannedGraph, numbers: Sequence[int]) -> None:
         self._world = world
         self._numbers = numbers
-        self._known = frozenset(numbers)
+
+    @cached_property
+    def _known(self) -> frozenset[int]:
+        return frozenset(self._numbers)
 
     def __getitem__(self, unique_id: str) -> tuple[Reason, ...]:
         world = self._world
