@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import ENVIRONMENT, ROOT
@@ -38,6 +39,7 @@ def main() -> int:
     """Run the contenders and print the table."""
     contenders: dict[str, tuple[str, Callable[[Environment, Path], Iterator[list[str]]]]] = {
         "lineage_orch": ("lineage_orch, one deployment, defaults", contextmanager(_ours)),  # type: ignore[dict-item]
+        "lineage_orch-2s": ("the same, a debounce of 2 s", contextmanager(partial(_ours, debounce=2))),  # type: ignore[dict-item]
         "by-hand": ("a run_deployment per pair, by hand", contextmanager(_by_hand)),  # type: ignore[dict-item]
         "dagster": ("Dagster, eager automation, defaults", contextmanager(_dagster)),  # type: ignore[dict-item]
     }
@@ -121,9 +123,10 @@ def _measured(contender: Callable[[Environment, Path], object], count: int, span
         return found
 
 
-def _ours(environment: Environment, project: Path) -> Iterator[list[str]]:
+def _ours(environment: Environment, project: Path, debounce: float = 15) -> Iterator[list[str]]:
     _run([_beside("lineage-orch"), "adopt", "--yes"], environment, project)
-    yield from _on_prefect("benchmarks.peers.ours", environment)
+    for command in _on_prefect("benchmarks.peers.ours", environment):
+        yield ["env", f"PEERS_DEBOUNCE={debounce}", *command]
 
 
 def _by_hand(environment: Environment, project: Path) -> Iterator[list[str]]:

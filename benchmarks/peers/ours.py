@@ -23,8 +23,9 @@ def load() -> None:
     from lineage_orch import DeploymentTrigger, produces_source
 
     raw = Path(os.environ["PEERS_RAW"])
+    trigger = DeploymentTrigger("build-affected/dbt", debounce=float(os.environ["PEERS_DEBOUNCE"]))
 
-    @produces_source("raw.{source}", trigger=DeploymentTrigger("build-affected/dbt"))
+    @produces_source("raw.{source}", trigger=trigger)
     @flow
     def load_table(source: str, number: int) -> None:
         write_source(raw, source, number)
