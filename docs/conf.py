@@ -18,7 +18,14 @@ version = release = lineage_orch.__version__
 language = "en"
 
 root_doc = "README"
-include_patterns = ["*.md", "docs/**.md", "docs/**.rst", "benchmarks/results.md", "example_project/README.md"]
+include_patterns = [
+    "*.md",
+    "docs/**.md",
+    "docs/**.rst",
+    "benchmarks/results.md",
+    "benchmarks/peers/results.md",
+    "example_project/README.md",
+]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 4  # as the code hosts make them
@@ -80,6 +87,7 @@ docs/comparison
 docs/decisions/README
 AGENTS
 benchmarks/results
+benchmarks/peers/results
 example_project/README
 CONTRIBUTING
 SECURITY

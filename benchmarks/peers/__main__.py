@@ -34,9 +34,9 @@ HEAD = """# Beside other orchestrators
 Made by `make bench-peers`: the same 40 dbt models on DuckDB and the same loads of 8 sources, at the same seconds, each
 with its real server or daemon, one after the other. All run one dbt at a time, since a DuckDB file bears one process.
 
-A load is in the mart when a model below it was built with its rows, or with later ones of its source; it is lost if that
-has not come to pass after three minutes in which nothing was built. Memory and processes are the most there were at once:
-server, daemon, workers and loads.
+A load is in the mart when a model below it was built with its rows, or with later ones of its source; it is lost if
+that has not come to pass after three minutes in which nothing was built. Memory and processes are the most there were
+at once: server, daemon, workers and loads.
 
 What each is for: a `run_deployment` per pair is a few lines, and nothing to install; it builds everything downstream of
 each load again. Dagster is an orchestrator of its own with a catalog, partitions and a page for all of it, whose
