@@ -77,6 +77,8 @@ def _patterns(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 _Table = Annotated[dict[str, Any], NoDecode, BeforeValidator(_table)]
 _Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+_Int = Annotated[int, BeforeValidator(_number)]
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
 
 
 class LineageOrchSettings(BaseSettings):
@@ -111,12 +113,10 @@ class LineageOrchSettings(BaseSettings):
         description="What runs dbt: the path or name of an executable, of any dbt-core from 1.8 or of dbt 2, or "
         "`dbt-cloud`. Default: dbt-core in this process where it is installed, else `dbt`.",
     )
-    dbt_cloud_job: Annotated[int | None, BeforeValidator(_number)] = Field(
+    dbt_cloud_job: _Int | None = Field(
         None, description="With `dbt-cloud`: the id of the job whose environment builds."
     )
-    dbt_cloud_account: Annotated[int | None, BeforeValidator(_number)] = Field(
-        None, description="With `dbt-cloud`: the id of the account."
-    )
+    dbt_cloud_account: _Int | None = Field(None, description="With `dbt-cloud`: the id of the account.")
     dbt_cloud_token: SecretStr | None = Field(
         None,
         repr=False,
@@ -141,25 +141,21 @@ class LineageOrchSettings(BaseSettings):
         description="The ledger's SQLAlchemy url, such as postgresql+psycopg://user@host/db. Default: a SQLite "
         "file in .lineage_orch beside dbt_project.yml.",
     )
-    node_retries: Annotated[int, BeforeValidator(_number)] = Field(
+    node_retries: _Int = Field(
         1,
         ge=0,
         description="How often a node that failed for a reason that passes (a lost connection, a timeout, a lock, a "
         "deadlock, throttling) is tried again in the same build, with what was skipped for it.",
     )
-    node_retry_delay: Annotated[float, BeforeValidator(_number)] = Field(
-        10.0, ge=0, allow_inf_nan=False, description="How many seconds a build waits before it does."
-    )
+    node_retry_delay: _Seconds = Field(10.0, description="How many seconds a build waits before it does.")
     retry_on: Annotated[_Words, AfterValidator(_patterns)] = Field(
         (),
         description="Regular expressions of more reasons that pass, as dbt's messages have them: `ORA-03113`. An error "
         "of compilation never is one.",
     )
-    settle: Annotated[float, BeforeValidator(_number)] = Field(
+    settle: _Seconds = Field(
         60.0,
-        ge=0,
         le=366 * 86400,
-        allow_inf_nan=False,
         description="With `observe`: how many seconds a load takes at most, from the time that it writes into its rows "
         "to the last of them. A source whose newest row is younger is left to the next look.",
     )
@@ -168,7 +164,7 @@ class LineageOrchSettings(BaseSettings):
         description="Whether a build fails that failed on nothing new, and only passes over nodes that failed in "
         "builds before and are not tried again yet.",
     )
-    keep_days: Annotated[int, BeforeValidator(_number)] = Field(
+    keep_days: _Int = Field(
         90, ge=1, description="How many days of history the ledger keeps; a longer `lag_tolerance` keeps more."
     )
     views: Literal["build", "pass_through"] = Field(
@@ -188,17 +184,13 @@ class LineageOrchSettings(BaseSettings):
     deployment: str | None = Field(
         None, description="The build_affected deployment that loads trigger, as flow/name. Default: in process."
     )
-    debounce: Annotated[float, BeforeValidator(_number)] = Field(
+    debounce: _Seconds = Field(
         15.0,
-        ge=0,
-        allow_inf_nan=False,
         description="With a deployment: how many seconds a build waits for more loads.",
     )
-    patience: Annotated[float, BeforeValidator(_number)] = Field(
+    patience: _Seconds = Field(
         0.0,
-        ge=0,
         le=86400,
-        allow_inf_nan=False,
         description="With a deployment: how many seconds new data waits for loads that are running, or scheduled "
         "within that time, so that one build takes them all. 0: it does not wait.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import KW_ONLY, dataclass
 from threading import Lock
 from time import monotonic
 from typing import Any, NamedTuple
@@ -45,10 +46,11 @@ class NodeEnd(NamedTuple):
 OnNode = Callable[[NodeEnd], Any]
 
 
+@dataclass(eq=False)
 class DbtRun:
     """One run of dbt under the build lock.
 
-    Args:
+    Attributes:
         lineage: the project as it is when the run begins; dbt writes its manifest anew.
         snapshot: the ledger at the tick of the run.
         missing: the nodes whose relation is not in the warehouse.
@@ -56,34 +58,23 @@ class DbtRun:
         on_node: told of each node's end, in dbt's threads, one at a time.
     """
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        lineage: Lineage,
-        snapshot: LedgerSnapshot,
-        plan: BuildPlan,
-        *,
-        missing: Collection[str],
-        held: BuildLock,
-        retries: Retries,
-        by_hand: HandBuild | None,
-        starts: Starts,
-        progress: Progress,
-        on_node: OnNode,
-    ) -> None:
-        self._workspace = workspace
+    workspace: Workspace
+    lineage: Lineage
+    snapshot: LedgerSnapshot
+    plan: BuildPlan
+    _: KW_ONLY
+    missing: Collection[str]
+    held: BuildLock
+    retries: Retries
+    by_hand: HandBuild | None
+    starts: Starts
+    progress: Progress
+    on_node: OnNode
+
+    def __post_init__(self) -> None:
+        workspace, lineage, plan, by_hand = self.workspace, self.lineage, self.plan, self.by_hand
         self._ledger = workspace.ledger
-        self._lineage = lineage
-        self._snapshot = snapshot
-        self._tick = snapshot.tick
-        self._plan = plan
-        self._missing = frozenset(missing)
-        self._held = held
-        self._retries = retries
-        self._by_hand = by_hand
-        self._starts = starts
-        self._progress = progress
-        self._on_node = on_node
+        self._tick = self.snapshot.tick
         self._nodes = frozenset(plan.build)
         self._ended: set[str] = set()
         self._telling = Lock()
@@ -91,14 +82,14 @@ class DbtRun:
         # Before dbt runs, which writes the manifest anew: it is read again for them.
         self._identities = {node: lineage.identity_parts(node) for node in (*plan.build, *plan.passed_through)}
         # What was tried before in this call may be there by now, with some of its batches.
-        self._gone = self._missing - retries.begun
+        self._gone = frozenset(self.missing) - self.retries.begun
         self._extents = plan.extents
         if by_hand and by_hand.window:
             # So do what reads these nodes find out which batches were made anew.
             given = Extent(by_hand.window, is_open=True)
             self._extents = {node: plan.extents.get(node, OPEN) | given for node in self._identities}
         self._in_part = (
-            by_hand.in_part(lineage, plan.build, snapshot.nodes, self._gone, workspace.clock(), plan.extents)
+            by_hand.in_part(lineage, plan.build, self.snapshot.nodes, self._gone, workspace.clock(), plan.extents)
             if by_hand
             else frozenset()
         )
@@ -108,38 +99,38 @@ class DbtRun:
             self._take_back,
             passed=workspace.tests_to_run(plan, (*plan.tests_only, *plan.passed_through)),
             tested_by=lineage.tested_by,
-            check=held.check_now_and_then,
+            check=self.held.check_now_and_then,
             record_failed=self._record_failed,
-            retries=retries,
+            retries=self.retries,
         )
 
     def _record(self, node: str) -> None:
-        if node in self._plan.tests_only:
+        if node in self.plan.tests_only:
             self._ledger.record_tested(self._tick, [node])
         else:
             self._record_built(node)
-        self._starts.recorded(node)
+        self.starts.recorded(node)
 
     def _record_built(self, node: str) -> None:
         self._ledger.record_built(
             self._tick,
             [node] if node not in self._in_part else [],
-            built_at=self._workspace.clock(),
+            built_at=self.workspace.clock(),
             identities={node: self._identities[node]},
-            seconds={} if node in self._plan.passed_through else self.recorder.seconds_of(node),
+            seconds={} if node in self.plan.passed_through else self.recorder.seconds_of(node),
             extents=self._extents,
         )
 
     def _take_back(self, node: str) -> None:
         self._ledger.take_back(self._tick, [node])
-        self._starts.taken_back(node)
+        self.starts.taken_back(node)
 
     def _record_failed(self, failed: Mapping[str, str]) -> None:
         self._ledger.record_failed(
             self._tick,
             {node: why for node, why in failed.items() if node not in self._in_part},
-            failed_at=self._workspace.clock(),
-            identities={node: failure_identity(self._lineage, node) for node in failed},
+            failed_at=self.workspace.clock(),
+            identities={node: failure_identity(self.lineage, node) for node in failed},
         )
 
     def execute(self, report: BuildReport) -> None:
@@ -148,20 +139,20 @@ class DbtRun:
         Raises:
             DbtError: dbt could not be run.
         """
-        plan, settings = self._plan, self._workspace.settings
+        plan, settings = self.plan, self.workspace.settings
         exclude = plan.exclude if settings.dbt_command == "build" else ()
         times = self._event_times()
-        self._progress(shown_command(settings, plan.select, exclude, times))
+        self.progress(shown_command(settings, plan.select, exclude, times))
         report.runs += 1
-        self._expected = expected = self._workspace.estimate(self._lineage, plan)
+        self._expected = expected = self.workspace.estimate(self.lineage, plan)
         begun = monotonic()
         self._begin_nodes()
         if exclude:
-            self._progress(
+            self.progress(
                 f"Left out for now: {count(len(exclude), 'test')} that also read what is held or was never built."
             )
         # Only where there are any: an engine of a user's own may know no flags.
-        outcome = self._workspace.dbt.build(plan.select, exclude, self._hear, *([times] if times else []))
+        outcome = self.workspace.dbt.build(plan.select, exclude, self._hear, *([times] if times else []))
         if expected is not None:
             report.took(monotonic() - begun, expected)
         self._finish(outcome, report)
@@ -172,43 +163,43 @@ class DbtRun:
             self._ended |= {result.unique_id} & self._nodes
             if result.unique_id in self._nodes or result.status in FAILED:
                 seconds = self._expected.seconds if self._expected is not None else None
-                self._on_node(NodeEnd(result, len(self._ended), len(self._nodes), seconds))
+                self.on_node(NodeEnd(result, len(self._ended), len(self._nodes), seconds))
 
     def _event_times(self) -> tuple[str, ...]:
-        flags = self._workspace.settings.dbt_flags
-        by_hand, plan = self._by_hand.flags if self._by_hand else (), self._plan
+        flags = self.workspace.settings.dbt_flags
+        by_hand, plan = self.by_hand.flags if self.by_hand else (), self.plan
         if plan.window is not None:
             return span_flags(*plan.window)
-        facts, now = self._snapshot.nodes, self._workspace.clock()
-        times = event_times(self._lineage, plan.build, facts, self._gone, now, (*by_hand, *flags), extents=plan.extents)
+        facts, now = self.snapshot.nodes, self.workspace.clock()
+        times = event_times(self.lineage, plan.build, facts, self._gone, now, (*by_hand, *flags), extents=plan.extents)
         return (*by_hand, *times)
 
     def _begin_nodes(self) -> None:
         """Note what is spoilt by a build that fails, or is killed."""
-        build, facts = self._plan.build, self._snapshot.nodes
+        build, facts = self.plan.build, self.snapshot.nodes
         # New data alone leaves a node stale until it is built well, and what was never built is stale anyway.
         # And a build that fails may spoil what is there and was to be tested.
-        doubtful = self._plan.changed_code | (self._missing & facts.keys()) | self._snapshot.untested.keys()
-        if self._by_hand:
-            doubtful |= (self._by_hand.nodes if self._by_hand.force else frozenset()) - self._in_part
+        doubtful = self.plan.changed_code | (facts.keys() & self.missing) | self.snapshot.untested.keys()
+        if self.by_hand:
+            doubtful |= (self.by_hand.nodes if self.by_hand.force else frozenset()) - self._in_part
             self._ask_for_readers()
             if self._in_part:
-                self._progress(
+                self.progress(
                     f"Not all batches that are due are built now: {few(sorted(self._in_part))} is no less stale."
                 )
-        self._retries.begun.update(build)
+        self.retries.begun.update(build)
         self._ledger.begin_nodes(self._tick, [node for node in build if node in doubtful])
         self._ledger.forget_contents(node for node in build if node in facts and facts[node].content)
 
     def _ask_for_readers(self) -> None:
         """Ask for what reads models that are built in part: that is no good build of theirs, which would say so."""
-        graph = plan_graph(self._lineage)
+        graph = plan_graph(self.lineage)
         for node in self._in_part:
             below = [graph.ids[number] for number in graph.children[graph.index[node]]]
             self._ledger.ask_for(
-                [each for each in below if each not in self._plan.build],
+                [each for each in below if each not in self.plan.build],
                 reason=f"batches of {node} were built",
-                window=self._by_hand.window if self._by_hand else None,
+                window=self.by_hand.window if self.by_hand else None,
             )
 
     def _finish(self, outcome: Outcome, report: BuildReport) -> None:
@@ -217,7 +208,7 @@ class DbtRun:
         if self.recorder.ledger_error is None:
             self._note_untested()
         for line in self.recorder.notes:
-            self._progress(line)
+            self.progress(line)
         good = {each.unique_id for each in outcome.results if each.status in BUILT | PASSED}
         report.failed = {each: why for each, why in report.failed.items() if each not in good}
         report.partial.update(
@@ -230,7 +221,7 @@ class DbtRun:
         self._ledger.record_untested(
             self._tick,
             [node for node in recorder.untested if node in whole],
-            built_at=self._workspace.clock(),
+            built_at=self.workspace.clock(),
             identities={node: self._identities[node] for node in recorder.untested if node in whole},
             extents=self._extents,
         )
@@ -242,13 +233,13 @@ class DbtRun:
         Nothing else can have built it since: the lock is held, and what reads it waits for the next plan, if it reads
         it for this alone.
         """
-        plan, facts = self._plan, self._snapshot.nodes
+        plan, facts = self.plan, self.snapshot.nodes
         compared = {node: plan.compared[node] for node in self.recorder.built if node in plan.compared}
-        contents = self._workspace.dbt.contents(self._lineage, compared) if compared else {}
+        contents = self.workspace.dbt.contents(self.lineage, compared) if compared else {}
         if contents:
-            self._held.check()
+            self.held.check()
             same = [node for node in contents if node in plan.maybe_same and contents[node] == facts[node].content]
             self._ledger.record_contents(self._tick, contents, unchanged=same)
             report.unchanged += [node for node in same if node not in report.unchanged]
             if same:
-                self._progress(f"Came out as before: {few(map(last_name, same))}.")
+                self.progress(f"Came out as before: {few(map(last_name, same))}.")

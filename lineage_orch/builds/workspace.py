@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class Workspace:
     """A dbt project, its lineage as of now, its ledger, and the plan that follows of them.
 
@@ -45,24 +46,15 @@ class Workspace:
         being_loaded: their unique_ids, as of the last time that this was asked.
     """
 
-    def __init__(
-        self,
-        settings: LineageOrchSettings,
-        project: DbtProject,
-        dbt: DbtEngine,
-        ledger: Ledger,
-        current: CurrentLineage,
-        clock: Callable[[], datetime],
-    ) -> None:
-        self.settings = settings
-        self.project = project
-        self.dbt = dbt
-        self.ledger = ledger
-        self.current = current
-        self.clock = clock
-        self.loading: Callable[[], Iterable[str]] = tuple
-        self.being_loaded: frozenset[str] = frozenset()
-        self._published: Mapping[str, Published] | None = None
+    settings: LineageOrchSettings
+    project: DbtProject
+    dbt: DbtEngine
+    ledger: Ledger
+    current: CurrentLineage
+    clock: Callable[[], datetime]
+    loading: Callable[[], Iterable[str]] = tuple
+    being_loaded: frozenset[str] = frozenset()
+    _published: Mapping[str, Published] | None = None
 
     @property
     def lineage(self) -> Lineage:

@@ -105,11 +105,11 @@ class OtherProjects:
     cycle: str | None
 
 
+@dataclass(eq=False)
 class _Checker:
-    def __init__(self, lineage: Lineage, producers: Sequence[Producer], elsewhere: frozenset[str]) -> None:
-        self.lineage = lineage
-        self.producers = producers
-        self.elsewhere = elsewhere
+    lineage: Lineage
+    producers: Sequence[Producer]
+    elsewhere: frozenset[str]
 
     # Names ------------------------------------------------------------------------------------------------
 

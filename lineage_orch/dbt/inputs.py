@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lineage_orch.text import few
+
 _PROJECT_FILES = ("dbt_project.yml", "packages.yml", "dependencies.yml", "package-lock.yml", "selectors.yml")
 _ENV_VAR = re.compile(rb"""env_var\(\s*['"]([^'"]+)['"]""")
 _SECRET = "DBT_ENV_SECRET"  # dbt lets those into profiles.yml and packages.yml alone
@@ -117,8 +119,7 @@ class Record:
             changed = sorted(
                 name for name in files.keys() | inputs.files.keys() if files.get(name) != inputs.files.get(name)
             )
-            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            return f"{changed[0]}{more} changed"
+            return f"{few(changed, most=1)} changed"
         return None
 
     def write(self, inputs: Inputs, directory: Path, made_by: str | None = None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -50,6 +50,7 @@ MAX_ROUNDS = 5
 SOON = timedelta(seconds=5)
 
 
+@dataclass(eq=False)
 class DeployedBuild:
     """A run of ``build_affected`` in a deployment, from its waiting runs to its wake-up.
 
@@ -57,24 +58,20 @@ class DeployedBuild:
         settings: the settings among its parameters.
     """
 
-    def __init__(
-        self,
-        client: SyncPrefectClient,
-        flow_run: FlowRun,
-        deployment_id: UUID,
-        settings: Mapping[str, Any] | None,
-        logger: Logger,
-    ) -> None:
-        self._client = client
-        self._run = flow_run
-        self._deployment_id = deployment_id
-        self._settings = settings
-        self._logger = logger
-        self._name: str | None = None
-        self._dead: frozenset[str] = frozenset()
-        self._late: frozenset[str] = frozenset()
-        self._look_again: datetime | None = None
-        self._waiting = WaitingRuns(client, deployment_id, flow_run.id, settings, logger.warning)
+    _client: SyncPrefectClient
+    _run: FlowRun
+    _deployment_id: UUID
+    _settings: Mapping[str, Any] | None
+    _logger: Logger
+    _name: str | None = None
+    _dead: frozenset[str] = frozenset()
+    _late: frozenset[str] = frozenset()
+    _look_again: datetime | None = None
+
+    def __post_init__(self) -> None:
+        self._waiting = WaitingRuns(
+            self._client, self._deployment_id, self._run.id, self._settings, self._logger.warning
+        )
 
     def build(self, orchestrator: Orchestrator, *, who: str) -> BuildReport:
         """Build all that is due, for the waiting runs too; raises what ``Orchestrator.build`` does.

@@ -9,7 +9,7 @@ run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -74,6 +74,7 @@ class WaitingRun:
         return WAKE_UP in self.tags
 
 
+@dataclass(eq=False)
 class WaitingRuns:
     """The runs that wait in the deployment of the run that is at work.
 
@@ -82,20 +83,12 @@ class WaitingRuns:
         warn: takes a line for people on each run that cannot be read.
     """
 
-    def __init__(
-        self,
-        client: SyncPrefectClient,
-        deployment_id: UUID,
-        run_id: UUID,
-        settings: Mapping[str, Any] | None,
-        warn: Warn,
-    ) -> None:
-        self._client = client
-        self._deployment_id = deployment_id
-        self._run_id = run_id
-        self._settings = dict(settings or {})
-        self._warn = warn
-        self._unreadable: set[UUID] = set()
+    _client: SyncPrefectClient
+    _deployment_id: UUID
+    _run_id: UUID
+    _settings: Mapping[str, Any] | None
+    _warn: Warn
+    _unreadable: set[UUID] = field(default_factory=set)
 
     def read(self) -> list[WaitingRun]:
         """Return all runs that wait and ask for the same build as this one, the earliest due first.
@@ -116,7 +109,7 @@ class WaitingRuns:
         try:
             if parameters:
                 raise ValueError(f"it has parameters of its own: {', '.join(parameters)}")
-            if (settings or {}) != self._settings:
+            if (settings or {}) != (self._settings or {}):
                 return None  # another build; its own run does it
             return WaitingRun(
                 run.id,

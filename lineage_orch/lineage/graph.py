@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -208,32 +208,14 @@ class Lineage:
             known = [*self._source_names.shown, *self._node_names.shown]
             raise UnknownNodeError(f"no source or node {name!r} in {self.where}{did_you_mean(plain, known)}")
         found = set(starts)
+        numbers = [self._index[each] for each in starts]
         if name.endswith("+"):
-            found.update(map(self._ids.__getitem__, self._below(map(self._index.__getitem__, starts))))
+            found.update(self._ids[each] for each in _reached(numbers, self._children))
         if name.startswith("+"):
-            walk = list(map(self._index.__getitem__, starts))
-            above = set(walk)
-            for each in walk:  # grows while it is walked
-                new = [parent for parent in self._parents[each] if parent not in above]
-                above.update(new)
-                walk += new
-            found.update(map(self._ids.__getitem__, above))
+            found.update(self._ids[each] for each in _reached(numbers, self._parents))
         return frozenset(each for each in found if each in self.sources or each in self.nodes)
 
     # Downstream -------------------------------------------------------------------------------------------
-
-    def _below(self, starts: Iterable[int]) -> set[int]:
-        children = self._children
-        seen: set[int] = set()
-        add = seen.add
-        walk = [child for start in starts for child in children[start]]
-        for each in walk:  # grows while it is walked
-            if each not in seen:
-                add(each)
-                # Most resources are tests, with nothing below them.
-                if below := children[each]:
-                    walk += below
-        return seen
 
     def downstream(self, *sources: str) -> frozenset[str]:
         """Return all dbt resources below these sources, without the sources themselves.
@@ -244,7 +226,7 @@ class Lineage:
         Raises:
             UnknownSourceError: as :meth:`resolve_source`.
         """
-        below = self._below(map(self._index.__getitem__, self.resolve_sources(*sources)))
+        below = _reached(map(self._index.__getitem__, self.resolve_sources(*sources)), self._children)
         return frozenset(map(self._ids.__getitem__, below))
 
     def source_map(self) -> dict[str, tuple[str, ...]]:
@@ -252,7 +234,7 @@ class Lineage:
         name, position = self._ids.__getitem__, self._positions.__getitem__
         models = {each for each, resource_type in enumerate(self._types) if resource_type == "model"}
         return {
-            name(source): tuple(map(name, sorted(self._below((source,)) & models, key=position)))
+            name(source): tuple(map(name, sorted(_reached((source,), self._children) & models, key=position)))
             for source in range(self._source_count)
         }
 
@@ -514,3 +496,17 @@ class Lineage:
                 behind[each] = tuple(seen)
         index = {unique_id: number for number, unique_id in enumerate(ids)}
         return BuiltGraph(tuple(ids), index, source_count, tuple(parents))
+
+
+def _reached(starts: Iterable[int], edges: Sequence[Sequence[int]]) -> set[int]:
+    """Return what is reached along these edges, the starts left out."""
+    seen: set[int] = set()
+    add = seen.add
+    walk = [each for start in starts for each in edges[start]]
+    for each in walk:  # grows while it is walked
+        if each not in seen:
+            add(each)
+            # Most resources are tests, with nothing below them.
+            if beyond := edges[each]:
+                walk += beyond
+    return seen

@@ -44,6 +44,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -285,26 +286,18 @@ def read_test_macros(
     }
 
 
+@dataclass(eq=False)
 class _Reader:
     """Finds the parts of nodes; what many of them share is looked at once."""
 
-    def __init__(
-        self,
-        facts: Mapping[str, NodeFacts],
-        macros: _Macros,
-        built: BuiltGraph,
-        sources: Mapping[str, SourceTable],
-        seen_through: Callable[[str], Iterable[str]],
-        variables: Mapping[str, Any],
-    ) -> None:
-        self._facts = facts
-        self._macros = macros
-        self._built = built
-        self._sources = sources
-        self._seen_through = seen_through
-        self._variables = variables
-        self._values: dict[tuple[str, str, str], str | None] = {}
-        self._as_parents: dict[str, str] = {}
+    _facts: Mapping[str, NodeFacts]
+    _macros: _Macros
+    _built: BuiltGraph
+    _sources: Mapping[str, SourceTable]
+    _seen_through: Callable[[str], Iterable[str]]
+    _variables: Mapping[str, Any]
+    _values: dict[tuple[str, str, str], str | None] = field(default_factory=dict)
+    _as_parents: dict[str, str] = field(default_factory=dict)
 
     def facts(self, unique_id: str) -> NodeFacts:
         """Return the facts of a node; none are known where the manifest has none."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Protocol
 
 from lineage_orch.errors import LineageError, UnknownNodeError, UnknownSourceError, did_you_mean
 from lineage_orch.lineage.records import Node, SourceTable
+from lineage_orch.text import few
 
 
 class _Identified(Protocol):
@@ -15,26 +17,17 @@ class _Identified(Protocol):
     def unique_id(self) -> str: ...
 
 
+@dataclass(eq=False)
 class Names:
     """The names under which one kind of thing is known; several things may share a name."""
 
-    def __init__(
-        self,
-        kind: str,
-        where: str,
-        error: type[LineageError],
-        aliases: Mapping[str, list[str]],
-        groups: Mapping[str, list[str]],
-        shown: Iterable[str],
-        qualified: str,
-    ) -> None:
-        self._kind = kind
-        self._where = where
-        self._error = error
-        self._aliases = aliases
-        self._groups = groups
-        self.shown = list(shown)
-        self._qualified = qualified
+    _kind: str
+    _where: str
+    _error: type[LineageError]
+    _aliases: Mapping[str, list[str]]
+    _groups: Mapping[str, list[str]]
+    shown: list[str]
+    _qualified: str
 
     def one(self, name: str) -> str:
         """Return the unique_id that ``name`` stands for; raises this kind's error if none or several."""
@@ -90,9 +83,7 @@ class Names:
             known = self._aliases if name.startswith(f"{self._kind}.") else candidates
             hint = did_you_mean(name, [*known, *self._groups] if name.endswith("*") else known)
         if not hint:
-            few = ", ".join(sorted(candidates)[:5])
-            more = f" and {len(candidates) - 5} more" if len(candidates) > 5 else ""
-            hint = f"; it has {few}{more}"
+            hint = f"; it has {few(sorted(candidates), most=5)}"
         return self._error(f"no {self._kind} {name!r} in {self._where}{hint}")
 
 

@@ -10,6 +10,7 @@ it matches one thing only. (dbt docs: "Node selector methods"; the matching is t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -80,6 +81,7 @@ def _anchor(fqn: tuple[str, ...], table: dict[str, str] = _LOOSE) -> str:
     return f"{head}.{last}"
 
 
+@dataclass(eq=False)
 class SelectorWriter:
     """Writes selectors for the sources and nodes of one project.
 
@@ -90,19 +92,11 @@ class SelectorWriter:
         unit_tests: the manifest's ``unit_tests``.
     """
 
-    def __init__(
-        self,
-        where: str,
-        sources: Mapping[str, SourceTable],
-        nodes: Mapping[str, Node],
-        records: Mapping[str, raw.Node],
-        unit_tests: Mapping[str, raw.UnitTest],
-    ) -> None:
-        self._where = where
-        self._sources = sources
-        self._nodes = nodes
-        self._records = records
-        self._unit_tests = unit_tests
+    _where: str
+    _sources: Mapping[str, SourceTable]
+    _nodes: Mapping[str, Node]
+    _records: Mapping[str, raw.Node]
+    _unit_tests: Mapping[str, raw.UnitTest]
 
     def source(self, unique_id: str) -> str:
         """Return a selector of this source alone, without its children: ``source:package.source.table``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
@@ -62,28 +62,23 @@ def explain(
     )
 
 
+@dataclass(eq=False)
 class _Explainer:
     """Looks at one node and at all that is above it."""
 
-    def __init__(
-        self,
-        lineage: Lineage,
-        snapshot: LedgerSnapshot,
-        plan: BuildPlan,
-        node: str,
-        stored_parts: StoredParts,
-        short: Mapping[str, str] | None,
-    ) -> None:
-        self._lineage = lineage
-        self._snapshot = snapshot
-        self._plan = plan
-        self._node = node
-        self._stored_parts = stored_parts
-        self._short = short
-        self._graph = plan_graph(lineage)
+    _lineage: Lineage
+    _snapshot: LedgerSnapshot
+    _plan: BuildPlan
+    _node: str
+    _stored_parts: StoredParts
+    _short: Mapping[str, str] | None
+
+    def __post_init__(self) -> None:
+        plan = self._plan
+        self._graph = plan_graph(self._lineage)
         self._due = frozenset((*plan.build, *plan.later, *plan.tests_only, *plan.passed_through))
         self._planned = self._due | frozenset(plan.perhaps)
-        self._above = self._with_ancestors(node) - {node}
+        self._above = self._with_ancestors(self._node) - {self._node}
 
     def explain(self) -> Explanation:
         node, plan, graph, snapshot = self._node, self._plan, self._graph, self._snapshot

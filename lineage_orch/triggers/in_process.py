@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.util import find_spec
@@ -141,16 +142,19 @@ def _record(completion: Completion, settings: LineageOrchSettings) -> None:
         ) from error
 
 
+@dataclass(eq=False)
 class _Request:
     """What a hook asks of a builder. Requests of the same ``key`` may share a build."""
 
-    def __init__(self, completion: Completion, settings: LineageOrchSettings, prefect: Any, logger: Logger) -> None:
-        self.completion = completion
-        self.settings = settings
-        self.prefect = prefect
-        self.logger = logger
-        self.key = (settings, prefect)
-        self.done: Future[Any] = Future()
+    completion: Completion
+    settings: LineageOrchSettings
+    prefect: Any
+    logger: Logger
+    done: Future[Any] = field(default_factory=Future)
+
+    @property
+    def key(self) -> tuple[LineageOrchSettings, Any]:
+        return self.settings, self.prefect
 
 
 class _Builder:
