@@ -77,6 +77,7 @@ class BuildCall:
             ManifestError, LedgerError: the manifest or ledger cannot be read or written, or the lock was lost.
         """
         self._missing = None
+        self._workspace.dbt.end_left()
         while self._build_once(held):
             held.check()
 

@@ -70,6 +70,24 @@ class CloudDbt(DbtEngine):
         self._settle = settle
         self._backoff = backoff
 
+    def end_left(self) -> None:
+        """Cancel the runs of a build of this ledger whose process was killed: none records them.
+
+        What is parsed or built next would wait for them, since the runs of a job wait for one another.
+        """
+        try:
+            for run in self._api.unfinished(self._job, self._cause_of_builds):
+                self._logger.warning(
+                    "Run %s of job %s in dbt Cloud is left of a build whose process is gone. It is cancelled, and what "
+                    "is stale is built anew: %s",
+                    run["id"],
+                    self._job,
+                    _address(run),
+                )
+                self._api.cancel(run["id"])
+        except DbtError as error:
+            self._logger.warning("Whether an earlier build left a run at work is not known: %s", one_line(error))
+
     def parse(self) -> str | None:
         """Write the project's manifest anew.
 
@@ -97,7 +115,6 @@ class CloudDbt(DbtEngine):
         inputs = self._project.inputs()
         written: Written | None = None
         cause = self._cause_of_builds
-        self._cancel_left(cause)
         with NodeTaskRuns(flow_run_id(), self._logger) as shown:
 
             def look(run: Run) -> None:
@@ -165,24 +182,6 @@ class CloudDbt(DbtEngine):
                 self._cancel(run, cause, on_look)
             raise
         return run
-
-    def _cancel_left(self, cause: str) -> None:
-        """Cancel what an earlier build of this ledger has left at work: its process was killed, and none records it.
-
-        Of this ledger no other build is at work, for this one holds the lock.
-        """
-        try:
-            for run in self._api.unfinished(self._job, cause):
-                self._logger.warning(
-                    "Run %s of job %s in dbt Cloud is left of a build whose process is gone. It is cancelled, and what "
-                    "is stale is built anew: %s",
-                    run["id"],
-                    self._job,
-                    _address(run),
-                )
-                self._api.cancel(run["id"])
-        except DbtError as error:
-            self._logger.warning("Whether an earlier build left a run at work is not known: %s", one_line(error))
 
     def _looks(self, run_id: int, patience: float) -> Iterator[Run]:
         """Yield a run each time it is looked at, until it has ended and what it wrote is stored."""

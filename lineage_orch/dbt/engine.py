@@ -75,6 +75,13 @@ class DbtEngine(Protocol):
         """Return dbt's version, such as ``1.11.16``; "" if it is not known. Raises DbtError if dbt does not answer."""
         return ""
 
+    def end_left(self) -> None:
+        """End what a build that was killed has left at work elsewhere.
+
+        Called once the build lock is held, before the project is parsed: no other build of this ledger is at work.
+        """
+        return
+
     def parse(self) -> str | None:
         """Write the project's manifest anew; raises DbtError if it does not parse.
 
