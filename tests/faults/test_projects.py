@@ -18,7 +18,7 @@ from lineage_orch.lineage import Lineage
 from tests.manifests import manifest, node, source
 from tests.warehouse import Killed, Warehouse
 
-SEEDS = int(os.environ.get("PROJECTS_SEEDS", "3"))
+SEEDS = int(os.environ.get("PROJECTS_SEEDS", "2"))
 MARK = {"meta": {"lineage_orch": {"cutoff": True}}}
 
 

@@ -57,9 +57,9 @@ def test_day_of_policy_is_24_hours(built_at: datetime) -> None:
     assert plan_builds(lineage, ledger, now=at_noon).build == ("model.shop.mart",)
 
 
-def test_year_of_history_leaves_newest_facts(tmp_path: Path) -> None:
+def test_year_of_history_leaves_newest_facts(in_memory: Path) -> None:
     began = datetime(2027, 6, 1, tzinfo=UTC)
-    with Ledger(f"sqlite:///{tmp_path / 'ledger.db'}", project="shop", target="dev") as ledger:
+    with Ledger(f"sqlite:///{in_memory / 'ledger.db'}", project="shop", target="dev") as ledger:
         for day in range(400):
             now = began + timedelta(days=day)
             ledger.record_updates([SourceUpdate(ORDERS, f"day {day}", now)], now=now)

@@ -129,6 +129,7 @@ def model(dbt, session):
     assert len(ledger.snapshot().nodes) == 12
 
 
+@pytest.mark.drill  # half a minute and more of processes
 def test_fifty_loads_of_ten_sources_in_five_processes(tmp_path: Path) -> None:
     folder = tmp_path / "project"
     models = {f"stg{n}.sql": f"select * from {{{{ source('raw', 't{n}') }}}}" for n in range(10)}

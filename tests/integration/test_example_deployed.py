@@ -38,6 +38,7 @@ def server(real_prefect: RealPrefect, tmp_path: Path) -> Iterator[RealPrefect]:
         yield real_prefect.telling(tmp_path, DUMMYJSON_BASE_URL=api)
 
 
+@pytest.mark.drill  # half a minute and more of processes
 def test_work_pool_runs_loads_and_build_they_set_off(server: RealPrefect, checkout: Path) -> None:
     def run(*command: str) -> str:
         done = subprocess.run(

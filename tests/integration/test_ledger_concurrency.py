@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 NOW = datetime(2026, 5, 17, 12, 30, 0, 123457, tzinfo=UTC)
 ORDERS, ITEMS, MART, STAGE = "source.shop.raw.orders", "source.shop.raw.items", "model.shop.mart", "model.shop.stage"
 PROCESSES = 4
-UPDATES = int(os.environ.get("LEDGER_TEST_UPDATES", "400"))
+UPDATES = int(os.environ.get("LEDGER_TEST_UPDATES", "200"))
 
 # All processes open an empty database at once, so this also races the creation of the schema.
 WRITE = """

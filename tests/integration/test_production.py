@@ -168,6 +168,7 @@ def builds_at_work(server: RealPrefect) -> list[dict[str, Any]]:
     return server.post("/flow_runs/filter", {"flows": {"name": {"any_": ["build-affected"]}}, "flow_runs": at_work})
 
 
+@pytest.mark.drill  # half a minute and more of processes
 def test_server_is_killed_during_build_and_comes_back(
     real_prefect: RealPrefect, server: RealPrefect, serve: Serve, project: Callable[[str], Shop]
 ) -> None:
