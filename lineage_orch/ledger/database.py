@@ -7,7 +7,6 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine
@@ -49,11 +48,6 @@ class Database:
     def shown(self) -> str:
         """The url, fit to be printed."""
         return self.backend.shown
-
-    @property
-    def path(self) -> Path | None:
-        """The SQLite file; ``None`` on PostgreSQL and in memory."""
-        return self.backend.path
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

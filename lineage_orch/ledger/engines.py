@@ -37,11 +37,9 @@ class Backend(ABC):
     Attributes:
         url: The url, as SQLAlchemy's driver takes it.
         shown: The url, fit to be printed.
-        path: The file of the database; ``None`` if it has none.
         in_memory: Whether the database is gone when its connection is closed.
     """
 
-    path: Path | None = None
     in_memory = False
 
     def __init__(self, url: URL) -> None:
@@ -65,12 +63,16 @@ class Backend(ABC):
         """Let one process at a time change the tables, until the transaction ends."""
 
     @abstractmethod
+    def insert_into(self) -> _Insert:
+        """Return how the dialect begins an insert that can say ON CONFLICT."""
+
     def insert_new(self, table: Table) -> Executable:
         """Return an insert that does nothing where the row, by any unique key, is there."""
+        return _insert_new(self.insert_into(), table)
 
-    @abstractmethod
     def upsert(self, table: Table, *columns: str) -> Executable:
         """Return an insert that sets these columns where the row, by the primary key, is there."""
+        return _upsert(self.insert_into(), table, *columns)
 
     @abstractmethod
     def take_lock(self, scope: str, open_session: Callable[[], Connection]) -> LockHandle | None:
@@ -175,13 +177,9 @@ class Sqlite(Backend):
     def lock_schema(self, connection: Connection) -> None:
         """Do nothing: BEGIN IMMEDIATE took the whole file."""
 
-    def insert_new(self, table: Table) -> Executable:
-        """``ON CONFLICT DO NOTHING``."""
-        return _insert_new(sqlite.insert, table)
-
-    def upsert(self, table: Table, *columns: str) -> Executable:
-        """``ON CONFLICT DO UPDATE``."""
-        return _upsert(sqlite.insert, table, *columns)
+    def insert_into(self) -> _Insert:
+        """SQLite's."""
+        return sqlite.insert
 
     def take_lock(self, scope: str, open_session: Callable[[], Connection]) -> LockHandle | None:
         """Lock a file beside this one."""
@@ -316,17 +314,11 @@ class Postgres(Backend):
         """Take an advisory lock."""
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": self._SCHEMA_LOCK})
 
-    def insert_new(self, table: Table) -> Executable:
-        """``ON CONFLICT DO NOTHING``."""
+    def insert_into(self) -> _Insert:
+        """PostgreSQL's."""
         from sqlalchemy.dialects import postgresql  # a question of a file needs none of it
 
-        return _insert_new(postgresql.insert, table)
-
-    def upsert(self, table: Table, *columns: str) -> Executable:
-        """``ON CONFLICT DO UPDATE``."""
-        from sqlalchemy.dialects import postgresql  # a question of a file needs none of it
-
-        return _upsert(postgresql.insert, table, *columns)
+        return postgresql.insert
 
     def take_lock(self, scope: str, open_session: Callable[[], Connection]) -> LockHandle | None:
         """Take an advisory lock in a session of its own."""

@@ -1,50 +1,38 @@
-"""The launches of followers in deployments: rows of one table, read and written within a transaction of the ledger."""
+"""The launches of followers in deployments, whose runs go on as far as is known."""
 
 from __future__ import annotations
 
 import json
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import delete, select
 
+from lineage_orch.ledger.extents import window_in
 from lineage_orch.ledger.schema import launches
+from lineage_orch.ledger.scope import Scope
 from lineage_orch.ledger.snapshot import Launch
-from lineage_orch.updates import Window
+
+# The columns that are as in a Launch.
+_PLAIN = ("tick", "run_id", "launched_at", "deployment", "flow_run_id")
 
 
-def row_of(launch: Launch) -> dict[str, object]:
-    """Return a launch as a row, without its scope."""
+def add(scope: Scope, launch: Launch) -> None:
+    """Note a launch, in place of one of the same follower."""
     start, end = launch.window or (None, None)
-    return {
-        "follower": launch.follower,
-        "tick": launch.tick,
-        "run_id": launch.run_id,
-        "launched_at": launch.launched_at,
-        "deployment": launch.deployment,
-        "sources": json.dumps(launch.sources),
-        "window_start": start,
-        "window_end": end,
-        "flow_run_id": launch.flow_run_id,
-    }
+    row = {name: getattr(launch, name) for name in _PLAIN}
+    row |= {"sources": json.dumps(launch.sources), "window_start": start, "window_end": end}
+    scope.upsert(launches, [scope.row(follower=launch.follower, **row)], *row)
 
 
-def read(connection: Connection, scope_id: int) -> dict[str, Launch]:
-    """Return the launches of a scope, by follower."""
-    rows = connection.execute(select(launches).where(launches.c.scope_id == scope_id))
-    return {
-        row.follower: Launch(
-            row.follower,
-            row.tick,
-            row.run_id,
-            row.launched_at,
-            row.deployment,
-            tuple(json.loads(row.sources)),
-            None if row.window_start is None else Window(row.window_start, row.window_end),
-            row.flow_run_id,
-        )
-        for row in rows
-    }
+def read(scope: Scope) -> dict[str, Launch]:
+    """Return the launches, by follower."""
+    found = {}
+    for row in scope.execute(select(launches).where(scope.mine(launches))):
+        plain = {name: row._mapping[name] for name in _PLAIN}
+        sources = tuple(json.loads(row.sources))
+        found[row.follower] = Launch(follower=row.follower, sources=sources, window=window_in(row), **plain)
+    return found
 
 
-def end(connection: Connection, scope_id: int, follower: str) -> None:
+def end(scope: Scope, follower: str) -> None:
     """Remove the launch of a follower, if there is one."""
-    connection.execute(delete(launches).where(launches.c.scope_id == scope_id, launches.c.follower == follower))
+    scope.execute(delete(launches).where(scope.mine(launches, launches.c.follower == follower)))

@@ -1,22 +1,28 @@
-"""The pauses of a scope: their rows, read and written in the transaction of whoever asks."""
+"""The pauses of sources and nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from lineage_orch.ledger.schema import pauses
+from lineage_orch.ledger.scope import Scope
 from lineage_orch.ledger.snapshot import Pause
 
 
-def read_pauses(connection: Connection, scope_id: int) -> dict[str, Pause]:
-    """Return the pauses of a scope by name, those too that have ended by themselves."""
-    rows = connection.execute(select(pauses).where(pauses.c.scope_id == scope_id))
+def read(scope: Scope) -> dict[str, Pause]:
+    """Return the pauses by name, those too that have ended by themselves."""
+    rows = scope.execute(select(pauses).where(scope.mine(pauses)))
     return {row.name: Pause(row.since, row.until, row.reason) for row in rows}
 
 
-def rows_of(scope_id: int, paused: Mapping[str, Pause]) -> list[dict[str, Any]]:
-    """Return pauses as rows of the table."""
-    return [{"scope_id": scope_id, "name": name, **pause._asdict()} for name, pause in paused.items()]
+def pause(scope: Scope, names: Iterable[str], paused: Pause) -> None:
+    """Pause each of these, anew if it is paused."""
+    rows = [scope.row(name=name, **paused._asdict()) for name in dict.fromkeys(names)]
+    scope.upsert(pauses, rows, *Pause._fields)
+
+
+def resume(scope: Scope, names: Iterable[str]) -> frozenset[str]:
+    """End pauses; return the names that were paused."""
+    return frozenset(scope.delete(pauses.c.name, names))

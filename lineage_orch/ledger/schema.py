@@ -50,6 +50,22 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else _EPOCH + timedelta(microseconds=value)
 
 
+def utc(moment: datetime | None, what: str) -> datetime:
+    """Return an aware time as a plain datetime in UTC; the clock on the wall for None.
+
+    Raises:
+        ValueError: it has no time zone; ``what`` names it.
+    """
+    if moment is None:
+        return datetime.now(UTC)
+    if moment.utcoffset() is None:
+        raise ValueError(f"{what} has no time zone: {moment!r}; use datetime.now(UTC)")
+    if type(moment) is not datetime:
+        # Prefect's times are pendulum's, which subtract in a way of their own.
+        moment = datetime.fromisoformat(moment.isoformat())
+    return moment.astimezone(UTC)
+
+
 METADATA = MetaData()
 
 

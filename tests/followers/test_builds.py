@@ -310,7 +310,7 @@ def test_double_tells_windows(windowed: World) -> None:
 def test_ledger_is_asked_for_no_windows_where_no_follower_takes_one(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lineage_orch.ledger.store.extents_above", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr("lineage_orch.ledger.reading.extents_above", lambda *_: pytest.fail("asked"))
     world.load("raw.a", day(3))
     world.build("raw.b")
     assert world.push.windows == [None]

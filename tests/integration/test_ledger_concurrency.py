@@ -426,7 +426,7 @@ def test_postgres_that_goes_away_and_comes_back(ledger: Ledger, postgres_url: st
         with ledger._write() as scope:
             scope.next_tick()
             sql(postgres_database, KILL_OTHERS)
-            scope.connection.execute(text("SELECT 1"))
+            scope.execute(text("SELECT 1"))
 
     with pytest.raises(LedgerUnavailableError, match=r"terminating connection|closed the connection"):
         lose_the_server_midway()
