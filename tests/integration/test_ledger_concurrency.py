@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,12 +17,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, make_url, text
 
+from lineage_orch.cli.app import main
 from lineage_orch.errors import LedgerError, LedgerSchemaError, LedgerUnavailableError
 from lineage_orch.ledger import Ledger, LedgerSnapshot, Moment, NodeFact, engines, schema
+from lineage_orch.lineage import Lineage
+from lineage_orch.testing import FakeDbt
 from lineage_orch.updates import SourceUpdate
 from tests.ledger.schema_1 import make_ledger_1
 from tests.ledger.test_migration import check_taken_over
 from tests.ledger.test_relations import check_two_projects
+from tests.manifests import manifest, node, source
 
 pytestmark = pytest.mark.integration
 
@@ -489,3 +494,37 @@ def test_postgres_schema_of_newer_release(ledger: Ledger, postgres_database: str
     sql(postgres_database, "UPDATE lineage_orch_meta SET version = 7")
     with pytest.raises(LedgerSchemaError, match=r"version 7.*up to 2"):
         Ledger(postgres_database, project="shop", target="prod").snapshot()
+
+
+ASKED = (
+    *("plan", "status", "explain mart", "history", "freshness", "sources", "report", "build", "record raw.orders"),
+    *("adopt --yes", "mark-stale mart", "retry", "pause mart", "resume mart", "forget", "check", "page"),
+)
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_password_of_ledger_is_in_no_output_or_log_of_any_command(
+    postgres_database: str,
+    is_up: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dbt_project.yml").write_text("name: shop\nprofile: shop\n")
+    (tmp_path / "profiles.yml").write_text("shop: {target: dev, outputs: {dev: {type: duckdb}}}\n")
+    given = manifest(source("raw.orders"), node("mart", "raw.orders"))
+    (tmp_path / "m.json").write_text(json.dumps(given))
+    monkeypatch.setattr("lineage_orch.orchestrator.choose_dbt", lambda *_: FakeDbt(Lineage.from_manifest(given)))
+    url = make_url(postgres_database) if is_up else make_url("postgresql+psycopg://postgres@127.0.0.1:1/db")
+    monkeypatch.setenv("LINEAGE_ORCH_LEDGER", url.set(password="s3cret").render_as_string(hide_password=False))
+    caplog.set_level("DEBUG")
+    codes = set()
+    for words in ASKED:
+        for how in ([], ["--json"]):
+            codes.add(main([*words.split(), *how, "--manifest", "m.json"]))
+    said = [*capsys.readouterr(), caplog.text, *(each.read_text() for each in tmp_path.glob("lineage.html"))]
+    assert "mart" in said[0] if is_up else "cannot be used" in said[1]
+    assert codes >= ({0} if is_up else {2})
+    assert not [each for each in said if "s3cret" in each]
