@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Workspace:
     """A dbt project, its lineage as of now, its ledger, and the plan that follows of them.
 

@@ -14,6 +14,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -33,12 +34,13 @@ from lineage_orch.text import count, one_line
 HOST = "cloud.getdbt.com"
 
 
+@dataclass(eq=False, repr=False)
 class CloudDbt(DbtEngine):
     """dbt as a job of dbt Cloud.
 
     A node's end is known when its step has ended and dbt Cloud has stored what dbt wrote: not as it happens.
 
-    Args:
+    Attributes:
         project: the dbt project; of its files here, dbt_project.yml alone is read.
         settings: the job, the account, the dbt command, flags and vars.
         logger: takes dbt's lines. Default: that of the Prefect run, in one; else ``lineage_orch.dbt``.
@@ -49,26 +51,15 @@ class CloudDbt(DbtEngine):
         backoff: see ``CloudApi``.
     """
 
-    def __init__(
-        self,
-        project: DbtProject,
-        settings: LineageOrchSettings,
-        *,
-        logger: Logger | None = None,
-        poll: float = 5.0,
-        patience: float = 900.0,
-        grace: float = 20.0,
-        settle: float = 30.0,
-        backoff: float = 1.0,
-    ) -> None:
-        self._project = project
-        self._settings = settings
-        self._given_logger = logger
-        self._poll = poll
-        self._patience = patience
-        self._grace = grace
-        self._settle = settle
-        self._backoff = backoff
+    project: DbtProject
+    settings: LineageOrchSettings
+    _: KW_ONLY
+    logger: Logger | None = None
+    poll: float = 5.0
+    patience: float = 900.0
+    grace: float = 20.0
+    settle: float = 30.0
+    backoff: float = 1.0
 
     def end_left(self) -> None:
         """Cancel the runs of a build of this ledger whose process was killed: none records them.
@@ -97,7 +88,7 @@ class CloudDbt(DbtEngine):
         known = self._run_of_this_commit()
         if known is not None and self._take_manifest(known, None):
             return None
-        run = self._run(["dbt", "parse", *self._project.vars_args])
+        run = self._run(["dbt", "parse", *self.project.vars_args])
         if run["status"] != SUCCESS:
             raise DbtError(
                 f"job {self._job} of dbt Cloud cannot parse its dbt project: {_why(run)}. See {_address(run)}"
@@ -110,9 +101,9 @@ class CloudDbt(DbtEngine):
         self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult, flags: Sequence[str] = ()
     ) -> Outcome:
         """Build a selection."""
-        command = self._settings.dbt_command
-        words = ["dbt", *selection(self._settings, select, exclude), *self._project.vars_args]
-        inputs = self._project.inputs()
+        command = self.settings.dbt_command
+        words = ["dbt", *selection(self.settings, select, exclude), *self.project.vars_args]
+        inputs = self.project.inputs()
         written: Written | None = None
         cause = self._cause_of_builds
         with NodeTaskRuns(flow_run_id(), self._logger) as shown:
@@ -130,7 +121,7 @@ class CloudDbt(DbtEngine):
                         shown.ended(result)
                         on_result(result)
 
-            run = self._run([*words, *flags, *self._settings.dbt_flags], look, cause)
+            run = self._run([*words, *flags, *self.settings.dbt_flags], look, cause)
         self._note_manifest(run, inputs)
         results = tuple(written.results.values()) if written is not None else ()
         has_failed = any(each.status in FAILED for each in results)
@@ -146,7 +137,7 @@ class CloudDbt(DbtEngine):
     def ls(self, selector: str) -> frozenset[str]:
         """Return what ``dbt ls`` says of a selector, in a run of its own."""
         words = ["dbt", "ls", "--select", selector, "--output", "json", "--output-keys", "unique_id"]
-        run = self._run([*words, *self._project.vars_args])
+        run = self._run([*words, *self.project.vars_args])
         if run["status"] != SUCCESS:
             raise DbtError(f"dbt Cloud cannot say what {selector!r} selects: {_why(run)}. See {_address(run)}")
         return frozenset(re.findall(r'\{"unique_id": ?"([^"]+)"\}', _step(run, "ls").get("logs") or ""))
@@ -166,14 +157,14 @@ class CloudDbt(DbtEngine):
         cause = f"{cause} (request {uuid.uuid4().hex[:12]})"
         # Docs would be one more step, of minutes.
         overrides: dict[str, Any] = {"generate_docs_override": False}
-        if self._project.passed_target:
-            overrides["target_name_override"] = self._project.passed_target
+        if self.project.passed_target:
+            overrides["target_name_override"] = self.project.passed_target
         api = self._api
         run: Run | None = None
         try:
             run = api.start(self._job, [shlex.join(words)], cause, **overrides)
             self._logger.info("Run %s of job %s in dbt Cloud: %s", run["id"], self._job, _address(run))
-            for now in self._looks(run["id"], self._patience):
+            for now in self._looks(run["id"], self.patience):
                 run = now
                 on_look(run)
         except BaseException as error:
@@ -204,9 +195,9 @@ class CloudDbt(DbtEngine):
                 yield run
                 if run["status"] not in UNFINISHED:
                     ended = ended or last_answer
-                    if run.get("artifacts_saved", True) or last_answer - ended > self._settle:
+                    if run.get("artifacts_saved", True) or last_answer - ended > self.settle:
                         return
-            time.sleep(self._poll)
+            time.sleep(self.poll)
 
     def _cancel(self, run: Run | None, cause: str, on_look: Callable[[Run], None]) -> None:
         """Cancel a run, and wait a little until it has ended; an error of this is said, and not raised."""
@@ -215,8 +206,8 @@ class CloudDbt(DbtEngine):
             if run is None or run["status"] not in UNFINISHED:
                 return
             self._api.cancel(run["id"])
-            deadline = time.monotonic() + self._grace
-            for now in self._looks(run["id"], self._grace):
+            deadline = time.monotonic() + self.grace
+            for now in self._looks(run["id"], self.grace):
                 on_look(now)
                 if time.monotonic() > deadline:
                     return
@@ -235,7 +226,7 @@ class CloudDbt(DbtEngine):
         if text is None and run["status"] not in UNFINISHED:
             text = self._api.artifact(run["id"], "run_results.json")
         # The file of another step looks the same: `dbt docs generate` calls every model a success.
-        command = self._settings.dbt_command
+        command = self.settings.dbt_command
         return None if text is None else parse_run_results(text, lambda data: data["args"]["which"] == command)
 
     def _take_manifest(self, run: Run, command: str | None) -> bool:
@@ -248,7 +239,7 @@ class CloudDbt(DbtEngine):
         text = self._api.artifact(run["id"], "manifest.json", step)
         if text is None:
             return False
-        path = self._project.manifest_path
+        path = self.project.manifest_path
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f"{path.name}.{os.getpid()}")
         new.write_bytes(text)
@@ -258,18 +249,18 @@ class CloudDbt(DbtEngine):
     def _note_manifest(self, run: Run, inputs: Inputs) -> None:
         """Plan by what the run made of the project from now on: it may have run newer code than was planned by."""
         try:
-            if self._take_manifest(run, self._settings.dbt_command):
-                self._project.note_manifest(inputs)
+            if self._take_manifest(run, self.settings.dbt_command):
+                self.project.note_manifest(inputs)
         except DbtError as error:
             self._logger.warning("The manifest stays that of before run %s: %s", run["id"], one_line(error))
 
     def _run_of_this_commit(self) -> Run | None:
         """Return the job's last good run, if it ran what is checked out here; None too where git cannot tell."""
-        if self._settings.vars or self._project.passed_target:
+        if self.settings.vars or self.project.passed_target:
             return None
         command = ["git", "rev-parse", "HEAD"]
         try:
-            head = subprocess.run(command, cwd=self._project.directory, capture_output=True, text=True, timeout=10)
+            head = subprocess.run(command, cwd=self.project.directory, capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
         try:
@@ -283,27 +274,27 @@ class CloudDbt(DbtEngine):
 
     @property
     def _job(self) -> int:
-        assert self._settings.dbt_cloud_job is not None  # DbtProject.find has looked
-        return self._settings.dbt_cloud_job
+        assert self.settings.dbt_cloud_job is not None  # DbtProject.find has looked
+        return self.settings.dbt_cloud_job
 
     @cached_property
     def _cause_of_builds(self) -> str:
         """How the cause of a build's run begins: the same for each build of this ledger, and of no other one."""
         from sqlalchemy import make_url
 
-        url = make_url(self._settings.ledger or self._project.ledger_url)
+        url = make_url(self.settings.ledger or self.project.ledger_url)
         machine = platform.node() if url.get_backend_name() == "sqlite" else url.host
-        ledger = digest([machine, url.port, url.database, self._project.target, dict(url.query)])
+        ledger = digest([machine, url.port, url.database, self.project.target, dict(url.query)])
         return f"lineage_orch build {ledger[:12]}"
 
     @property
     def _logger(self) -> Logger:
-        return self._given_logger or run_logger()
+        return self.logger or run_logger()
 
     @cached_property
     def _api(self) -> CloudApi:
         """The account. Asked for late: a load is recorded without it."""
-        settings = self._settings
+        settings = self.settings
         block = _block(settings.dbt_cloud_credentials) if settings.dbt_cloud_credentials else {}
         account = settings.dbt_cloud_account or block.get("account_id")
         token = settings.dbt_cloud_token.get_secret_value() if settings.dbt_cloud_token else block.get("api_key")
@@ -313,7 +304,7 @@ class CloudDbt(DbtEngine):
                 f"dbt 'dbt-cloud' needs {' and '.join(missing)}: set {ENV_PREFIX}{missing[0].upper()} in the "
                 "environment, or name a DbtCloudCredentials block of Prefect in dbt_cloud_credentials"
             )
-        return CloudApi(settings.dbt_cloud_host or block.get("domain") or HOST, account, token, backoff=self._backoff)
+        return CloudApi(settings.dbt_cloud_host or block.get("domain") or HOST, account, token, backoff=self.backoff)
 
 
 class _Told:

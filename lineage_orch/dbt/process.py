@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from lineage_orch.dbt.child import Child
@@ -46,10 +47,11 @@ _ALL_FAIL = 5
 _VERSION = re.compile(r"(?:installed:|dbt-fusion|dbt-core|dbt)\s+v?(\d+\.\d+\S*)")
 
 
+@dataclass(eq=False, repr=False)
 class ProcessDbt(DbtEngine):
     """dbt as a process: its log is read line by line, and each node's end is passed on as it happens.
 
-    Args:
+    Attributes:
         settings: the dbt command, flags and vars.
         executable: dbt's path, or a name on PATH.
         logger: takes dbt's lines at their levels. Default: that of the Prefect run, in one; else ``lineage_orch.dbt``.
@@ -58,22 +60,13 @@ class ProcessDbt(DbtEngine):
         grace: how many seconds dbt has to end when it is cancelled, before it is killed.
     """
 
-    def __init__(
-        self,
-        project: DbtProject,
-        settings: LineageOrchSettings,
-        executable: str = "dbt",
-        *,
-        logger: Logger | None = None,
-        silence: float = 600.0,
-        grace: float = 30.0,
-    ) -> None:
-        self._project = project
-        self._settings = settings
-        self.executable = executable
-        self._logger = logger
-        self._silence = silence
-        self._grace = grace
+    project: DbtProject
+    settings: LineageOrchSettings
+    executable: str = "dbt"
+    _: KW_ONLY
+    logger: Logger | None = None
+    silence: float = 600.0
+    grace: float = 30.0
 
     def version(self) -> str:
         """Return dbt's version, such as ``1.11.16`` or ``2.0.9``.
@@ -92,10 +85,10 @@ class ProcessDbt(DbtEngine):
 
     def parse(self) -> str | None:
         """Write the project's manifest anew; returns the id of the dbt invocation."""
-        log, code = self._run(["parse", *self._project.scope_args])
+        log, code = self._run(["parse", *self.project.scope_args])
         if code != 0:
             raise DbtError(
-                f"the dbt project in {self._project.directory} does not parse: {_why(log, code)}. Try `dbt parse` there"
+                f"the dbt project in {self.project.directory} does not parse: {_why(log, code)}. Try `dbt parse` there"
             )
         return log.invocation_id or None
 
@@ -103,15 +96,15 @@ class ProcessDbt(DbtEngine):
         self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult, flags: Sequence[str] = ()
     ) -> Outcome:
         """Build a selection."""
-        command, scope = self._settings.dbt_command, self._project.scope_args
-        args = [*selection(self._settings, select, exclude), *scope, *flags, *self._settings.dbt_flags]
+        command, scope = self.settings.dbt_command, self.project.scope_args
+        args = [*selection(self.settings, select, exclude), *scope, *flags, *self.settings.dbt_flags]
         log, code = self._run(args, on_result)
-        written = read_run_results(self._project.target_path / "run_results.json", log.invocation_id)
+        written = read_run_results(self.project.target_path / "run_results.json", log.invocation_id)
         results = final_results(log, written)
         if not _ran(code, results):
             told = f"; what finished before is recorded ({len(log.results)} results)" if log.results else ""
             raise DbtError(
-                f"`dbt {command}` did not run to its end in {self._project.directory}: {_why(log, code)}{told}"
+                f"`dbt {command}` did not run to its end in {self.project.directory}: {_why(log, code)}{told}"
             )
         fail_fast = log.cancelled or (written is not None and written.fail_fast)
         return Outcome(tuple(results.values()), cut_short=code != 0 and fail_fast)
@@ -127,15 +120,15 @@ class ProcessDbt(DbtEngine):
             on_result: told of how each ended.
             echo: takes dbt's lines at their levels.
         """
-        log, code = self._run([*args, *self._project.scope_args], on_result, on_start=on_start, echo=echo)
-        written = read_run_results(self._project.target_path / "run_results.json", log.invocation_id)
+        log, code = self._run([*args, *self.project.scope_args], on_result, on_start=on_start, echo=echo)
+        written = read_run_results(self.project.target_path / "run_results.json", log.invocation_id)
         fail_fast = log.cancelled or (written is not None and written.fail_fast)
         cut_short = code not in (0, 1) or (code == 1 and fail_fast)
         return (128 - code if code < 0 else code), Outcome(tuple(final_results(log, written).values()), cut_short)
 
     def pass_on(self, args: Sequence[str]) -> int:
         """Run a command that builds nothing, as a person typed it; its output is dbt's own. Returns its exit code."""
-        project = self._project
+        project = self.project
         with profiles_for_dbt(project.profiles_dir, project.directory) as profiles_dir:
             # Not as options, which some commands do not know.
             places = {"DBT_PROJECT_DIR": project.directory, "DBT_PROFILES_DIR": profiles_dir}
@@ -201,7 +194,7 @@ class ProcessDbt(DbtEngine):
                 errors.update(dict.fromkeys(some, _why(log, code)))
                 if log.major < 2 or (not seen and len(errors) >= _ALL_FAIL):
                     raise DbtError(
-                        f"`dbt source freshness` could not run in {self._project.directory}: {_why(log, code)}"
+                        f"`dbt source freshness` could not run in {self.project.directory}: {_why(log, code)}"
                     )
         return Freshness(seen, errors)
 
@@ -212,7 +205,7 @@ class ProcessDbt(DbtEngine):
             what it said, its exit code, and what it wrote into the artifact of that name, if anything.
         """
         with tempfile.TemporaryDirectory(prefix="lineage_orch-") as folder:
-            log, code = self._run([*args, *self._project.scope_args], target_path=Path(folder))
+            log, code = self._run([*args, *self.project.scope_args], target_path=Path(folder))
             written = Path(folder, artifact)
             return log, code, written.read_bytes() if artifact and written.is_file() else b""
 
@@ -242,9 +235,9 @@ class ProcessDbt(DbtEngine):
             on_start: told of each node's begin.
             echo: takes dbt's lines, in place of the logger.
         """
-        project = self._project
+        project = self.project
         log = LogReader()
-        logger = echo or self._logger or run_logger()
+        logger = echo or self.logger or run_logger()
         loudest = logging.DEBUG if target_path else logging.CRITICAL
         inputs = project.inputs()
         with profiles_for_dbt(project.profiles_dir, project.directory) as profiles_dir:
@@ -254,7 +247,7 @@ class ProcessDbt(DbtEngine):
             env = {"DBT_PARTIAL_PARSE_FILE_PATH": str(project.target_path / PARTIAL_PARSE)} if target_path else {}
             try:
                 # Where dbt in this process would be, too: a relative path in profiles.yml counts from there.
-                child = Child([self._found(), *args, *places, *_LOG_FLAGS], cwd=Path.cwd(), grace=self._grace, env=env)
+                child = Child([self._found(), *args, *places, *_LOG_FLAGS], cwd=Path.cwd(), grace=self.grace, env=env)
             except OSError as error:
                 raise DbtError(f"{self.executable} cannot be run: {error}") from None
             with child, NodeTaskRuns(flow_run_id() if on_result else None, logger) as shown:
@@ -277,9 +270,9 @@ class ProcessDbt(DbtEngine):
     ) -> None:
         """Pass on all that dbt says until it has ended."""
         try:
-            for text in child.lines(silence=self._silence):
+            for text in child.lines(silence=self.silence):
                 if text is None:
-                    _say_silence(logger, self._silence)
+                    _say_silence(logger, self.silence)
                 elif (line := log.read(text)) is not None:
                     if line.text:
                         logger.log(min(line.level, loudest), "%s", line.text)

@@ -50,7 +50,7 @@ MAX_ROUNDS = 5
 SOON = timedelta(seconds=5)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class DeployedBuild:
     """A run of ``build_affected`` in a deployment, from its waiting runs to its wake-up.
 

@@ -74,7 +74,7 @@ class WaitingRun:
         return WAKE_UP in self.tags
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class WaitingRuns:
     """The runs that wait in the deployment of the run that is at work.
 

@@ -142,7 +142,7 @@ def _record(completion: Completion, settings: LineageOrchSettings) -> None:
         ) from error
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class _Request:
     """What a hook asks of a builder. Requests of the same ``key`` may share a build."""
 
