@@ -50,6 +50,13 @@ class CurrentLineage:
         """
         if not self._is_given and (reason := "asked for" if parse else self._project.stale_because()):
             self._parse_once(reason, asked_for=parse)
+        try:
+            return self.as_read()
+        except ManifestError:
+            if self._is_given:
+                raise
+        # Whoever wrote it was killed, say: what was made of the project can be made of it again.
+        self._parse_once("its manifest cannot be read", asked_for=True)
         return self.as_read()
 
     def for_names(self) -> Lineage:

@@ -12,7 +12,7 @@ import pytest
 from lineage_orch.dbt.current import CurrentLineage
 from lineage_orch.dbt.process import ProcessDbt
 from lineage_orch.dbt.project import DbtProject
-from lineage_orch.errors import DbtMissingError
+from lineage_orch.errors import DbtMissingError, ManifestError
 from lineage_orch.settings import LineageOrchSettings
 
 MANIFEST = '{"metadata": {"invocation_id": "1"}, "nodes": {}, "sources": {}, "parent_map": {}, "child_map": {}}'
@@ -197,6 +197,27 @@ def test_parse_can_be_asked_for(current: CurrentLineage, said: list[str]) -> Non
     current.now()
     current.now(parse=True)
     assert said[2:] == ["Parsing the dbt project (asked for) ...", "parsed"]
+
+
+@pytest.mark.parametrize("rest", [b"", MANIFEST.encode()[:-9], b"\xff{" + MANIFEST.encode()])
+def test_manifest_that_cannot_be_read_is_made_anew(
+    current: CurrentLineage, said: list[str], rest: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dbt that was killed while it wrote it, or whose disk was full, left it so: later than all else."""
+    current.now()
+    current.path.write_bytes(rest)
+    assert find(current.path.parents[1]).stale_because() is None
+    monkeypatch.setattr(CurrentLineage, "_is_being_written", lambda _: False)
+    assert current.now().nodes == {}
+    assert said[2:] == ["Parsing the dbt project (its manifest cannot be read) ...", "parsed"]
+
+
+def test_manifest_that_was_given_is_never_made_anew(folder: Path, said: list[str]) -> None:
+    given = folder / "given.json"
+    given.write_text("{")
+    with pytest.raises(ManifestError, match="cut off"):
+        CurrentLineage(find(folder), given, lambda: said.append("parsed"), progress=said.append).now()
+    assert said == []
 
 
 def test_change_while_dbt_parses_is_parsed_next(folder: Path, said: list[str]) -> None:
