@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from lineage_orch.plan.again import below, not_again
+from lineage_orch.plan.build_plan import BuildPlan, Held
 from lineage_orch.plan.estimate import Estimate, estimate, finish_times
 from lineage_orch.plan.failures import failure_digest, failure_identity
 from lineage_orch.plan.graph import PlanGraph, plan_graph
 from lineage_orch.plan.history import history_of, longest_lag
 from lineage_orch.plan.loading import nodes_below, timed_nodes
-from lineage_orch.plan.planner import BuildPlan, Held, plan_builds
+from lineage_orch.plan.planner import plan_builds
 from lineage_orch.plan.producing import producing_sources
 from lineage_orch.plan.promises import Promises, not_taken_in, read_promises
 from lineage_orch.plan.reasons import Reason
