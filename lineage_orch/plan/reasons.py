@@ -5,12 +5,12 @@ Data, found for a node when someone asks for it; said in words elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from lineage_orch.plan.graph import PlanGraph
+from lineage_orch.plan.known import Known
 
 ReasonKind = Literal["update", "parent", "identity", "missing_relation", "asked", "prerequisite", "never_built"]
 
@@ -36,31 +36,20 @@ class Reason:
 
 @dataclass(frozen=True)
 class PlannedGraph:
-    """The graph as one plan saw it: what the ledger knows of each number, and what is in the plan.
+    """The graph as one plan sees it: what the ledger knows of each number, and what is in the plan.
 
     Attributes:
-        graph: what was planned.
-        built: the tick of each node's last good build; 0 for sources, and where there was none.
-        changed: the tick at which each was new last: a source's newest update, a node's last changed content.
-        reach: the same, with ``IN_PLAN`` for what is in the plan, or the tick of its build for what is only tested.
-        absent: the nodes that are not there for those that read them: never built, or gone from the warehouse.
-        differs: the nodes whose identity is not that of their last good build.
-        missing: the nodes that were built and whose relation is not in the warehouse.
-        asked: the nodes that someone asked for since their last good build.
+        known: what the ledger knows.
+        reach: the tick at which each was new last, with ``IN_PLAN`` for what is in the plan, or the tick of its build
+            for what is only tested.
         pulled: the nodes that are in the plan because others there read them and they are absent.
         tested: the nodes that are in the plan and only tested.
     """
 
-    graph: PlanGraph
-    built: Sequence[int]
-    changed: Sequence[int]
-    reach: Sequence[int]
-    absent: Container[int]
-    differs: Container[int]
-    missing: Container[int]
-    asked: Container[int]
-    pulled: Container[int]
-    tested: Container[int]
+    known: Known
+    reach: list[int]
+    pulled: set[int] = field(default_factory=set)
+    tested: set[int] = field(default_factory=set)
 
     def is_planned(self, number: int) -> bool:
         """Whether a node is in the plan: built, only tested, or passed through."""
@@ -68,8 +57,9 @@ class PlannedGraph:
 
     def bringing(self, number: int) -> list[int]:
         """Return the parents of a node that are in the plan, and will be newer than it."""
-        tick, reach, changed = self.built[number], self.reach, self.changed
-        return [parent for parent in self.graph.parents[number] if tick < reach[parent] != changed[parent]]
+        known, reach = self.known, self.reach
+        tick, changed = known.built[number], known.changed
+        return [parent for parent in known.graph.parents[number] if tick < reach[parent] != changed[parent]]
 
 
 class Because(Mapping[str, frozenset[str]]):
@@ -88,7 +78,7 @@ class Because(Mapping[str, frozenset[str]]):
     def sources(self) -> tuple[str, ...]:
         """Return the sources whose updates reach anything in the plan, sorted."""
         found = frozenset().union(*map(self._at, self._numbers))
-        return tuple(sorted(map(self._world.graph.ids.__getitem__, found)))
+        return tuple(sorted(map(self._world.known.graph.ids.__getitem__, found)))
 
     def _at(self, number: int) -> frozenset[int]:
         """Return the sources whose updates come in at this node, and not through a parent in the plan.
@@ -97,11 +87,11 @@ class Because(Mapping[str, frozenset[str]]):
         with it.
         """
         world = self._world
-        tick, changed, start = world.built[number], world.changed, world.graph.source_count
+        tick, changed, start = world.known.built[number], world.known.changed, world.known.graph.source_count
         found: set[int] = set()
-        for parent in world.graph.parents[number]:
+        for parent in world.known.graph.parents[number]:
             if changed[parent] > tick:
-                above = (parent,) if parent < start else world.graph.sources_above(parent)
+                above = (parent,) if parent < start else world.known.graph.sources_above(parent)
                 found.update(source for source in above if changed[source] > tick)
         return frozenset(found)
 
@@ -125,13 +115,13 @@ class Because(Mapping[str, frozenset[str]]):
         return known[number]
 
     def __getitem__(self, unique_id: str) -> frozenset[str]:
-        number = self._world.graph.index[unique_id]
+        number = self._world.known.graph.index[unique_id]
         if not self._world.is_planned(number):
             raise KeyError(unique_id)
-        return frozenset(map(self._world.graph.ids.__getitem__, self._of(number)))
+        return frozenset(map(self._world.known.graph.ids.__getitem__, self._of(number)))
 
     def __iter__(self) -> Iterator[str]:
-        return map(self._world.graph.ids.__getitem__, self._numbers)
+        return map(self._world.known.graph.ids.__getitem__, self._numbers)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -167,11 +157,11 @@ class Reasons(Mapping[str, tuple[Reason, ...]]):
 
     def __getitem__(self, unique_id: str) -> tuple[Reason, ...]:
         world = self._world
-        graph = world.graph
+        graph = world.known.graph
         number = graph.index[unique_id]
         if number not in self._known:
             raise KeyError(unique_id)
-        tick, start = world.built[number], graph.source_count
+        tick, start = world.known.built[number], graph.source_count
         fresh = [parent for parent in graph.parents[number] if world.reach[parent] > tick]
         subjects: dict[ReasonKind, list[int]] = {
             "update": [parent for parent in fresh if parent < start],
@@ -180,16 +170,16 @@ class Reasons(Mapping[str, tuple[Reason, ...]]):
         }
         found = [Reason(kind, self._names(numbers)) for kind, numbers in subjects.items() if numbers]
         marks: dict[ReasonKind, bool] = {
-            "identity": number in world.differs,
-            "missing_relation": number in world.missing,
-            "asked": number in world.asked,
+            "identity": number in world.known.differs,
+            "missing_relation": number in world.known.missing,
+            "asked": number in world.known.asked,
             "never_built": not tick,
         }
         return (*found, *(Reason(kind) for kind, holds in marks.items() if holds))
 
     def _needing(self, number: int) -> list[int]:
         """Return the nodes for whose sake alone a node is in the plan, or is not held by its own policy."""
-        graph = self._world.graph
+        graph = self._world.known.graph
         if number not in self._world.pulled or (number in self._on_their_own and number not in graph.policies):
             return []
         return [each for each in graph.children[number] if self._world.is_planned(each)]
@@ -200,21 +190,21 @@ class Reasons(Mapping[str, tuple[Reason, ...]]):
         world = self._world
         found: set[int] = set()
         for number in filter(world.is_planned, self._numbers):
-            tick, parents = world.built[number], world.graph.parents[number]
-            marked = number in world.differs or number in world.missing or number in world.asked
+            tick, parents = world.known.built[number], world.known.graph.parents[number]
+            marked = number in world.known.differs or number in world.known.missing or number in world.known.asked
             if (
                 marked
-                or any(world.changed[parent] > tick for parent in parents)
+                or any(world.known.changed[parent] > tick for parent in parents)
                 or not found.isdisjoint(world.bringing(number))
             ):
                 found.add(number)
         return frozenset(found)
 
     def _names(self, numbers: Sequence[int]) -> tuple[str, ...]:
-        return tuple(self._world.graph.ids[number] for number in sorted(numbers))
+        return tuple(self._world.known.graph.ids[number] for number in sorted(numbers))
 
     def __iter__(self) -> Iterator[str]:
-        return map(self._world.graph.ids.__getitem__, self._numbers)
+        return map(self._world.known.graph.ids.__getitem__, self._numbers)
 
     def __len__(self) -> int:
         return len(self._numbers)
