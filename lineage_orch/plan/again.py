@@ -38,10 +38,5 @@ def not_again(lineage: Lineage, snapshot: LedgerSnapshot, tried: Mapping[str, in
 def below(lineage: Lineage, nodes: Collection[str]) -> tuple[str, ...]:
     """Return all nodes that read some of these, directly or not, parents first; of these only what reads others."""
     graph = plan_graph(lineage)
-    above = {graph.index[node] for node in nodes if node in graph.index}
-    found = []
-    for number in range(graph.source_count, len(graph.ids)):  # parents come before children
-        if not above.isdisjoint(graph.parents[number]):
-            above.add(number)
-            found.append(graph.ids[number])
-    return tuple(found)
+    found = graph.and_below(graph.index[node] for node in nodes if node in graph.index)
+    return tuple(graph.ids[number] for number in sorted(found) if not found.isdisjoint(graph.parents[number]))

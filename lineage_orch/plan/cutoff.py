@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Sequence
 from typing import Literal
 
 from lineage_orch.plan.graph import PlanGraph
+from lineage_orch.plan.reasons import PlannedGraph
 
 CutoffMode = Literal["marked", "auto", "off"]
 
@@ -57,11 +58,9 @@ def _takes_longer_below(graph: PlanGraph, number: int, limit: float, seconds: Ca
 
 
 def first_stage(
-    graph: PlanGraph,
+    world: PlannedGraph,
     planned: Sequence[int],
     *,
-    tested: Container[int],
-    built: Sequence[int],
     changed: Sequence[int],
     due_by_itself: Container[int],
     may_be_same: Callable[[int], bool],
@@ -73,10 +72,8 @@ def first_stage(
     always something to build now.
 
     Args:
-        graph: what is planned.
+        world: the graph as the plan sees it.
         planned: the nodes in the plan, parents before children.
-        tested: those of them that are only tested.
-        built: the tick of each node's last good build; 0 where there was none.
         changed: the tick at which each node or source changed last; of those that are only tested, at which they will
             have.
         due_by_itself: the nodes that are in the plan whatever they read.
@@ -89,7 +86,7 @@ def first_stage(
     waiting: list[int] = []
     same: set[int] = set()
     changes: set[int] = set()
-    parents_of = graph.parents
+    parents_of, built = world.known.graph.parents, world.known.built
     waits = [False] * len(parents_of)
     for number in planned:
         for parent in parents_of[number]:
@@ -100,7 +97,7 @@ def first_stage(
             tick = built[number]
             if not tick or number in due_by_itself or _is_due(parents_of[number], tick, changes, changed):
                 now.append(number)
-                if number not in tested:
+                if number not in world.tested:
                     (same if may_be_same(number) else changes).add(number)
                 continue
         waits[number] = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from weakref import WeakKeyDictionary
@@ -89,12 +89,25 @@ class PlanGraph:
     @cached_property
     def above_a_lag(self) -> frozenset[int]:
         """The nodes with a ``lag_tolerance``, and those above them: whose ``pending_since`` may be asked."""
-        found = {number for number, policy in self.policies.items() if policy.lag_tolerance is not None}
-        if found:
-            for number in range(len(self.ids) - 1, self.source_count - 1, -1):
-                if number in found:
-                    found.update(self.parents[number])
-        return frozenset(found)
+        return frozenset(
+            self.and_above(number for number, policy in self.policies.items() if policy.lag_tolerance is not None)
+        )
+
+    def and_above(self, numbers: Iterable[int]) -> set[int]:
+        """Return these and all above them."""
+        found = set(numbers)
+        for number in range(max(found, default=0), self.source_count - 1, -1):
+            if number in found:
+                found.update(self.parents[number])
+        return found
+
+    def and_below(self, numbers: Iterable[int], without: Container[int] = ()) -> set[int]:
+        """Return these and all below them, but for what is only below those ``without``, or among them."""
+        found = set(numbers)
+        for number in range(self.source_count, len(self.ids)) if found else ():
+            if number not in without and not found.isdisjoint(self.parents[number]):
+                found.add(number)
+        return found
 
     @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:

@@ -44,11 +44,8 @@ class Holds:
 
     def held(self, number: int) -> Held:
         """Return why a node that waits does not build now."""
-        parents = self._graph.parents[number]
         blocked = self._known.blocked.get(number)
-        above = [
-            parent for parent in parents if parent in self._known.blocked and self._known.blocked[parent] == blocked
-        ]
+        above = [each for each in self._graph.parents[number] if self._known.blocked.get(each, "") == blocked]
         if blocked == "failed" or above:
             assert blocked is not None
             return Held(blocked, self._known.names(above))
@@ -136,17 +133,13 @@ class Holds:
         """When data for a node began to wait, at most now; None if the ledger no longer keeps a time that old."""
         if number in self._pending:
             return self._pending[number]
-        graph, tick = self._graph, self._known.built[number]
+        graph, snapshot, tick = self._graph, self._known.snapshot, self._known.built[number]
         times: list[datetime] = []
         for parent in graph.parents[number]:
             comes_now = tick < self._world.reach[parent] != self._known.changed[parent] or parent in self._known.absent
             if not comes_now and self._known.changed[parent] <= tick:
                 continue
-            history = (
-                self._known.snapshot.source_history
-                if parent < graph.source_count
-                else self._known.snapshot.node_history
-            )
+            history = snapshot.source_history if parent < graph.source_count else snapshot.node_history
             first = _first_above(history.get(graph.ids[parent], ()), tick)
             if first is not None:
                 times.append(first)
@@ -154,7 +147,7 @@ class Holds:
                 # Built for another reason than new data, a parent has no time of its own: it is new as of now.
                 times.append(self.pending_since(parent) or self._known.now)
             if parent in self._world.tested and self._world.reach[parent] > tick:
-                times.append(self._known.snapshot.untested[graph.ids[parent]].built_at)
+                times.append(snapshot.untested[graph.ids[parent]].built_at)
         found = min(times, default=None)
         self._pending[number] = found = None if found is None else min(found, self._known.now)
         return found

@@ -37,7 +37,8 @@ class Known:
         paused: the nodes that are paused, and all below them.
         retry_at: the nodes that failed in their last builds and are not tried again yet: when they are.
         blocked: the nodes that failed and all below them; of two ways to be it, ``failed``.
-        obstructed: the nodes that cannot be built yet for want of what they read.
+        obstructed: the nodes that cannot be built yet for want of what they read: above them, up to what exists, is a
+            source to be loaded first or a node whose policy cannot be read.
         running: the followers of which a run goes on: when to look at it, where that is known.
     """
 
@@ -47,7 +48,6 @@ class Known:
         graph: PlanGraph,
         snapshot: LedgerSnapshot,
         now: datetime,
-        *,
         rebuild_changed_code: bool,
         missing_relations: Collection[str],
         not_built: Collection[str],
@@ -137,7 +137,6 @@ class Known:
                 differs.add(number)
 
     def _find_untested(self, gone: Collection[int]) -> dict[int, int]:
-        """The nodes that were built, as they are defined now, and whose tests did not pass: the tick of that build."""
         found: dict[int, int] = {}
         for number, last in self.by_number(self.snapshot.untested).items():
             unique_id = self.graph.ids[number]
@@ -159,7 +158,6 @@ class Known:
     # What holds a node whatever else is in the plan ------------------------------------------------------
 
     def _find_failing(self) -> dict[int, datetime]:
-        """The nodes that failed in their last builds and are not tried again yet: when they are."""
         found: dict[int, datetime] = {}
         for number, failure in self.by_number(self.snapshot.failures).items():
             until = min(failure.last_at, self.now) + wait_after(failure.count)
@@ -175,7 +173,6 @@ class Known:
         return failure.identity is not None and failure.identity != failure_digest(self.lineage, unique_id)
 
     def _find_blocked(self, failed: set[int]) -> dict[int, Literal["failed", "failing"]]:
-        """The nodes that failed and all below them; of two ways to be it, ``failed``."""
         blocked: dict[int, Literal["failed", "failing"]] = {}
         if not failed and not self.retry_at:
             return blocked
@@ -190,23 +187,12 @@ class Known:
         return blocked
 
     def _find_paused(self) -> set[int]:
-        """The nodes that are paused, and all below them."""
         start, everything = self.graph.source_count, EVERYTHING in self.pauses
-        own = self.numbers(self.pauses)
-        paused: set[int] = set()
-        if everything or any(number >= start for number in own):
-            for number in range(start, len(self.graph.ids)):
-                if number not in self.not_built and (
-                    everything or number in own or not paused.isdisjoint(self.graph.parents[number])
-                ):
-                    paused.add(number)
-        return paused
+        own = range(start, len(self.graph.ids)) if everything else self.numbers(self.pauses)
+        paused = {number for number in own if number >= start and number not in self.not_built}
+        return self.graph.and_below(paused, without=self.not_built)
 
     def _find_obstructed(self) -> set[int]:
-        """The nodes that cannot be built yet for want of what they read.
-
-        Above them, up to what exists, is a source to be loaded first or a node whose policy cannot be read.
-        """
         absent, bad_configs, unloaded = self.absent, self.graph.bad_configs, self.unloaded
         found: set[int] = set()
         if not unloaded and absent.isdisjoint(bad_configs):
@@ -238,15 +224,11 @@ class Known:
     @cached_property
     def moving(self) -> set[int]:
         """The sources with a producer, or an update that was no baseline, and the nodes that get news from them."""
-        graph = self.graph
         baselines = self.numbers(self.snapshot.baselines)
         moving = {number for number in self._loaded if number not in baselines} | self.numbers(
             producing_sources(self.lineage, self.snapshot)
         )
-        for number in range(graph.source_count, len(graph.ids)):
-            if number not in self.not_built and not moving.isdisjoint(graph.parents[number]):
-                moving.add(number)
-        return moving
+        return self.graph.and_below(moving, without=self.not_built)
 
     @cached_property
     def settled(self) -> Sequence[int]:

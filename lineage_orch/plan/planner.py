@@ -19,8 +19,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from heapq import heapify, heappop, heappush
-from operator import attrgetter
-from typing import Literal, TypeVar
+from typing import Literal
 
 from lineage_orch.ledger import Extent, LedgerSnapshot
 from lineage_orch.ledger.snapshot import EVERYTHING, OPEN
@@ -37,11 +36,7 @@ from lineage_orch.updates import Window
 
 Views = Literal["build", "pass_through"]
 
-_Value = TypeVar("_Value")
-
-_tick_of = attrgetter("tick")
 _ON_CALL = IN_PLAN - 1
-_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 def plan_builds(
@@ -94,20 +89,12 @@ def plan_builds(
     """
     if now.tzinfo is None:
         raise ValueError(f"now has no time zone: {now!r}; use datetime.now(UTC)")
+    graph, now = plan_graph(lineage, tuple(followers)), now.astimezone(UTC)
     known = Known(
-        lineage,
-        plan_graph(lineage, tuple(followers)),
-        snapshot,
-        now.astimezone(UTC),
-        rebuild_changed_code=rebuild_changed_code,
-        missing_relations=missing_relations,
-        not_built=not_built,
-        failed=failed,
-        forced=forced,
-        running=running,
+        lineage, graph, snapshot, now, rebuild_changed_code, missing_relations, not_built, failed, forced, running
     )
     world = PlannedGraph(known, list(known.changed))
-    pass_views = known.graph.views if views == "pass_through" else frozenset()
+    pass_views = graph.views if views == "pass_through" else frozenset()
     holds = Holds(world, pass_views, loading, patience)
     return _Planner(world, holds, pass_views, only, cutoff, batches_given).plan()
 
@@ -141,10 +128,8 @@ class _Planner:
     def plan(self) -> BuildPlan:
         graph, known, holds, reach = self._graph, self._known, self._holds, self._world.reach
         built, parents, free, absent = known.built, graph.parents, known.free, known.absent
-        careful = self._only is not None or any(
-            (graph.policies, graph.bad_configs, known.obstructed, known.blocked, known.not_built, known.paused)
-        )
-        careful |= bool(holds.awaiting)
+        obstacles = graph.bad_configs, known.obstructed, known.blocked, known.not_built, known.paused
+        careful = self._only is not None or any((graph.policies, holds.awaiting, *obstacles))
         timed, planned, in_plan, is_plain = holds.timed, self._planned, IN_PLAN, not absent and not known.untested
         # Parents come first, so each asks parents that know their answer: no deep recursion.
         for number in range(graph.source_count, len(graph.ids)):
@@ -156,10 +141,10 @@ class _Planner:
             else:
                 if number not in free:
                     if number in timed and number in absent:
-                        self._holds.pending_since(number)
+                        holds.pending_since(number)
                     continue
             if careful and number in timed:
-                self._holds.pending_since(number)
+                holds.pending_since(number)
             if careful and not self._may_build(number):
                 continue
             if is_plain:
@@ -229,24 +214,23 @@ class _Planner:
 
     def _may_build(self, number: int) -> bool:
         """Whether nothing holds a stale node; what is held is remembered."""
+        known = self._known
         if self._only is not None and number not in self._only:
             self._unselected.add(number)
-            if number in self._known.absent and number not in self._known.blocked:
+            if number in known.absent and number not in known.blocked:
                 # It comes if a selected one needs it, which is then newer for that.
-                self._world.reach[number] = (
-                    self._known.untested[number] if self._is_good_but_for_tests(number) else _ON_CALL
-                )
+                self._world.reach[number] = known.untested[number] if self._is_good_but_for_tests(number) else _ON_CALL
             return False
-        if number in self._known.not_built:
+        if number in known.not_built:
             self._left_out.add(number)
             return False
-        if number in self._known.forced:
+        if number in known.forced:
             return True
-        if number in self._known.blocked:
+        if number in known.blocked:
             return False
         if (
-            number in self._known.paused
-            or number in self._known.obstructed
+            number in known.paused
+            or number in known.obstructed
             or number in self._graph.bad_configs
             or self._holds.by_policy(number) is not None
         ):
@@ -257,35 +241,29 @@ class _Planner:
     # What came out ---------------------------------------------------------------------------------------
 
     def _found(self) -> BuildPlan:
-        graph, planned = self._graph, self._planned
-        ids, reach = graph.ids, self._world.reach
-        waiting = {each for each in self._waiting | self._known.blocked.keys() if not self._world.is_planned(each)}
+        graph, known, world, planned = self._graph, self._known, self._world, self._planned
+        ids, reach = graph.ids, world.reach
+        waiting = {each for each in self._waiting | known.blocked.keys() if not world.is_planned(each)}
         held_numbers = sorted(waiting if self._only is None else waiting & self._only)
         end = graph.node_end
         held = {ids[number]: self._holds.held(number) for number in held_numbers if number < end}
         follow_held = {ids[number]: self._holds.held(number) for number in held_numbers if number >= end}
         times = [each.until for each in (*held.values(), *follow_held.values()) if each.until is not None]
         times += self._holds.ends_of_pauses()
-        changed = self._known.changed
-        if self._world.tested:
-            changed = [reach[number] if number in self._world.tested else tick for number, tick in enumerate(changed)]
+        changed = known.changed
+        if world.tested:
+            changed = [reach[number] if number in world.tested else tick for number, tick in enumerate(changed)]
         now: list[int] = planned
         perhaps: list[int] = []
         maybe_same: frozenset[int] = frozenset()
         if self._compares:
             now, perhaps, maybe_same = first_stage(
-                graph,
-                planned,
-                tested=self._world.tested,
-                built=self._known.built,
-                changed=changed,
-                due_by_itself=self._known.free | self._world.pulled,
-                may_be_same=self._may_be_same,
+                world, planned, changed=changed, due_by_itself=known.free | world.pulled, may_be_same=self._may_be_same
             )
         follow = [number for number in now if number >= end]
         if follow:
             now = [number for number in now if number < end]
-        tested = [number for number in now if number in self._world.tested] if self._world.tested else []
+        tested = [number for number in now if number in world.tested] if world.tested else []
         passed = self._passed_through(now, changed) if self._pass_views else []
         build = sorted(set(now) - set(passed) - set(tested)) if passed or tested else now
         models, extents = self._extents()
@@ -295,7 +273,7 @@ class _Planner:
             extents = {number: extent | OPEN for number, extent in extents.items()}
         elif extents:
             to_build = {number: models[number] for number in models.keys() & set(build)}
-            later, window = first_call(graph, [*now, *follow], to_build, extents, self._known.now)
+            later, window = first_call(graph, [*now, *follow], to_build, extents, known.now)
             now, build, passed, tested, follow = (
                 [number for number in numbers if number not in later]
                 for numbers in (now, build, passed, tested, follow)
@@ -306,15 +284,15 @@ class _Planner:
             build=tuple(map(ids.__getitem__, build)),
             perhaps=tuple(map(ids.__getitem__, perhaps)),
             held=held,
-            because=Because(self._world, now),
-            reasons=Reasons(self._world, sorted({*planned, *held_numbers}) if held_numbers else planned),
+            because=Because(world, now),
+            reasons=Reasons(world, sorted({*planned, *held_numbers}) if held_numbers else planned),
             next_due=min(times, default=None),
             passed_through=tuple(map(ids.__getitem__, passed)),
             not_built=tuple(ids[number] for number in sorted(self._left_out)),
             tests_only=tuple(map(ids.__getitem__, tested)),
             failures={
                 ids[number]: each
-                for number, each in sorted(self._known.by_number(self._known.snapshot.failures).items())
+                for number, each in sorted(known.by_number(known.snapshot.failures).items())
                 if number < end
             },
             compared=self._compared(build) if self._compares else {},
@@ -334,11 +312,9 @@ class _Planner:
                 for number, extent in extents.items()
                 if number in models and (due := due_window(models[number], extent)) is not None
             },
-            _lineage=self._known.lineage,
-            pauses={
-                name: each for name, each in self._known.pauses.items() if name == EVERYTHING or name in graph.index
-            },
-            _absent=frozenset(map(ids.__getitem__, self._known.absent | self._known.unloaded)),
+            _lineage=known.lineage,
+            pauses={name: each for name, each in known.pauses.items() if name == EVERYTHING or name in graph.index},
+            _absent=frozenset(map(ids.__getitem__, known.absent | known.unloaded)),
             _left=frozenset() if self._only is None else frozenset(map(ids.__getitem__, self._left())),
         )
 
@@ -362,13 +338,7 @@ class _Planner:
 
     def _left(self) -> set[int]:
         """The nodes that are not selected, and are made of older data than what is built now."""
-        old = set(self._unselected)
-        stack = [*self._planned, *old]
-        while stack:
-            for child in self._graph.children[stack.pop()]:
-                if child not in old:
-                    old.add(child)
-                    stack.append(child)
+        old = self._graph.and_below({*self._planned, *self._unselected})
         return {number for number in old if not self._world.is_planned(number)}
 
     def _seconds(self, number: int) -> float:

@@ -92,22 +92,12 @@ def extents_asked(lineage: Lineage, followers: tuple[Follower, ...] = ()) -> dic
     followers of which the same is asked.
     """
     graph = plan_graph(lineage, followers)
-    asked = _with_above(graph, microbatch_models(lineage).keys() | take_windows(graph))
+    asked = graph.and_above(microbatch_models(lineage).keys() | take_windows(graph))
     readers: dict[int, list[str]] = {}
     for number in sorted(asked):
         for parent in graph.parents[number]:
             readers.setdefault(parent, []).append(graph.ids[number])
     return {graph.ids[number]: tuple(nodes) for number, nodes in readers.items()}
-
-
-def _with_above(graph: PlanGraph, nodes: Collection[int]) -> set[int]:
-    """Return these nodes, and those above them."""
-    found = set(nodes)
-    if found:
-        for number in range(len(graph.ids) - 1, graph.source_count - 1, -1):
-            if number in found:
-                found.update(each for each in graph.parents[number] if each >= graph.source_count)
-    return found
 
 
 def planned_extents(
@@ -138,7 +128,7 @@ def planned_extents(
     known = (each for of_one in snapshot.extents.values() for each in of_one.values())
     if not snapshot.debt_extents and all(each.window is None for each in known):
         return {}
-    of_interest = _with_above(graph, ends)
+    of_interest = graph.and_above(ends)
     found: dict[int, Extent] = {}
     for number in planned:
         if number not in of_interest:
