@@ -83,7 +83,7 @@ def cli_page() -> str:
     for each in commands:
         own: list[str] = []
         usage = [f"lineage-orch {each.name[0]}"]
-        for argument in each.assemble_argument_collection():
+        for argument in each.assemble_argument_collection(default_parameter=app.default_parameter):
             parameter = argument.parameter
             if not argument.show:
                 continue

@@ -34,7 +34,7 @@ app = App(
     "[tool.lineage_orch] of pyproject.toml.",
     help_format="plaintext",
     version=__version__,
-    default_parameter=Parameter(show_default=False),
+    default_parameter=Parameter(show_default=False, negative=""),  # no --no-force, no --empty-select
     suppress_keyboard_interrupt=False,  # `main` says what it means
 )
 for command in (

@@ -28,29 +28,22 @@ def build(
         str | None,
         Parameter(help='More flags for dbt, as one word: --dbt-flags "--threads 4".', allow_leading_hyphen=True),
     ] = None,
-    until_done: Annotated[bool, Parameter(help="Go on for as long as more is loaded meanwhile.", negative="")] = False,
+    until_done: Annotated[bool, Parameter(help="Go on for as long as more is loaded meanwhile.")] = False,
     select: Annotated[
         list[str] | None,
         Parameter(
             name=("--select", "-s"),
             consume_multiple=True,
             help="Only these: names, or selectors as dbt takes them; sources mean all that is downstream of them.",
-            negative="",
         ),
     ] = None,
     exclude: Annotated[
-        list[str] | None,
-        Parameter(consume_multiple=True, help="Not these; written as those of --select.", negative=""),
+        list[str] | None, Parameter(consume_multiple=True, help="Not these; written as those of --select.")
     ] = None,
-    force: Annotated[
-        bool, Parameter(help="Build all that is selected, be it up to date, held or failing.", negative="")
-    ] = False,
-    full_refresh: Annotated[
-        bool, Parameter(help="As --force, with dbt's --full-refresh in this build alone.", negative="")
-    ] = False,
+    force: Annotated[bool, Parameter(help="Build all that is selected, be it up to date, held or failing.")] = False,
+    full_refresh: Annotated[bool, Parameter(help="As --force, with dbt's --full-refresh in this build alone.")] = False,
     event_time_start: Annotated[
-        str | None,
-        Parameter(help="As --force, and of microbatch models the batches from here on: 2026-10-01. UTC."),
+        str | None, Parameter(help="As --force, and of microbatch models the batches from here on: 2026-10-01. UTC.")
     ] = None,
     event_time_end: Annotated[str | None, Parameter(help="And up to here, exclusive.")] = None,
     common: Common = DEFAULTS,
@@ -107,7 +100,7 @@ def record(
         Parameter(name="--from", help="All that is new lies in the event times from here on: 2026-01-01. UTC."),
     ] = None,
     to: Annotated[str | None, Parameter(help="And up to here, exclusive.")] = None,
-    build: Annotated[bool, Parameter(help="Build at once what is downstream of them.", negative="")] = False,
+    build: Annotated[bool, Parameter(help="Build at once what is downstream of them.")] = False,
     common: Common = DEFAULTS,
 ) -> int:
     """Record that sources were loaded, for loads that no Prefect flow makes."""
@@ -162,8 +155,7 @@ def observe(
         Parameter(help="The sources to look at. Default: all that something is built from and no producer reports."),
     ],
     sources_json: Annotated[
-        Path | None,
-        Parameter(help="A sources.json that `dbt source freshness` wrote. Default: dbt is asked now."),
+        Path | None, Parameter(help="A sources.json that `dbt source freshness` wrote. Default: dbt is asked now.")
     ] = None,
     settle: Annotated[
         float | None,
@@ -171,10 +163,8 @@ def observe(
             help="How many seconds a load takes at most: a source whose newest row is younger is left to the next look."
         ),
     ] = None,
-    all_: Annotated[
-        bool, Parameter(name="--all", help="Look also at sources that a producer reports.", negative="")
-    ] = False,
-    build: Annotated[bool, Parameter(help="Then build all that is stale and due.", negative="")] = False,
+    all_: Annotated[bool, Parameter(name="--all", help="Look also at sources that a producer reports.")] = False,
+    build: Annotated[bool, Parameter(help="Then build all that is stale and due.")] = False,
     common: Common = DEFAULTS,
 ) -> int:
     """Look when sources were loaded, and record what is new, for loads that nothing reports.
@@ -212,11 +202,10 @@ def adopt(
     forgive_failed: Annotated[
         list[str] | None,
         Parameter(
-            help="A node whose last build failed, to be counted as built all the same; may be given several times.",
-            negative="",
+            help="A node whose last build failed, to be counted as built all the same; may be given several times."
         ),
     ] = None,
-    yes: Annotated[bool, Parameter(name=("--yes", "-y"), help="Do not ask.", negative="")] = False,
+    yes: Annotated[bool, Parameter(name=("--yes", "-y"), help="Do not ask.")] = False,
     common: Common = DEFAULTS,
 ) -> int:
     """Declare the warehouse as it stands as loaded and built: nothing of it is stale any more.
@@ -273,7 +262,7 @@ def backfill(
     slice_: Annotated[
         str | None, Parameter(name="--slice", help="Build it in slices of this size, such as 7d. Default: all at once.")
     ] = None,
-    again: Annotated[bool, Parameter(help="Build also the slices that an earlier call recorded.", negative="")] = False,
+    again: Annotated[bool, Parameter(help="Build also the slices that an earlier call recorded.")] = False,
     common: Common = DEFAULTS,
 ) -> int:
     """Build batches of the past again: of what is downstream of a source, or of a model and what is below it.

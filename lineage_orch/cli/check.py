@@ -22,21 +22,19 @@ if TYPE_CHECKING:
 def check(
     *name: Named,
     producers: Producers = None,
-    strict: Annotated[bool, Parameter(help="Take warnings for errors.", negative="")] = False,
+    strict: Annotated[bool, Parameter(help="Take warnings for errors.")] = False,
     ignore: Annotated[
         list[str] | None,
         Parameter(
             help="A finding to leave out, by its code, or code:pattern for some sources or models only; may be given "
-            "several times.",
-            negative="",
+            "several times."
         ),
     ] = None,
     limit: Annotated[
         int, Parameter(help="How many findings of one code are told one by one; more are folded into one. 0: all.")
     ] = 3,
     deployments: Annotated[
-        bool,
-        Parameter(help="Also ask the Prefect API for dbt deployments with a needless schedule.", negative=""),
+        bool, Parameter(help="Also ask the Prefect API for dbt deployments with a needless schedule.")
     ] = False,
     common: Common = DEFAULTS,
 ) -> int:

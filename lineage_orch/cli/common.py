@@ -45,10 +45,8 @@ class Common:
         str | None, Parameter(help="The ledger's SQLAlchemy url. Default: a SQLite file beside dbt_project.yml.")
     ] = None
     vars: Annotated[str | None, Parameter(help="dbt's --vars, as YAML or JSON.", allow_leading_hyphen=True)] = None
-    parse: Annotated[bool, Parameter(help="Parse the dbt project anew, however new its manifest is.", negative="")] = (
-        False
-    )
-    json: Annotated[bool, Parameter(help="Print JSON for programs.", negative="")] = False
+    parse: Annotated[bool, Parameter(help="Parse the dbt project anew, however new its manifest is.")] = False
+    json: Annotated[bool, Parameter(help="Print JSON for programs.")] = False
 
     def settings(self, **more: Any) -> LineageOrchSettings:
         """Return the settings, these options first; raises SettingsError."""
@@ -85,8 +83,7 @@ DEFAULTS = Common()
 Producers = Annotated[
     list[str] | None,
     Parameter(
-        help="A module, file or folder with the flows; may be given several times. Default: the setting producers.",
-        negative="",
+        help="A module, file or folder with the flows; may be given several times. Default: the setting producers."
     ),
 ]
 

@@ -30,12 +30,10 @@ _SHOWN = 20
 def init(
     *,
     adopt: Annotated[
-        bool, Parameter(help="Declare what stands in the warehouse as loaded and built, as `adopt` does.", negative="")
+        bool, Parameter(help="Declare what stands in the warehouse as loaded and built, as `adopt` does.")
     ] = False,
-    build: Annotated[
-        bool, Parameter(help="Build the whole project now, from raw tables that are there.", negative="")
-    ] = False,
-    yes: Annotated[bool, Parameter(name=("--yes", "-y"), help="Do not ask.", negative="")] = False,
+    build: Annotated[bool, Parameter(help="Build the whole project now, from raw tables that are there.")] = False,
+    yes: Annotated[bool, Parameter(name=("--yes", "-y"), help="Do not ask.")] = False,
     common: Common = DEFAULTS,
 ) -> int:
     """Set a repository up: find the dbt project and the flows, write the settings, say what to decorate, and check.

@@ -13,15 +13,14 @@ from lineage_orch.errors import SettingsError
 from lineage_orch.text import listed
 
 _Paused = Annotated[
-    str,
-    Parameter(help="A source or node, named as elsewhere; or a pattern such as 'crm.*', or a selector of dbt."),
+    str, Parameter(help="A source or node, named as elsewhere; or a pattern such as 'crm.*', or a selector of dbt.")
 ]
 _EVERYTHING = "*"
 
 
 def pause(
     *name: _Paused,
-    all_: Annotated[bool, Parameter(name="--all", help="All nodes, those to come too.", negative="")] = False,
+    all_: Annotated[bool, Parameter(name="--all", help="All nodes, those to come too.")] = False,
     until: Annotated[
         str | None,
         Parameter(help="When it ends by itself: a span from now, such as 2h or 3d, or an ISO 8601 time with its zone."),
@@ -48,7 +47,7 @@ def pause(
 
 def resume(
     *name: _Paused,
-    all_: Annotated[bool, Parameter(name="--all", help="All that is paused.", negative="")] = False,
+    all_: Annotated[bool, Parameter(name="--all", help="All that is paused.")] = False,
     common: Common = DEFAULTS,
 ) -> int:
     """Let go on what was paused: the next build takes up all that became stale meanwhile, once."""

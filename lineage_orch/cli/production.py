@@ -38,10 +38,7 @@ def serve(
     ] = None,
     allow: Annotated[
         list[str] | None,
-        Parameter(
-            help="A setting that whoever starts a run may replace; may be given several times. Default: none.",
-            negative="",
-        ),
+        Parameter(help="A setting that whoever starts a run may replace; may be given several times. Default: none."),
     ] = None,
     common: Common = DEFAULTS,
 ) -> int:

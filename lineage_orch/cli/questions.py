@@ -54,16 +54,13 @@ _FEW = 10
 def plan(
     *name: Selected,
     check_relations: Annotated[
-        bool,
-        Parameter(
-            help="Ask the warehouse too whether each table and view is still there, as a build does.", negative=""
-        ),
+        bool, Parameter(help="Ask the warehouse too whether each table and view is still there, as a build does.")
     ] = False,
     compare: Annotated[
         Path | None,
         Parameter(
             help="A manifest.json of before a change: say instead what the change makes stale, as Markdown for a pull "
-            "request. Of the ledger, where there is one, only the usual times are read.",
+            "request. Of the ledger, where there is one, only the usual times are read."
         ),
     ] = None,
     limit: Limit = None,
@@ -114,11 +111,9 @@ def _compare(before: Path, common: Common) -> int:
 
 def status(
     *name: Selected,
-    stale: Annotated[
-        bool, Parameter(help="Only nodes that are stale: due, held, failing, or not built here.", negative="")
-    ] = False,
-    held: Annotated[bool, Parameter(help="Only nodes that are held.", negative="")] = False,
-    failing: Annotated[bool, Parameter(help="Only nodes that fail.", negative="")] = False,
+    stale: Annotated[bool, Parameter(help="Only nodes that are stale: due, held, failing, or not built here.")] = False,
+    held: Annotated[bool, Parameter(help="Only nodes that are held.")] = False,
+    failing: Annotated[bool, Parameter(help="Only nodes that fail.")] = False,
     limit: Limit = None,
     producers: Producers = None,
     common: Common = DEFAULTS,
@@ -286,7 +281,7 @@ def _since(text: str) -> datetime:
 
 def freshness(
     *name: Selected,
-    late: Annotated[bool, Parameter(help="Only what is late.", negative="")] = False,
+    late: Annotated[bool, Parameter(help="Only what is late.")] = False,
     limit: Limit = None,
     common: Common = DEFAULTS,
 ) -> int:
