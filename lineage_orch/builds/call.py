@@ -60,6 +60,8 @@ class BuildCall:
         # The relations that are gone; None as long as nothing asked.
         self._missing: frozenset[str] | None = None
         self._followers: FollowerRuns | None = None
+        # The followers that ran when the ledger was read.
+        self._running: frozenset[str] = frozenset()
         settings = workspace.settings
         self._retries = Retries(
             settings.node_retries,
@@ -157,6 +159,8 @@ class BuildCall:
         workspace.ask_loading(lineage)
         if followers := workspace.followers(lineage):
             self._look_at_followers()
+        # Before the ledger is read: what ends after that is still running for this plan, and not started anew.
+        self._running = self._going_on
         _, snapshot = self._ledger.begin_build(
             now=workspace.clock(),
             history_of=history_of(lineage, workspace.being_loaded, followers),
@@ -199,14 +203,14 @@ class BuildCall:
         compares = not by_hand and self._report.runs < _STAGES
         given = bool(by_hand and by_hand.flags)
         plan = workspace.plan(
-            lineage, snapshot, again, self._missing or (), *limits, compares, given, running=self._going_on
+            lineage, snapshot, again, self._missing or (), *limits, compares, given, running=self._running
         )
         batches = (node for node in plan.build if node in snapshot.nodes and lineage.microbatch(node))
         if self._missing is None and (plan.tests_only or any(batches)):
             # What is gone cannot be tested, and dbt is told since when to build batches of what is there.
             self._missing = workspace.missing_relations(lineage, snapshot)
             plan = workspace.plan(
-                lineage, snapshot, again, self._missing, *limits, compares, given, running=self._going_on
+                lineage, snapshot, again, self._missing, *limits, compares, given, running=self._running
             )
         return plan
 

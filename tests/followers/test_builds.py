@@ -199,6 +199,24 @@ def test_what_changes_while_it_runs_gets_one_run_more(world: World) -> None:
         assert orchestrator.plan().is_empty
 
 
+def test_follower_that_ends_as_the_next_plan_is_made_runs_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+    world.push.during = lambda: may_end.wait(10) and None
+    begin_build = Ledger.begin_build
+
+    def ends_just_after(ledger: Ledger, **options: Any) -> Any:
+        begun = begin_build(ledger, **options)
+        for thread in threading.enumerate():
+            if thread.name == f"lineage_orch-{PUSH}":
+                may_end.set()
+                thread.join(10)
+        return begun
+
+    monkeypatch.setattr(Ledger, "begin_build", ends_just_after)
+    world.build("raw.a", "raw.b")
+    assert world.push.runs == [["raw.a", "raw.b"]]
+
+
 def test_call_leaves_a_follower_that_is_stale_again_and_again_to_the_next(world: World) -> None:
     world.push.during = lambda: world.build("raw.a") and None
     report = world.build("raw.a", "raw.b")
