@@ -37,10 +37,11 @@ check: lint  ## What to run before each commit: lint and the fast tests (under a
 
 test: $(VENV)/.dev  ## Run all tests but the drills and some of the slower engines (10 minutes on two cores).
 	@# In two runs, as in two projects: a fixture of a session has one dbt project. In a fixed order, so that a
-	@# failure is seen again; `pytest` alone shuffles. Two processes, each with whole files: real servers and dbt
-	@# take the time. Coverage is that of the fast tests (see tests/conftest.py), with a floor.
+	@# failure is seen again; `pytest` alone shuffles. Three processes, each with whole files: real servers and dbt
+	@# take the time, and those that wait most begin first (see tests/conftest.py, which xdist would sort again by
+	@# number). Coverage is that of the fast tests, with a floor.
 	@$(PYTEST) example_project/tests
-	@$(PYTEST) -n 3 --dist loadfile --cov --cov-report= --cov-fail-under=$(COVERAGE_FLOOR)
+	@$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report= --cov-fail-under=$(COVERAGE_FLOOR)
 
 test-engines: $(VENV)/.dev  ## Run all tests of the engines: dbt 1 in process and as a process, and dbt Cloud's stand-in.
 	@$(PYTEST) -n 2 $(ENGINES)
