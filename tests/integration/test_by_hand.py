@@ -65,6 +65,7 @@ def test_selectors_are_those_of_dbt(built_shop: Shop, opened: Open, dbt: str | N
         orchestrator.build(select=["tag:none"])
 
 
+@pytest.mark.engine
 def test_typed_commands_are_recorded_as_dbt_reports_them(
     built_shop: Shop, opened: Open, capfd: pytest.CaptureFixture[str]
 ) -> None:

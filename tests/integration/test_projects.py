@@ -88,6 +88,7 @@ def last(report: Any) -> set[str]:
     return {each.rpartition(".")[2] for each in report.built}
 
 
+@pytest.mark.drill  # half a minute and more of dbt
 def test_tables_of_second_project_equal_full_build_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = {name: write_project(tmp_path, name, files) for name, files in PROJECTS.items()}
     warehouse = Warehouse(tmp_path / "w.duckdb")
