@@ -27,7 +27,7 @@ from tests.manifests import leaf, manifest, node, source
 
 # A path out of the project, a command, an end of a SQL string, and mark-up. It is in all that is heard of.
 EVIL = "/../../../tmp/evil_$(touch evil)'; drop table lineage_orch_scopes; --<script>evil</script>"
-# What Python does to files and processes: https://docs.python.org/3/library/audit_events.html
+# What Python does to files and processes: "Audit events table" of its documentation
 _WATCHED = ("open", "os.", "shutil.", "subprocess.", "pathlib.", "sqlite3.connect", "import")
 _heard: list[tuple[str, str]] | None = None
 
