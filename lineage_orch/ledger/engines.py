@@ -351,4 +351,6 @@ _POSTGRES_HINTS = {
 def _set_up_postgres(connection: Any, _record: object) -> None:
     connection.autocommit = True
     connection.execute(f"SET lock_timeout = '{int(BUSY_SECONDS * 1000)}ms'")
+    # A plan that is kept is that of an empty ledger, until statistics are made: each look-up would read all updates.
+    connection.execute("SET plan_cache_mode = force_custom_plan")
     connection.autocommit = False
