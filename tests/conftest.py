@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 # Before Prefect or dbt is imported: no telemetry from tests, and no profile, results or server of the developer's.
 for _name in [name for name in os.environ if name.startswith("PREFECT_")]:
@@ -33,6 +33,7 @@ sys.dont_write_bytecode = True
 from pathlib import Path
 
 import pytest
+from coverage import Coverage
 
 from lineage_orch.loads.following import followers_declared_meanwhile_forgotten
 
@@ -79,7 +80,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_slow = item.get_closest_marker("integration") or item.get_closest_marker("drill")
         is_at_random = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
         if is_slow or is_at_random or item.nodeid.startswith(_NOT_OF_ONE_ROOM):
-            item.add_marker("no_cover")
+            item.add_marker("not_covered")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let no tracer run during a test that is ``not_covered``, nor while its fixtures are set up.
+
+    pytest-cov's own ``no_cover`` stops one of two: in a process of xdist's, the one of the process that started it runs
+    below the process' own, and goes on when that stops (seen with 7.1).
+    """
+    stopped = []
+    if item.get_closest_marker("not_covered"):
+        while tracer := Coverage.current():
+            tracer.stop()
+            stopped.append(tracer)
+    try:
+        return (yield)
+    finally:
+        for tracer in reversed(stopped):
+            tracer.start()
 
 
 @pytest.fixture(autouse=True)
@@ -101,10 +121,13 @@ def no_followers_of_other_tests() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_modules_from_other_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A module that a test wrote and imported is gone after it: the next ``loads.py`` is another one."""
+    before = frozenset(sys.modules)
     yield
     folder = str(tmp_path_factory.getbasetemp())
-    for name in [name for name, module in list(sys.modules.items()) if _lies_in(module, folder)]:
-        del sys.modules[name]
+    # Only of what is new: there are thousands of modules, and thousands of tests.
+    for name in sys.modules.keys() - before:
+        if _lies_in(sys.modules[name], folder):
+            del sys.modules[name]
 
 
 def _lies_in(module: object, folder: str) -> bool:
