@@ -36,11 +36,9 @@ check: lint  ## What to run before each commit: lint and the fast tests (under a
 	@$(PYTEST) -q -n 2 $(FAST)
 
 test: $(VENV)/.dev  ## Run all tests but the drills and some of the slower engines (about ten minutes on two cores).
-	@# In two runs, as in two projects: a fixture of a session has one dbt project. In a fixed order, so that a
-	@# failure is seen again; `pytest` alone shuffles. Three processes, each with whole files: real servers and dbt
-	@# take the time, and those that wait most begin first (see tests/conftest.py, which xdist would sort again by
-	@# number). Coverage is that of the fast tests, with a floor.
-	@$(PYTEST) example_project/tests
+	@# In a fixed order, so that a failure is seen again; `pytest` alone shuffles. Three processes, each with whole files:
+	@# real servers and dbt take the time, and those that wait most begin first (see tests/conftest.py, which xdist
+	@# would sort again by number). Coverage is that of the fast tests, with a floor.
 	@$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report= --cov-fail-under=$(COVERAGE_FLOOR)
 
 test-engines: $(VENV)/.dev  ## Run all tests of the engines: dbt 1 in process and as a process, and dbt Cloud's stand-in.
