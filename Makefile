@@ -35,7 +35,7 @@ demo-server: $(VENV)/.example  ## The same on a real Prefect server, with schedu
 check: lint  ## What to run before each commit: lint and the fast tests (under a minute).
 	@$(PYTEST) -q -n 2 $(FAST)
 
-test: $(VENV)/.dev  ## Run all tests but the drills and some of the slower engines (about ten minutes on two cores).
+test: $(VENV)/.dev  ## Run all tests but the drills and some of the slower engines (8 minutes on two cores).
 	@# In a fixed order, so that a failure is seen again; `pytest` alone shuffles. Three processes, each with whole files:
 	@# real servers and dbt take the time, and those that wait most begin first (see tests/conftest.py, which xdist
 	@# would sort again by number). Coverage is that of the fast tests, with a floor.

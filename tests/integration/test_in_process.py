@@ -37,7 +37,7 @@ from lineage_orch.deployed.run_events import asset_key
 from lineage_orch.triggers import in_process
 from tests.shop_project import Shop
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 
 @produces_source("crm.orders")

@@ -23,7 +23,7 @@ from lineage_orch.reports.build_report import BuildReport
 from lineage_orch.reports.wording import explanation_lines
 from tests.dbts import DBT_1, IN_PROCESS, in_process_and, new_warehouse, setting_of, with_macros_parsed
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PROJECT = """
 name: tiny
