@@ -49,6 +49,11 @@ sources:
 """
 
 
+def as_written(text: str) -> str:
+    """The text of a file, as it is written in a test: to the last character what dbt compares with its last parse."""
+    return dedent(text).strip() + "\n"
+
+
 class Clock:
     """A clock that tests move."""
 
@@ -74,7 +79,7 @@ class Tiny:
             head, _, ending = name.rpartition("_")
             path = self.folder / f"{head.replace('__', '/')}.{ending}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(dedent(text).strip() + "\n", encoding="utf-8")
+            path.write_text(as_written(text), encoding="utf-8")
 
     def load(self, table: str, sql: str, *, source: str = "raw") -> None:
         """Fill a raw table, and say so of a source that reads it."""
@@ -127,7 +132,8 @@ def make(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_other_
         tiny = Tiny(folder, warehouse, {"dbt": setting_of(engine)})
         if engine == IN_PROCESS:
             monkeypatch.setenv("TINY_WAREHOUSE", warehouse.name)  # from the working directory: the same in each test
-            with_macros_parsed(folder, {"dbt_project.yml": PROJECT, "profiles.yml": PROFILE})
+            written = {"dbt_project.yml": as_written(PROJECT), "profiles.yml": as_written(PROFILE)}
+            with_macros_parsed(folder, written)
         tiny.write(**{"dbt_project_yml": PROJECT, "profiles_yml": PROFILE, "models__sources_yml": SOURCES, **files})
         return tiny
 
