@@ -30,7 +30,7 @@ models:
 shop:
   target: dev
   outputs:
-    dev: {type: duckdb, path: "{{ flags.PROFILES_DIR }}/warehouse.duckdb"}
+    dev: {type: duckdb, path: warehouse.duckdb}
 """,
     "macros/money.sql": """
 {% macro cents(column) %}{{ rounded(column) }}{% endmacro %}
