@@ -32,8 +32,8 @@ demo: $(VENV)/.example  ## Load three sources and watch exactly their models bei
 demo-server: $(VENV)/.example  ## The same on a real Prefect server, with schedules and one dbt deployment.
 	@$(BIN)/python -m example_project.demo_server
 
-check: lint  ## What to run before each commit: lint and the fast tests (under a minute).
-	@$(PYTEST) -q -n 2 $(FAST)
+check: lint  ## What to run before each commit: lint and the quick tests (under a minute).
+	@$(PYTEST) -q -n 2 -m quick
 
 test: $(VENV)/.dev  ## Run all tests but the drills and some of the slower engines (8 minutes on two cores).
 	@# In a fixed order, so that a failure is seen again; `pytest` alone shuffles. Three processes, each with whole files:
@@ -53,11 +53,9 @@ test-dbt112: $(VENV)/.dev  ## Run them over dbt-core 1.12, which it sets up in .
 	  LINEAGE_ORCH_TEST_DBT1=$$dbt $(PYTEST) $(ENGINES) -k another-dbt1
 
 test-lowest: $(VENV)/.dev  ## Run the core of the fast tests over the lowest versions that pyproject.toml declares, set up in .lowest.
-	@# Their own warnings are no failures. Left out: the words in which SQLAlchemy writes the same tables, and a project
-	@# with `arguments:` of tests, which dbt-core 1.8 does not know.
+	@# Their own warnings are no failures. Left out: the words in which SQLAlchemy writes the same tables.
 	@python=$$($(BIN)/python .ci/get_lowest.py .lowest) && $$python -m pytest -p no:randomly -q --no-cov -W default \
-	  $(FAST) $(CORE) --deselect tests/ledger/test_migration.py::test_tables_of_version_2_are_what_was_released \
-	  --deselect tests/testing/test_pytest_plugin.py::test_workers_parse_once_and_leave_project_as_it_is
+	  $(FAST) $(CORE) --deselect tests/ledger/test_migration.py::test_tables_of_version_2_are_what_was_released
 
 drill: $(VENV)/.dev  ## Run the drills: they wait for minutes until Prefect gets over something.
 	@$(PYTEST) -m drill

@@ -81,6 +81,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_at_random = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
         if is_slow or is_at_random or item.nodeid.startswith(_NOT_OF_ONE_ROOM):
             item.add_marker("not_covered")
+        elif not {"prefect_server", "real_prefect"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("quick")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -613,6 +613,7 @@ def test_build(orchestrator, lineage_orch_copy):
 """
 
 
+@pytest.mark.integration
 def test_workers_parse_once_and_leave_project_as_it_is(pytester: pytest.Pytester) -> None:
     folder = pytester.path / "shop"
     shutil.copytree(SHOP, folder, ignore=shutil.ignore_patterns("target", "logs", "*.duckdb", ".user.yml"))
