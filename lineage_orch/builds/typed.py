@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from lineage_orch.builds.by_hand import REFRESHED_SPAN
-from lineage_orch.dbt.command import REFUSED, option_values, options
+from lineage_orch.dbt.command import REFUSED, REFUSED_VARIABLES, is_set, option_values, options
 from lineage_orch.dbt.engine import Outcome, Result
 from lineage_orch.dbt.microbatch import built_in_part, moment
 from lineage_orch.dbt.process import ProcessDbt
@@ -40,12 +40,6 @@ _OTHERS = {
 _FREE = frozenset({"--select", "--models", "--model", "--exclude", "--selector", "--state"})
 _PLACES = frozenset({"--target", "--profile", "--profiles-dir", "--project-dir", "--target-path", "--vars"})
 _HAS_AN_OPTION = frozenset({"--target", "--profiles-dir", "--project-dir", "--vars"})
-_VARIABLES = {
-    "DBT_DEFER": "--defer",
-    "DBT_FAVOR_STATE": "--favor-state",
-    "DBT_EMPTY": "--empty",
-    "DBT_SAMPLE": "--sample",
-}
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -103,7 +97,7 @@ class TypedCommand:
         given = {option for word in args for option in options(word)}
         wrong = given & _PLACES
         if name in _BUILDS:
-            given |= {option for variable, option in _VARIABLES.items() if _is_set(environ, variable)}
+            given |= {option for variable, option in REFUSED_VARIABLES.items() if is_set(environ, variable)}
             wrong = given & REFUSED.keys() - _FREE
         for option in sorted(wrong):
             before = f"; or give it before the --: lineage-orch dbt {option} ... -- {name}"
@@ -113,15 +107,11 @@ class TypedCommand:
             return cls(tuple(args), name)
         start = _time(args, environ, "--event-time-start")
         end = _time(args, environ, "--event-time-end")
-        if "--full-refresh" in given or "-f" in args or _is_set(environ, "DBT_FULL_REFRESH"):
+        if "--full-refresh" in given or "-f" in args or is_set(environ, "DBT_FULL_REFRESH"):
             if start or end:
                 raise SettingsError(REFRESHED_SPAN)
             start = _LONG_AGO
         return cls(tuple(args), name, start, end)
-
-
-def _is_set(environ: Mapping[str, str], variable: str) -> bool:
-    return environ.get(variable, "").lower() not in ("", "0", "false", "f", "no", "n", "off")
 
 
 def _time(args: Sequence[str], environ: Mapping[str, str], option: str) -> datetime | None:

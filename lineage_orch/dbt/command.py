@@ -38,6 +38,13 @@ REFUSED = {
     "--empty": _PART,
     "--sample": _PART,
 }
+# dbt.cli.params: the variables that dbt takes for such flags. It reads them in each command.
+REFUSED_VARIABLES = {
+    "DBT_DEFER": "--defer",
+    "DBT_FAVOR_STATE": "--favor-state",
+    "DBT_EMPTY": "--empty",
+    "DBT_SAMPLE": "--sample",
+}
 # dbt.cli.params: the short options, and those among them that take no value.
 _SHORT = {"t": "--target", "s": "--select", "m": "--models", "f": "--full-refresh"}
 _SHORT_WITHOUT_VALUE = frozenset("xqdfhV")
@@ -45,6 +52,7 @@ _SHORT_WITHOUT_VALUE = frozenset("xqdfhV")
 _FULL_REFRESH = {"--full-refresh": True, "--no-full-refresh": False}
 # What dbt's command line takes for true in an environment variable.
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+_FALSE = frozenset({"", "0", "false", "f", "no", "n", "off"})
 
 _RUN_BUILDS = frozenset({"model"})
 _BUILD_BUILDS = frozenset({"model", "snapshot", "seed"})
@@ -65,6 +73,27 @@ def check_flags(flags: Sequence[str]) -> None:
                 # Only the option: what is beside it may be a secret.
                 said = flag if flag.startswith("--") else flag[:2]
                 raise SettingsError(f"dbt_flags may not hold {said.partition('=')[0]}: {REFUSED[option]}")
+
+
+def check_environment(flags: Sequence[str], *, environ: Mapping[str, str] = os.environ) -> None:
+    """Make sure that dbt finds no wish in its environment that moves the build away from the plan and its ledger.
+
+    Args:
+        flags: as in the setting ``dbt_flags``; ``--no-defer`` and such replace the variable.
+        environ: the environment of dbt.
+
+    Raises:
+        SettingsError: it does; the message names the variable.
+    """
+    given = {option for flag in flags for option in options(flag)}
+    for variable, option in REFUSED_VARIABLES.items():
+        if is_set(environ, variable) and f"--no-{option[2:]}" not in given:
+            raise SettingsError(f"{variable} may not be set where builds run: {REFUSED[option]}; unset {variable} here")
+
+
+def is_set(environ: Mapping[str, str], variable: str) -> bool:
+    """Whether dbt takes a variable of its environment for a yes, or for a value."""
+    return environ.get(variable, "").lower() not in _FALSE
 
 
 def options(flag: str) -> Iterator[str]:

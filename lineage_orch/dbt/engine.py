@@ -96,7 +96,8 @@ class DbtEngine(Protocol):
         """Build a selection; ``flags`` are what this one build needs beside those of the settings.
 
         ``on_result`` is called as each node or test finishes, in the thread that ran it. Raises DbtError if dbt
-        could not run at all; a node or test that fails is a result, not an error.
+        could not run at all, SettingsError if its environment asks for less than whole tables, or for those of another
+        place; a node or test that fails is a result, not an error.
         """
         raise NotImplementedError
 

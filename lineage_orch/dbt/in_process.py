@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
-from lineage_orch.dbt.command import selection
+from lineage_orch.dbt.command import check_environment, selection
 from lineage_orch.dbt.compat import LOG, PARTIAL_PARSE, close_duckdb, listening_runner, settings_in_place
 from lineage_orch.dbt.engine import DbtEngine, OnResult, Outcome, Result
 from lineage_orch.dbt.fingerprint import as_show, counted_as_changed, inline_queries, read_answer
@@ -62,6 +62,7 @@ class DbtRunner(DbtEngine):
         self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult, flags: Sequence[str] = ()
     ) -> Outcome:
         """Build a selection."""
+        check_environment(self._settings.dbt_flags)
         args = selection(self._settings, select, exclude)
         args += [*self._project.scope_args, *flags, *self._settings.dbt_flags]
         with _at_the_warehouse(), self._noting(_listener(on_result)) as listen:

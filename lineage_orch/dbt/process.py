@@ -14,7 +14,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from lineage_orch.dbt.child import Child
-from lineage_orch.dbt.command import selection
+from lineage_orch.dbt.command import check_environment, selection
 from lineage_orch.dbt.compat import LOG, PARTIAL_PARSE
 from lineage_orch.dbt.engine import FAILED, DbtEngine, OnResult, OnStart, Outcome, Result
 from lineage_orch.dbt.executable import found_executable
@@ -96,6 +96,7 @@ class ProcessDbt(DbtEngine):
         self, select: Sequence[str], exclude: Sequence[str], on_result: OnResult, flags: Sequence[str] = ()
     ) -> Outcome:
         """Build a selection."""
+        check_environment(self.settings.dbt_flags)
         command, scope = self.settings.dbt_command, self.project.scope_args
         args = [*selection(self.settings, select, exclude), *scope, *flags, *self.settings.dbt_flags]
         log, code = self._run(args, on_result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lineage_orch.dbt.command import check_flags, not_built_by, shown_command, threads_in
+from lineage_orch.dbt.command import check_environment, check_flags, not_built_by, shown_command, threads_in
 from lineage_orch.errors import SettingsError
 from lineage_orch.lineage import Lineage
 from lineage_orch.settings import LineageOrchSettings
@@ -41,6 +41,18 @@ def test_flag_that_moves_build_is_refused(flags: list[str], said: str) -> None:
     with pytest.raises(SettingsError) as caught:
         check_flags(flags)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["DBT_DEFER", "DBT_FAVOR_STATE", "DBT_EMPTY", "DBT_SAMPLE"])
+def test_variable_that_moves_build_is_refused(variable: str) -> None:
+    for no in ("", "0", "False", "no"):
+        check_environment([], environ={variable: no})
+    with pytest.raises(SettingsError, match=f"^{variable} may not be set where builds run: .*; unset {variable} here$"):
+        check_environment(["--threads", "4"], environ={variable: "1 day" if variable == "DBT_SAMPLE" else "1"})
+
+
+def test_flag_replaces_variable() -> None:
+    check_environment(["--no-empty", "--no-defer"], environ={"DBT_EMPTY": "1", "DBT_DEFER": "true"})
 
 
 def test_refused_flag_does_not_show_its_value() -> None:

@@ -610,6 +610,18 @@ def test_flags_that_would_move_build_are_refused(make: Make, flags: tuple[str, .
         tiny.open(dbt_flags=flags)
 
 
+def test_wish_of_environment_for_less_than_whole_tables_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = make(models__mart_sql="select * from {{ source('raw', 'orders') }}")
+    tiny.load("orders", ORDERS)
+    monkeypatch.setenv("DBT_EMPTY", "1")
+    with pytest.raises(SettingsError, match="DBT_EMPTY may not be set where builds run"):
+        tiny.build()
+    assert tiny.due() == {"mart"}
+    monkeypatch.delenv("DBT_EMPTY")
+    assert built(tiny.build()) == {"mart"}
+    assert tiny.query("select count(*) from main.mart") == [(1,)]
+
+
 def test_file_restored_with_older_time_is_seen(make: Make) -> None:
     tiny = shop(make)
     older = tiny.folder / "older.yml"
